@@ -1,0 +1,17 @@
+#include "backends/cpu/ops.h"
+
+#define NIBBLE_TEXT_(x) #x
+#define NIBBLE_TEXT(x) NIBBLE_TEXT_(x)
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+const Backend& backend() {
+  static const Backend instance = {
+      .name = "cpu/" NIBBLE_TEXT(NIBBLE_ISA),
+      .quantize4 = quantize4,
+      .dequantize4 = dequantize4,
+  };
+  return instance;
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA

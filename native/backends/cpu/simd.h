@@ -1,0 +1,58 @@
+// Vectors of the widest width of one instruction set. Every file of this folder but dispatch.cpp is
+// compiled once for each set, in a namespace of its own (NIBBLE_ISA): no code of one set can be
+// linked into another. Kernels here use no std:: templates, for the same reason.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#ifndef NIBBLE_ISA
+#error "compile the files of backends/cpu with -DNIBBLE_ISA=portable|avx2|avx512"
+#endif
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef int32_t IVec __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t UVec __attribute__((vector_size(kWidth * 4)));
+
+static inline Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+static inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+static inline Vec splat(float x) { return x - Vec{}; }
+
+// a * b + c, rounded once where the instruction set can.
+static inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+static inline float sum(Vec v) {
+  float s[kWidth];
+  store(s, v);
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) s[i] += s[i + half];
+  return s[0];
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA

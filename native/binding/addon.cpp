@@ -1,0 +1,15 @@
+// The addon's entry point. Only this folder knows N-API.
+#include "binding/arguments.h"
+
+namespace nibble::binding {
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Handles);  // one set of handles an environment, freed with it
+  define_memory(exports);
+  define_quantize(exports);
+  return exports;
+}
+
+NODE_API_MODULE(nibble, initialize)
+
+}  // namespace nibble::binding

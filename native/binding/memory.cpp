@@ -1,0 +1,121 @@
+// Tensors, threads, instruction set and the memory report.
+#include <algorithm>
+#include <cstring>
+
+#include "binding/arguments.h"
+#include "core/thread_pool.h"
+#include "ops/backend.h"
+
+namespace nibble::binding {
+
+namespace {
+
+// (dtype, device, kind, d0, d1, d2, d3); a dimension of -1 ends the shape.
+Napi::Value tensor_create(Napi::Env env, const Arguments& a) {
+  Tensor shape;
+  for (int i = 0; i < kMaxRank; ++i) {
+    const int64_t n = a.integer(3 + i);
+    if (n < 0) break;
+    shape.shape[shape.rank++] = n;
+  }
+  const auto dtype = a.choice<DType>(0, 6);
+  const auto device = a.choice<Device>(1, 3);
+  if (device == Device::kCuda) cuda_backend();
+  return Napi::Number::New(env, handles(env).create(dtype, device, shape, a.choice<Kind>(2, kKinds)));
+}
+
+Napi::Value tensor_free(Napi::Env env, const Arguments& a) {
+  handles(env).release(uint32_t(a.number(0)));
+  return env.Undefined();
+}
+
+// (handle, bytes, byteOffset): copies bytes into the tensor.
+Napi::Value tensor_write(Napi::Env env, const Arguments& a) {
+  const Tensor t = a.tensor(0);
+  const Napi::Uint8Array from = a.bytes(1);
+  const int64_t offset = a.integer(2), size = int64_t(from.ByteLength());
+  require(offset >= 0 && offset + size <= t.bytes(), "tensor_write", "expected at most ", t.bytes() - offset,
+          " bytes at offset ", offset, ", got ", size);
+  if (size > 0) std::memcpy(t.u8() + offset, from.Data(), size_t(size));
+  return env.Undefined();
+}
+
+// (handle, bytes, byteOffset): copies from the tensor into bytes.
+Napi::Value tensor_read(Napi::Env env, const Arguments& a) {
+  const Tensor t = a.tensor(0);
+  Napi::Uint8Array into = a.bytes(1);
+  const int64_t offset = a.integer(2), size = int64_t(into.ByteLength());
+  require(offset >= 0 && offset + size <= t.bytes(), "tensor_read", "expected at most ", t.bytes() - offset,
+          " bytes at offset ", offset, ", got ", size);
+  if (size > 0) std::memcpy(into.Data(), t.u8() + offset, size_t(size));
+  return env.Undefined();
+}
+
+Napi::Value tensor_zero(Napi::Env env, const Arguments& a) {
+  const Tensor t = a.tensor(0);
+  std::memset(t.data, 0, size_t(t.bytes()));
+  return env.Undefined();
+}
+
+Napi::Object by_kind(Napi::Env env, const int64_t (&bytes)[kKinds]) {
+  Napi::Object o = Napi::Object::New(env);
+  for (int k = 0; k < kKinds; ++k) o.Set(kKindNames[k], double(bytes[k]));
+  return o;
+}
+
+Napi::Value memory_report(Napi::Env env, const Arguments&) {
+  const MemoryReport r = memory().report();
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("current", by_kind(env, r.current));
+  o.Set("peak", by_kind(env, r.peak));
+  o.Set("peakTotal", double(r.peak_total));
+  o.Set("cached", double(r.cached));
+  return o;
+}
+
+Napi::Value memory_reset_peak(Napi::Env env, const Arguments&) {
+  memory().reset_peak();
+  return env.Undefined();
+}
+
+Napi::Value memory_set_limit(Napi::Env env, const Arguments& a) {
+  memory().set_limit(a.integer(0));
+  return env.Undefined();
+}
+
+Napi::Value memory_trim(Napi::Env env, const Arguments&) {
+  return Napi::Number::New(env, double(memory().trim()));
+}
+
+Napi::Value threads(Napi::Env env, const Arguments& a) {
+  if (a.integer(0) > 0) set_thread_count(int(std::min<int64_t>(a.integer(0), 4096)));
+  return Napi::Number::New(env, thread_count());
+}
+
+Napi::Value isa(Napi::Env env, const Arguments& a) {
+  if (a.integer(0) >= 0) choose_isa(a.choice<Isa>(0, 3));
+  return Napi::String::New(env, isa_name());
+}
+
+Napi::Value isa_is_supported(Napi::Env env, const Arguments& a) {
+  return Napi::Boolean::New(env, isa_supported(a.choice<Isa>(0, 3)));
+}
+
+}  // namespace
+
+void define_memory(Napi::Object exports) {
+  define<tensor_create>(exports, "tensorCreate");
+  define<tensor_free>(exports, "tensorFree");
+  define<tensor_write>(exports, "tensorWrite");
+  define<tensor_read>(exports, "tensorRead");
+  define<tensor_zero>(exports, "tensorZero");
+  define<memory_report>(exports, "memoryReport");
+  define<memory_reset_peak>(exports, "memoryResetPeak");
+  define<memory_set_limit>(exports, "memorySetLimit");
+  define<memory_trim>(exports, "memoryTrim");
+  define<threads>(exports, "threads");
+  define<isa>(exports, "isa");
+  define<isa_is_supported>(exports, "isaSupported");
+}
+
+}  // namespace nibble::binding

@@ -1,0 +1,124 @@
+#include "core/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+
+namespace nibble {
+
+namespace {
+
+thread_local bool inside_task = false;
+
+class Pool {
+ public:
+  explicit Pool(int threads) { start(threads); }
+  ~Pool() { stop(); }
+
+  int size() const { return int(workers_.size()) + 1; }
+
+  void resize(int threads) {
+    std::lock_guard<std::mutex> one_caller(caller_);
+    if (threads == size()) return;
+    stop();
+    start(threads);
+  }
+
+  void run(int64_t tasks, void* context, TaskFunction fn) {
+    std::lock_guard<std::mutex> one_caller(caller_);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      context_ = context;
+      fn_ = fn;
+      tasks_ = tasks;
+      next_.store(0, std::memory_order_relaxed);
+      busy_ = int(workers_.size());
+      ++generation_;
+    }
+    wake_.notify_all();
+    work(tasks, context, fn);
+    std::unique_lock<std::mutex> lock(mutex_);
+    idle_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+ private:
+  void start(int threads) {
+    stopping_ = false;
+    const uint64_t seen = generation_;
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, seen] { loop(seen); });
+  }
+
+  void stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+    workers_.clear();
+  }
+
+  void work(int64_t tasks, void* context, TaskFunction fn) {
+    inside_task = true;
+    for (int64_t t = next_.fetch_add(1); t < tasks; t = next_.fetch_add(1)) fn(context, t);
+    inside_task = false;
+  }
+
+  void loop(uint64_t seen) {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      if (stopping_) return;
+      seen = generation_;
+      const int64_t tasks = tasks_;
+      void* const context = context_;
+      const TaskFunction fn = fn_;
+      lock.unlock();
+      work(tasks, context, fn);
+      lock.lock();
+      if (--busy_ == 0) idle_.notify_one();
+    }
+  }
+
+  std::mutex caller_;  // one op at a time; a second engine in the process waits its turn
+  std::mutex mutex_;
+  std::condition_variable wake_, idle_;
+  std::vector<std::thread> workers_;
+  std::atomic<int64_t> next_{0};
+  int64_t tasks_ = 0;
+  void* context_ = nullptr;
+  TaskFunction fn_ = nullptr;
+  uint64_t generation_ = 0;
+  int busy_ = 0;
+  bool stopping_ = false;
+};
+
+Pool& pool() {
+  static Pool* instance = new Pool(std::max(1u, std::thread::hardware_concurrency()));
+  return *instance;
+}
+
+}  // namespace
+
+int thread_count() { return pool().size(); }
+
+void set_thread_count(int threads) {
+  require(threads >= 1 && threads <= 1024, "set_thread_count", "threads: expected 1..1024, got ", threads);
+  pool().resize(threads);
+}
+
+void run_tasks(int64_t tasks, void* context, TaskFunction fn) {
+  if (tasks <= 0) return;
+  if (tasks == 1 || inside_task || pool().size() == 1) {
+    for (int64_t t = 0; t < tasks; ++t) fn(context, t);
+    return;
+  }
+  pool().run(tasks, context, fn);
+}
+
+}  // namespace nibble

@@ -1,0 +1,147 @@
+#include "ops/quantize4.h"
+
+#include <cmath>
+
+#include "ops/backend.h"
+#include "ops/checks.h"
+#include "ops/code8.h"
+
+namespace nibble {
+
+namespace {
+
+void check_blocks(const char* op, int64_t n, const Tensor& codes, const Tensor& absmax, int64_t block_size) {
+  const bool power_of_two = block_size >= 32 && block_size <= 4096 && (block_size & (block_size - 1)) == 0;
+  require(power_of_two, op, "block_size: expected one of 32,64,...,4096, got ", block_size);
+  check_dtype(op, "codes", codes, DType::kU8);
+  check_dtype(op, "absmax", absmax, DType::kF32);
+  check_count(op, "codes", codes, (n + 1) / 2);
+  check_count(op, "absmax", absmax, (n + block_size - 1) / block_size);
+}
+
+// Sum of `size` vectors of 8 floats by aten's cascade (SumKernel.cpp, multi_row_sum with 4 rows).
+struct CascadeSum {
+  static constexpr int kLanes = 8, kRows = 4, kLevels = 4;
+  float level[kLevels][kRows][kLanes] = {};
+
+  void add_step(const float* at) {
+    for (int r = 0; r < kRows; ++r)
+      for (int l = 0; l < kLanes; ++l) level[0][r][l] += at[r * kLanes + l];
+  }
+  void carry(int from) {
+    for (int r = 0; r < kRows; ++r)
+      for (int l = 0; l < kLanes; ++l) {
+        level[from + 1][r][l] += level[from][r][l];
+        level[from][r][l] = 0;
+      }
+  }
+  void run(const float* values, int64_t steps) {
+    int power = 0;
+    while ((int64_t{1} << power) < steps) ++power;
+    power = power / kLevels < 4 ? 4 : power / kLevels;
+    const int64_t chunk = int64_t{1} << power;
+    int64_t i = 0;
+    while (i + chunk <= steps) {
+      for (int64_t j = 0; j < chunk; ++j, ++i) add_step(values + i * kRows * kLanes);
+      for (int j = 1; j < kLevels; ++j) {
+        carry(j - 1);
+        if ((i & ((chunk - 1) << (j * power))) != 0) break;
+      }
+    }
+    for (; i < steps; ++i) add_step(values + i * kRows * kLanes);
+    for (int j = 1; j < kLevels; ++j)
+      for (int r = 0; r < kRows; ++r)
+        for (int l = 0; l < kLanes; ++l) level[0][r][l] += level[j][r][l];
+  }
+};
+
+}  // namespace
+
+float mean_like_torch(const float* values, int64_t count) {
+  constexpr int kLanes = CascadeSum::kLanes, kRows = CascadeSum::kRows;
+  const int64_t vectors = count / kLanes, steps = vectors / kRows;
+  CascadeSum sum;
+  sum.run(values, steps);
+  float(&total)[kLanes] = sum.level[0][0];
+  for (int64_t v = steps * kRows; v < vectors; ++v)
+    for (int l = 0; l < kLanes; ++l) total[l] += values[v * kLanes + l];
+  for (int r = 1; r < kRows; ++r)
+    for (int l = 0; l < kLanes; ++l) total[l] += sum.level[0][r][l];
+  float result = 0;
+  for (int64_t k = vectors * kLanes; k < count; ++k) result += values[k];
+  for (int l = 0; l < kLanes; ++l) result += total[l];
+  return result / float(count);
+}
+
+void quantize4(const Quantize4Args& args) {
+  const char* op = "quantize4";
+  check_float16_or_32(op, "input", args.input);
+  check_blocks(op, args.input.count(), args.codes, args.absmax, args.block_size);
+  check_device(op, "codes", args.codes, args.input.device);
+  check_device(op, "absmax", args.absmax, args.input.device);
+  backend_of(args.input.device).quantize4(args);
+}
+
+void dequantize4(const Dequantize4Args& args) {
+  const char* op = "dequantize4";
+  check_float16_or_32(op, "output", args.output);
+  check_blocks(op, args.output.count(), args.codes, args.absmax, args.block_size);
+  check_device(op, "codes", args.codes, args.output.device);
+  check_device(op, "absmax", args.absmax, args.output.device);
+  backend_of(args.output.device).dequantize4(args);
+}
+
+void quantize_absmax(const QuantizeAbsmaxArgs& args) {
+  const char* op = "quantize_absmax";
+  const int64_t m = args.absmax.count();
+  check_dtype(op, "absmax", args.absmax, DType::kF32);
+  check_dtype(op, "codes", args.codes, DType::kU8);
+  check_count(op, "codes", args.codes, m);
+  check_count(op, "nested_absmax", args.nested_absmax, (m + kBlock8 - 1) / kBlock8);
+  check_count(op, "offset", args.offset, 1);
+  const float* x = args.absmax.f32();
+  const float offset = args.offset.f32()[0] = mean_like_torch(x, m);
+  const Codebook8& book = codebook8_signed();
+  for (int64_t start = 0; start < m; start += kBlock8) {
+    const int64_t end = start + kBlock8 < m ? start + kBlock8 : m;
+    float absmax = 0;
+    for (int64_t i = start; i < end; ++i) absmax = std::fmax(absmax, std::fabs(x[i] - offset));
+    args.nested_absmax.f32()[start / kBlock8] = absmax;
+    const float inverse = 1.0f / absmax;
+    for (int64_t i = start; i < end; ++i) {
+      args.codes.u8()[i] = absmax == 0 ? 0 : nearest_code8(book, (x[i] - offset) * inverse);
+    }
+  }
+}
+
+void dequantize_absmax(const DequantizeAbsmaxArgs& args) {
+  const char* op = "dequantize_absmax";
+  const int64_t m = args.codes.count();
+  check_dtype(op, "codes", args.codes, DType::kU8);
+  check_dtype(op, "map", args.map, DType::kF32);
+  check_count(op, "map", args.map, 256);
+  check_count(op, "offset", args.offset, 1);
+  check_count(op, "nested_absmax", args.nested_absmax, (m + kBlock8 - 1) / kBlock8);
+  check_count(op, "absmax", args.absmax, m);
+  const float offset = args.offset.f32()[0];
+  for (int64_t i = 0; i < m; ++i) {
+    const float scaled = args.map.f32()[args.codes.u8()[i]] * args.nested_absmax.f32()[i / kBlock8];
+    args.absmax.f32()[i] = scaled + offset;
+  }
+}
+
+int64_t count_nonfinite(const Tensor& input) {
+  check_float16_or_32("count_nonfinite", "input", input);
+  const int64_t n = input.count();
+  int64_t bad = 0;
+  if (input.dtype == DType::kF32) {
+    const uint32_t* bits = static_cast<const uint32_t*>(input.data);
+    for (int64_t i = 0; i < n; ++i) bad += (bits[i] & 0x7f800000u) == 0x7f800000u;
+  } else {
+    const uint16_t mask = input.dtype == DType::kBF16 ? 0x7f80u : 0x7c00u;
+    for (int64_t i = 0; i < n; ++i) bad += (input.u16()[i] & mask) == mask;
+  }
+  return bad;
+}
+
+}  // namespace nibble

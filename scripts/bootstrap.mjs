@@ -1,0 +1,90 @@
+// Installs and builds what a fresh clone lacks, and says what it does; a second run does nothing.
+// Plain JavaScript: it must run on any Node >= 20.19, before the pinned Node is there.
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { availableParallelism } from "node:os";
+import { join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = fileURLToPath(new URL("..", import.meta.url));
+const stampFolder = join(root, "build", "stamps");
+
+function say(text) {
+  process.stderr.write(`nibble: ${text}\n`);
+}
+
+function fail(text) {
+  say(text);
+  process.exit(1);
+}
+
+function filesUnder(folder) {
+  return readdirSync(folder, { withFileTypes: true })
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .flatMap((e) => (e.isDirectory() ? filesUnder(join(folder, e.name)) : [join(folder, e.name)]));
+}
+
+function digestOf(paths) {
+  const hash = createHash("sha256");
+  for (const path of paths) {
+    const files = statSync(path).isDirectory() ? filesUnder(path) : [path];
+    for (const file of files) hash.update(relative(root, file)).update("\0").update(readFileSync(file));
+  }
+  return hash.digest("hex");
+}
+
+function isStamped(name, digest) {
+  const file = join(stampFolder, name);
+  return existsSync(file) && readFileSync(file, "utf8") === digest;
+}
+
+function stamp(name, digest) {
+  mkdirSync(stampFolder, { recursive: true });
+  writeFileSync(join(stampFolder, name), digest);
+}
+
+function run(command, args, what) {
+  const started = Date.now();
+  const result = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
+  if (result.error || result.status !== 0) {
+    process.stderr.write(`${result.stdout ?? ""}${result.stderr ?? ""}`);
+    fail(`${what} failed (${result.error?.message ?? `exit ${result.status}`}). What it printed is above.`);
+  }
+  return Math.round((Date.now() - started) / 1000);
+}
+
+function installDependencies() {
+  const digest = digestOf([join(root, "package.json"), join(root, "package-lock.json")]);
+  if (isStamped("npm", digest) && existsSync(join(root, "node_modules"))) return;
+  say("installing npm dependencies and the pinned Node runtime (once)…");
+  say(`…done in ${run("npm", ["install", "--no-save", "--no-audit", "--no-fund"], "npm install")} s`);
+  stamp("npm", digest);
+}
+
+function buildAddon() {
+  const folders = ["core", "ops", "backends", "binding"].map((f) => join(root, "native", f));
+  const digest = digestOf([join(root, "native", "CMakeLists.txt"), ...folders]);
+  if (isStamped("native", digest) && existsSync(join(root, "build/native/Release/nibble.node"))) return;
+  say("building the native addon with cmake-js (once; a minute or two)…");
+  const cmakeJs = createRequire(import.meta.url).resolve("cmake-js/bin/cmake-js");
+  const args = [cmakeJs, "compile", "-d", "native", "-O", "build/native", "--parallel", String(availableParallelism())];
+  say(`…done in ${run(process.execPath, args, "building the addon")} s`);
+  stamp("native", digest);
+}
+
+/** The path of the Node runtime that package.json pins. */
+export function pinnedNode() {
+  const name = `node-${process.platform}-${process.arch}`;
+  const binary = join(root, "node_modules", name, "bin", "node");
+  if (existsSync(binary)) return binary;
+  if (Number(process.versions.node.split(".")[0]) >= 24) return process.execPath;
+  return fail(`no pinned Node 24 for ${process.platform}-${process.arch}, and this is Node ${process.versions.node}`);
+}
+
+export function bootstrap() {
+  installDependencies();
+  buildAddon();
+  return pinnedNode();
+}
