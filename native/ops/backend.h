@@ -2,7 +2,17 @@
 // the arguments and call the backend of the tensors' device.
 #pragma once
 
+#include "ops/activation.h"
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "ops/optimizer.h"
 #include "ops/quantize4.h"
+#include "ops/rope.h"
+#include "ops/sampling.h"
 
 namespace nibble {
 
@@ -10,6 +20,28 @@ struct Backend {
   const char* name;
   void (*quantize4)(const Quantize4Args&);
   void (*dequantize4)(const Dequantize4Args&);
+  void (*linear_forward)(const LinearForwardArgs&);
+  void (*linear_backward)(const LinearBackwardArgs&);
+  void (*lora_add)(const LoraAddArgs&);
+  void (*linear_cross_entropy)(const CrossEntropyArgs&);
+  void (*embedding_forward)(const EmbeddingForwardArgs&);
+  void (*embedding_backward)(const EmbeddingBackwardArgs&);
+  void (*norm_forward)(const NormForwardArgs&);
+  void (*norm_backward)(const NormBackwardArgs&);
+  void (*rope)(const RopeArgs&);
+  void (*activation_forward)(const ActivationForwardArgs&);
+  void (*activation_backward)(const ActivationBackwardArgs&);
+  void (*attention_forward)(const AttentionForwardArgs&);
+  void (*attention_backward)(const AttentionBackwardArgs&);
+  void (*paged_attention)(const PagedAttentionArgs&);
+  void (*kv_write)(const KvWriteArgs&);
+  void (*adamw)(const AdamwArgs&);
+  double (*sum_squares)(const Tensor&);
+  void (*add)(const AddArgs&);
+  void (*scale)(const ScaleArgs&);
+  void (*convert)(const ConvertArgs&);
+  void (*random_fill)(const RandomArgs&);
+  Sample (*sample)(const SampleArgs&);
 };
 
 const Backend& reference_backend();

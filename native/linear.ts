@@ -1,0 +1,132 @@
+// Linear layers over dense or 4-bit weights, LoRA included; see ops/linear.h and ops/cross_entropy.h.
+import { addon } from "./addon.ts";
+import { type QuantType, quantTypes } from "./quantize.ts";
+import { type DType, dtypes, type Tensor } from "./tensor.ts";
+
+/** A matrix [out, in]; see ops/weight.h. `quant` is null for a dense one. */
+export interface Weight {
+  out: number;
+  in: number;
+  /** Dense: [out, in] float32 | bfloat16 | float16. 4-bit: codes uint8 [(out * in + 1) / 2]. */
+  data: Tensor;
+  quant: WeightQuant | null;
+}
+
+export interface WeightQuant {
+  /** dtype before quantization: decoded values are rounded to it. */
+  dtype: DType;
+  type: QuantType;
+  blockSize: number;
+  /** float32 [blocks], or uint8 [blocks] when double quantized. */
+  absmax: Tensor;
+  nested: { absmax: Tensor; map: Tensor; offset: number } | null;
+}
+
+export interface Dropout {
+  /** Probability of a zero, in [0, 1). */
+  p: number;
+  seed: number;
+  /** Tells the masks of one step apart: layer and position of the op. */
+  stream: number;
+}
+
+export const noDropout: Dropout = { p: 0, seed: 0, stream: 0 };
+
+/** An adapter's share of a linear layer. a [R, in], b [out, R], float32. */
+export interface LoraArgs {
+  a: Tensor;
+  b: Tensor;
+  scaling: number;
+  dropout: Dropout;
+}
+
+export interface LinearForward {
+  x: Tensor;
+  w: Weight;
+  bias: Tensor | null;
+  lora: LoraArgs | null;
+  /** out [N, R] float32; null without an adapter. */
+  h: Tensor | null;
+  y: Tensor;
+}
+
+export interface LinearBackward {
+  dY: Tensor;
+  x: Tensor | null;
+  w: Weight;
+  lora: LoraArgs | null;
+  h: Tensor | null;
+  dX: Tensor | null;
+  accumulateDx: boolean;
+  dA: Tensor | null;
+  dB: Tensor | null;
+  dW: Tensor | null;
+  dBias: Tensor | null;
+}
+
+export interface CrossEntropy {
+  x: Tensor;
+  w: Weight;
+  labels: Tensor;
+  scale: number;
+  loss: Tensor;
+  dX: Tensor | null;
+  dW: Tensor | null;
+}
+
+export const handleOf = (t: Tensor | null): number | null => t?.handle ?? null;
+
+/** Eleven positions; read by Arguments::weight in binding/arguments.h. */
+function weightArguments(w: Weight): (number | boolean | null)[] {
+  const q = w.quant;
+  if (q === null) return [w.out, w.in, w.data.handle, false, 0, 0, 0, null, null, null, 0];
+  const { absmax = null, map = null, offset = 0 } = q.nested ?? {};
+  const type = quantTypes.indexOf(q.type);
+  const constants = [q.absmax.handle, handleOf(absmax), handleOf(map), offset];
+  return [w.out, w.in, w.data.handle, true, dtypes.indexOf(q.dtype), type, q.blockSize, ...constants];
+}
+
+/** Six positions: a, b, scaling, p, seed, stream; read by Arguments::lora. */
+function loraArguments(lora: LoraArgs | null): (number | null)[] {
+  if (lora === null) return [null, null, 1, 0, 0, 0];
+  const { p, seed, stream } = lora.dropout;
+  return [lora.a.handle, lora.b.handle, lora.scaling, p, seed, stream];
+}
+
+export function linearForward(args: LinearForward): void {
+  const { x, w, bias, lora, h, y } = args;
+  addon.linearForward(...weightArguments(w), ...loraArguments(lora), x.handle, handleOf(bias), handleOf(h), y.handle);
+}
+
+export function linearBackward(args: LinearBackward): void {
+  const { dY, x, w, lora, h, dX, accumulateDx, dA, dB, dW, dBias } = args;
+  const outputs = [handleOf(dX), accumulateDx, handleOf(dA), handleOf(dB), handleOf(dW), handleOf(dBias)];
+  addon.linearBackward(...weightArguments(w), ...loraArguments(lora), dY.handle, handleOf(x), handleOf(h), ...outputs);
+}
+
+/** y[rows] += scaling * (x[rows] Aᵀ) Bᵀ for rows [begin, end). */
+export function loraAdd(args: {
+  x: Tensor;
+  a: Tensor;
+  b: Tensor;
+  scaling: number;
+  begin: number;
+  end: number;
+  y: Tensor;
+}): void {
+  const { x, a, b, scaling, begin, end, y } = args;
+  addon.loraAdd(x.handle, a.handle, b.handle, scaling, begin, end, y.handle);
+}
+
+export function linearCrossEntropy(args: CrossEntropy): void {
+  const { x, w, labels, scale, loss, dX, dW } = args;
+  addon.linearCrossEntropy(
+    ...weightArguments(w),
+    x.handle,
+    labels.handle,
+    scale,
+    loss.handle,
+    handleOf(dX),
+    handleOf(dW),
+  );
+}

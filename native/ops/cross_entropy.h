@@ -1,0 +1,28 @@
+// The output layer and its cross-entropy in one op, in chunks of rows, so that the logits never exist
+// whole (Wijmans et al., arXiv:2411.09009): contract.
+//
+//   logits = x W^T;  loss[n] = logsumexp(logits[n]) - logits[n, labels[n]], 0 where labels[n] < 0
+//   with d_x:  d_x[n] = scale * (softmax(logits[n]) - onehot(labels[n])) W, 0 where labels[n] < 0
+//   with d_w:  d_w += scale * (softmax - onehot)^T x
+// The forward pass gives the gradients too: the caller knows scale (1 / trained tokens of the step)
+// beforehand, so the dear product is not done twice. Rows without a label cost nothing.
+#pragma once
+
+#include "ops/dims.h"
+#include "ops/weight.h"
+
+namespace nibble {
+
+struct CrossEntropyArgs {
+  Tensor x;       // [N, C] float32 | bfloat16
+  Weight w;       // [V, C]
+  Tensor labels;  // [N] int32, already shifted; below 0 = not trained
+  float scale;
+  Tensor loss;    // out [N] float32
+  Tensor d_x;     // out [N, C], dtype of x; may be empty
+  Tensor d_w;     // in/out [V, C] float32; may be empty; W dense
+};
+
+void linear_cross_entropy(const CrossEntropyArgs& args);
+
+}  // namespace nibble

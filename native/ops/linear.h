@@ -1,0 +1,72 @@
+// Linear layers over dense or 4-bit weights, with a LoRA adapter riding along: contract.
+// Sources: QLoRA (arXiv:2305.14314) section 3, equation 5; LoRA (arXiv:2106.09685) section 4.1.
+//
+// linear_forward:   y = x W^T + bias + scaling * (drop(x) A^T) B^T
+//   drop(x)[n,i] = dropout_keeps(seed, stream, n * I + i, p) ? x[n,i] / (1 - p) : 0   (ops/philox.h)
+//   h = drop(x) A^T is written out for the backward pass.
+// linear_backward, given d_y:
+//   d_h = scaling * d_y B;  d_x = d_y W + mask/(1-p) * (d_h A)     (written, or added when accumulate_dx)
+//   d_A += d_h^T drop(x);   d_B += scaling * d_y^T h
+//   d_w += d_y^T x (dense float32 gradient of a trainable dense W);  d_bias += column sums of d_y
+// x, y, d_y, d_x are float32 or bfloat16 (all four the same); sums are float32. A, B, h and all parameter
+// gradients are float32. Results do not depend on the number of threads. N may be 0.
+// Cost: 2 N I O flops forward, the same for d_x; W is read once for each block of rows.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/dims.h"
+#include "ops/weight.h"
+
+namespace nibble {
+
+struct Dropout {
+  float p = 0;  // 0 = none; in [0, 1)
+  uint64_t seed = 0;
+  uint64_t stream = 0;
+};
+
+struct LinearForwardArgs {
+  Tensor x;      // [N, I]
+  Weight w;      // [O, I]
+  Tensor bias;   // [O] float32; may be empty
+  Tensor a;      // [R, I] float32; empty = no adapter (then b and h are empty too)
+  Tensor b;      // [O, R] float32
+  float scaling = 1;
+  Dropout dropout;
+  Tensor h;      // out [N, R] float32
+  Tensor y;      // out [N, O]
+};
+
+struct LinearBackwardArgs {
+  Tensor d_y;    // [N, O]
+  Tensor x;      // [N, I]; needed for d_a and d_w, else may be empty
+  Weight w;
+  Tensor a, b;   // as in forward; empty = no adapter
+  float scaling = 1;
+  Dropout dropout;
+  Tensor h;      // [N, R] of the forward pass; needed for d_b
+  Tensor d_x;    // out [N, I]; may be empty
+  bool accumulate_dx = false;
+  Tensor d_a, d_b;  // in/out [R, I], [O, R] float32; may be empty
+  Tensor d_w;       // in/out [O, I] float32; may be empty; W dense
+  Tensor d_bias;    // in/out [O] float32; may be empty
+};
+
+void linear_forward(const LinearForwardArgs& args);
+void linear_backward(const LinearBackwardArgs& args);
+
+// y[rows] += scaling * (x[rows] A^T) B^T for the rows [begin, end): one adapter's rows of a batch that
+// shares its base with other adapters (S-LoRA, arXiv:2311.03285). No gradient.
+struct LoraAddArgs {
+  Tensor x;  // [N, I]
+  Tensor a;  // [R, I] float32
+  Tensor b;  // [O, R] float32
+  float scaling = 1;
+  int64_t begin = 0, end = 0;
+  Tensor y;  // in/out [N, O]
+};
+
+void lora_add(const LoraAddArgs& args);
+
+}  // namespace nibble

@@ -1,0 +1,104 @@
+// Tensors in native memory: creation, bytes in and out, release. Values and shapes are checked in C++ too.
+import { addon } from "./addon.ts";
+
+export const dtypes = ["float64", "float32", "bfloat16", "float16", "uint8", "int32"] as const;
+const devices = ["cpu", "reference", "cuda"] as const;
+export const kinds = ["weights", "adapter", "gradients", "optimizer", "activations", "workspace"] as const;
+
+export type DType = (typeof dtypes)[number];
+export type Device = (typeof devices)[number];
+export type MemoryKind = (typeof kinds)[number];
+
+export const elementBytes: Record<DType, number> = {
+  float64: 8,
+  float32: 4,
+  bfloat16: 2,
+  float16: 2,
+  uint8: 1,
+  int32: 4,
+};
+
+/** Where a new tensor lives and what its bytes are counted as. */
+export interface Placement {
+  device: Device;
+  kind: MemoryKind;
+}
+
+/** A contiguous, row-major tensor in native memory. Its owner frees it; no finalizer does. */
+export class Tensor {
+  readonly handle: number;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly device: Device;
+
+  private constructor(handle: number, dtype: DType, shape: readonly number[], device: Device) {
+    this.handle = handle;
+    this.dtype = dtype;
+    this.shape = shape;
+    this.device = device;
+  }
+
+  /** Memory is not cleared. */
+  static empty(dtype: DType, shape: readonly number[], at: Placement): Tensor {
+    if (shape.length > 4 || shape.some((n) => !Number.isSafeInteger(n) || n < 0)) {
+      throw new RangeError(`[tensor] shape: expected at most 4 whole numbers >= 0, got [${shape.join(",")}]`);
+    }
+    const d = (i: number) => shape[i] ?? -1;
+    const handle: number = addon.tensorCreate(
+      dtypes.indexOf(dtype),
+      devices.indexOf(at.device),
+      kinds.indexOf(at.kind),
+      d(0),
+      d(1),
+      d(2),
+      d(3),
+    );
+    return new Tensor(handle, dtype, [...shape], at.device);
+  }
+
+  /** Copies `bytes`, which must fill the tensor exactly. */
+  static fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly number[], at: Placement): Tensor {
+    const t = Tensor.empty(dtype, shape, at);
+    if (t.byteLength !== bytes.byteLength) {
+      t.free();
+      throw new RangeError(
+        `[tensor] bytes: expected ${t.byteLength} for ${dtype} [${shape.join(",")}], got ${bytes.byteLength}`,
+      );
+    }
+    t.write(bytes);
+    return t;
+  }
+
+  get count(): number {
+    return this.shape.reduce((a, b) => a * b, 1);
+  }
+
+  get byteLength(): number {
+    return this.count * elementBytes[this.dtype];
+  }
+
+  write(bytes: Uint8Array, byteOffset = 0): void {
+    addon.tensorWrite(this.handle, bytes, byteOffset);
+  }
+
+  read(byteOffset = 0, byteLength = this.byteLength - byteOffset): Uint8Array {
+    const bytes = new Uint8Array(byteLength);
+    addon.tensorRead(this.handle, bytes, byteOffset);
+    return bytes;
+  }
+
+  /** Copy of the values of a float32 tensor. */
+  toFloat32(): Float32Array {
+    if (this.dtype !== "float32") throw new TypeError(`[tensor] toFloat32: expected float32, got ${this.dtype}`);
+    return new Float32Array(this.read().buffer);
+  }
+
+  zero(): this {
+    addon.tensorZero(this.handle);
+    return this;
+  }
+
+  free(): void {
+    addon.tensorFree(this.handle);
+  }
+}
