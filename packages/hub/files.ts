@@ -1,0 +1,113 @@
+// File helpers: whole reads and writes, and replacing a file so that a crash or a full disk leaves the
+// old version. Calls are synchronous: the engine's worker and the command line use them, never an
+// event loop that answers health checks.
+import { randomUUID } from "node:crypto";
+import * as fs from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { NibbleError } from "#packages/errors";
+
+/** One read or write system call moves at most this much (Linux stops a little below 2 GiB). */
+const callBytesMax = 1 << 30;
+
+/** The write call, replaceable by a test that plays a full disk. */
+export type WriteCall = (fd: number, bytes: Uint8Array, offset: number, length: number, position: number) => number;
+
+export const writeCall: WriteCall = (fd, bytes, offset, length, position) =>
+  fs.writeSync(fd, bytes, offset, length, position);
+
+/** Fills `target` from `position`; an end of file before that is a truncated file. */
+export function readFully(fd: number, target: Uint8Array, position: number, op: string, what: string): void {
+  let done = 0;
+  while (done < target.length) {
+    const count = fs.readSync(fd, target, done, Math.min(target.length - done, callBytesMax), position + done);
+    if (count === 0) {
+      const message = `${what}: expected ${target.length} bytes at ${position}, got ${done}; the file is truncated`;
+      throw new NibbleError(message, { code: "DATA_LOSS", op });
+    }
+    done += count;
+  }
+}
+
+export function writeFully(fd: number, bytes: Uint8Array, position: number, write: WriteCall = writeCall): void {
+  let done = 0;
+  while (done < bytes.length) {
+    done += write(fd, bytes, done, Math.min(bytes.length - done, callBytesMax), position + done);
+  }
+}
+
+/** A name beside `path` that no other writer uses: "<path>.partial-<id>". */
+export function partialName(path: string): string {
+  return `${path}.partial-${randomUUID().slice(0, 8)}`;
+}
+
+/** Makes renames in `folder` durable. */
+export function syncFolder(folder: string): void {
+  const fd = fs.openSync(folder, "r");
+  try {
+    fs.fsyncSync(fd);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Writes `path` whole or not at all. */
+export function replaceFile(path: string, content: string | Uint8Array): void {
+  const temporary = partialName(path);
+  try {
+    fs.writeFileSync(temporary, content, { flag: "wx", flush: true });
+    fs.renameSync(temporary, path);
+  } catch (thrown) {
+    fs.rmSync(temporary, { force: true });
+    throw NibbleError.from(thrown, "replace_file");
+  }
+  syncFolder(dirname(path));
+}
+
+/** The text of a file, or undefined where there is none. */
+export function readTextIfPresent(path: string): string | undefined {
+  try {
+    return fs.readFileSync(path, "utf8");
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw NibbleError.from(thrown, "read_file");
+  }
+}
+
+/**
+ * Puts the finished folder `staging` where `target` is. The old folder is moved aside first and removed
+ * last; if the second rename fails it is moved back, so one complete version is there at any time but
+ * the moment between two renames. Only a folder made of files that `isOurs` knows is replaced: an
+ * output path that points at somebody's documents must not cost them.
+ */
+export function publishFolder(staging: string, target: string, isOurs: (name: string) => boolean): void {
+  checkReplaceable(target, isOurs);
+  syncFolder(staging);
+  const parent = dirname(target);
+  if (!fs.existsSync(target)) {
+    fs.renameSync(staging, target);
+    syncFolder(parent);
+    return;
+  }
+  const aside = join(parent, `${basename(target)}.old-${randomUUID().slice(0, 8)}`);
+  fs.renameSync(target, aside);
+  try {
+    fs.renameSync(staging, target);
+  } catch (thrown) {
+    fs.renameSync(aside, target);
+    throw NibbleError.from(thrown, "publish_folder");
+  }
+  syncFolder(parent);
+  fs.rmSync(aside, { recursive: true, force: true });
+}
+
+/** Refuses a target that holds files of others; called before hours of work as well as after them. */
+export function checkReplaceable(target: string, isOurs: (name: string) => boolean): void {
+  if (!fs.existsSync(target)) return;
+  if (!fs.statSync(target).isDirectory()) {
+    throw new NibbleError(`${target}: expected a folder, got a file`, { code: "FAILED_PRECONDITION", op: "output" });
+  }
+  const foreign = fs.readdirSync(target).filter((name) => !isOurs(name));
+  if (foreign.length === 0) return;
+  const message = `${target}: expected no folder, an empty one or one of this kind to replace; it also holds ${foreign.slice(0, 3).join(", ")}`;
+  throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "output" });
+}

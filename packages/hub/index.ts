@@ -1,0 +1,30 @@
+// Model files on disk: safetensors, model folders, adapter folders, digests. It deals in bytes, shapes
+// and dtype names; it knows no tensors of the engine and no network.
+export * from "./dtypes.ts";
+export * from "./llama-config.ts";
+export * from "./llama-weights.ts";
+export {
+  configObject,
+  type FolderTensor,
+  indexFileName,
+  ModelFolder,
+  openModelFolder,
+  readModelConfig,
+  weightsFileName,
+} from "./model-folder.ts";
+export {
+  type FloatDType,
+  type QuantState,
+  type QuantStateTensors,
+  quantBlockSizes,
+  quantStateJson,
+  quantStateNames,
+  quantStateSpecs,
+  quantTypes,
+  type StoredQuantState,
+  type StoredQuantType,
+} from "./quant-state.ts";
+export { type Rope, type RopeScaling, supportedRopeTypes } from "./rope-config.ts";
+export { openSafetensors, SafetensorsFile } from "./safetensors.ts";
+export type { TensorInfo, TensorSpec } from "./safetensors-header.ts";
+export { SafetensorsSpool, SafetensorsWriter, type WriterOptions } from "./safetensors-writer.ts";
