@@ -65,11 +65,11 @@ function installDependencies() {
 
 function buildAddon() {
   const folders = ["core", "ops", "backends", "binding"].map((f) => join(root, "native", f));
-  const digest = digestOf([join(root, "native", "CMakeLists.txt"), ...folders]);
+  const digest = digestOf([join(root, "CMakeLists.txt"), join(root, "native", "CMakeLists.txt"), ...folders]);
   if (isStamped("native", digest) && existsSync(join(root, "build/native/Release/nibble.node"))) return;
   say("building the native addon with cmake-js (once; a minute or two)…");
   const cmakeJs = createRequire(import.meta.url).resolve("cmake-js/bin/cmake-js");
-  const args = [cmakeJs, "compile", "-d", "native", "-O", "build/native", "--parallel", String(availableParallelism())];
+  const args = [cmakeJs, "compile", "-O", "build/native", "--parallel", String(availableParallelism())];
   say(`…done in ${run(process.execPath, args, "building the addon")} s`);
   stamp("native", digest);
 }
