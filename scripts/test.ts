@@ -11,6 +11,8 @@ const steps: { name: string; command: string; args: string[] }[] = [
     command: process.execPath,
     args: ["node_modules/@biomejs/biome/bin/biome", "ci", "--error-on-warnings", "."],
   },
+  { name: "buf lint", command: process.execPath, args: ["scripts/proto.ts", "lint"] },
+  { name: "buf breaking", command: process.execPath, args: ["scripts/proto.ts", "breaking"] },
   { name: "tests", command: process.execPath, args: ["--test", "--test-reporter=spec", ...files.sort()] },
 ];
 
