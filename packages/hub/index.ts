@@ -1,8 +1,29 @@
 // Model files on disk: safetensors, model folders, adapter folders, digests. It deals in bytes, shapes
 // and dtype names; it knows no tensors of the engine and no network.
+
+export {
+  AdapterFolder,
+  type AdapterModule,
+  type AdapterToWrite,
+  adapterConfigFileName,
+  adapterKey,
+  adapterWeightsFileName,
+  type LoraMatrix,
+  openAdapterFolder,
+  writeAdapterFolder,
+} from "./adapter-folder.ts";
 export * from "./dtypes.ts";
 export * from "./llama-config.ts";
 export * from "./llama-weights.ts";
+export {
+  type LoraConfig,
+  type LoraModule,
+  loraModules,
+  loraScaling,
+  parseLoraConfig,
+  unknownTargets,
+} from "./lora-config.ts";
+export type { AdapterCard, ModelCard } from "./model-card.ts";
 export {
   configObject,
   type FolderTensor,
