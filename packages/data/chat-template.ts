@@ -1,0 +1,65 @@
+// Chat templates: a model folder's Jinja text that turns messages into the prompt its model was made
+// for. The engine is @huggingface/jinja; this file finds the template and checks the messages.
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Template } from "@huggingface/jinja";
+import { NibbleError } from "#packages/errors";
+
+const op = "chat_template";
+
+export interface ChatMessage {
+  role: string;
+  content: string;
+}
+
+export interface RenderOptions {
+  /** End with the opening of an assistant turn, for the model to go on. Default false. */
+  addGenerationPrompt?: boolean;
+}
+
+/** Special tokens by the names that templates use. */
+export type TemplateTokens = Readonly<Record<string, string | null>>;
+
+export class ChatTemplate {
+  readonly source: string;
+  private readonly template: Template;
+  private readonly tokens: TemplateTokens;
+
+  constructor(source: string, tokens: TemplateTokens = {}) {
+    this.source = source;
+    this.tokens = Object.fromEntries(Object.entries(tokens).filter(([, token]) => token !== null));
+    try {
+      this.template = new Template(source);
+    } catch (thrown) {
+      throw templateError("cannot be parsed", thrown);
+    }
+  }
+
+  /** The prompt text; it holds its own special tokens, so encode it with addSpecialTokens false. */
+  render(messages: readonly ChatMessage[], { addGenerationPrompt = false }: RenderOptions = {}): string {
+    if (messages.length === 0) {
+      throw new NibbleError("messages: expected at least one, got none", { code: "INVALID_ARGUMENT", op });
+    }
+    try {
+      return this.template.render({ ...this.tokens, messages, add_generation_prompt: addGenerationPrompt });
+    } catch (thrown) {
+      throw templateError("refuses these messages", thrown);
+    }
+  }
+}
+
+function templateError(what: string, thrown: unknown): NibbleError {
+  const reason = thrown instanceof Error ? thrown.message : String(thrown);
+  return new NibbleError(`the chat template ${what}: ${reason}`, { code: "INVALID_ARGUMENT", op, cause: thrown });
+}
+
+/** chat_template.jinja, or the older place: a key of tokenizer_config.json, perhaps a list of named ones. */
+export function readChatTemplate(folder: string, tokenizerConfig: Record<string, unknown>): string | null {
+  const file = join(folder, "chat_template.jinja");
+  if (existsSync(file)) return readFileSync(file, "utf8");
+  const value = tokenizerConfig["chat_template"];
+  if (typeof value === "string") return value;
+  if (!Array.isArray(value)) return null;
+  const named = value.find((entry) => entry?.name === "default");
+  return typeof named?.template === "string" ? named.template : null;
+}
