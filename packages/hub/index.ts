@@ -12,6 +12,7 @@ export {
   openAdapterFolder,
   writeAdapterFolder,
 } from "./adapter-folder.ts";
+export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
 export * from "./llama-config.ts";
 export * from "./llama-weights.ts";
@@ -33,6 +34,15 @@ export {
   readModelConfig,
   weightsFileName,
 } from "./model-folder.ts";
+export {
+  isModelFile,
+  ModelWriter,
+  type ModelWriterOptions,
+  quantizationConfig,
+  type TensorToWrite,
+  type WrittenModel,
+  writeModelFolder,
+} from "./model-writer.ts";
 export {
   type FloatDType,
   type QuantState,
