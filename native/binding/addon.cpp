@@ -7,6 +7,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Handles);  // one set of handles an environment, freed with it
   define_memory(exports);
   define_quantize(exports);
+  define_attention(exports);
   return exports;
 }
 

@@ -68,5 +68,6 @@ void define(Napi::Object exports, const char* name) {
 
 void define_memory(Napi::Object exports);
 void define_quantize(Napi::Object exports);
+void define_attention(Napi::Object exports);
 
 }  // namespace nibble::binding

@@ -13,6 +13,8 @@
 
 namespace nibble {
 
+constexpr int64_t kHeadSizeMax = 512;  // the largest D; kernels keep a row of a head on the stack
+
 struct AttentionShape {
   int64_t heads, kv_heads;
   float scale;

@@ -10,6 +10,10 @@ const Backend& backend() {
       .name = "cpu/" NIBBLE_TEXT(NIBBLE_ISA),
       .quantize4 = quantize4,
       .dequantize4 = dequantize4,
+      .attention_forward = attention_forward,
+      .attention_backward = attention_backward,
+      .paged_attention = paged_attention,
+      .kv_write = kv_write,
   };
   return instance;
 }

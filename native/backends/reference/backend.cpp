@@ -7,6 +7,10 @@ const Backend& reference_backend() {
       .name = "reference",
       .quantize4 = reference::quantize4,
       .dequantize4 = reference::dequantize4,
+      .attention_forward = reference::attention_forward,
+      .attention_backward = reference::attention_backward,
+      .paged_attention = reference::paged_attention,
+      .kv_write = reference::kv_write,
   };
   return backend;
 }
