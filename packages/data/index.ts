@@ -1,5 +1,7 @@
 // Text and rows for the engine: tokenizer, chat templates, data sets, batches, recipes. It knows no
 // tensors and no network.
+
+export { BatchCursor, type BatchOptions, type CursorState, type StepRows } from "./batching.ts";
 export {
   type ChatMessage,
   ChatTemplate,
@@ -7,5 +9,9 @@ export {
   readChatTemplate,
   type TemplateTokens,
 } from "./chat-template.ts";
+export { alpacaPrompt, type Place, type PlacedRow, parseRow, type Row, readDataset, readRows } from "./dataset.ts";
+export { type Example, ExampleBuilder, type ExampleOptions, notTrained } from "./examples.ts";
+export { type LintFinding, lintExamples, type MaskedToken, previewMask, printMask } from "./masking.ts";
+export { permutation, philox } from "./philox.ts";
 export { StreamDecoder } from "./stream-decoder.ts";
 export { type DecodeOptions, type EncodeOptions, loadTokenizer, TextTokenizer } from "./tokenizer.ts";

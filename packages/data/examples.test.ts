@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { copyOfGolden, goldenPath } from "../../test/support/folders.ts";
+import { parseRow, type Row, readDataset } from "./dataset.ts";
+import { ExampleBuilder, type ExampleOptions } from "./examples.ts";
+import { lintExamples, previewMask, printMask } from "./masking.ts";
+import { loadTokenizer } from "./tokenizer.ts";
+
+const tokenizer = loadTokenizer(goldenPath("llama_tied"));
+const place = { file: "rows.jsonl", line: 7 };
+
+function build(value: object, options: Partial<ExampleOptions> = {}, from = tokenizer) {
+  const row: Row = parseRow(value, place);
+  return new ExampleBuilder(from, { maxLength: 200, ...options }).build({ ...place, row });
+}
+const masked = (value: object, options: Partial<ExampleOptions> = {}, from = tokenizer) =>
+  printMask(previewMask(build(value, options, from), from));
+
+test("a completion is trained with its end, its prompt is not", () => {
+  assert.equal(masked({ prompt: "Q: hi\n", completion: "yes" }), "<s>Q: hi\n⟦yes</s>⟧");
+  assert.equal(masked({ prompt: "Q: hi\n", completion: "yes" }, { trainOnSource: true }), "<s>⟦Q: hi\nyes</s>⟧");
+  const example = build({ prompt: "a", completion: "b" });
+  assert.deepEqual([...example.inputIds], [0, 67, 68, 1]);
+  assert.deepEqual([...example.labels], [-100, -100, 68, 1]);
+  assert.deepEqual([example.trainedCount, example.cutCount, example.trainsEos], [2, 0, true]);
+  assert.deepEqual([example.file, example.line], ["rows.jsonl", 7]);
+});
+
+test("BOS and EOS come once, whether or not the row brings them", () => {
+  assert.deepEqual([...build({ prompt: "<s>a", completion: "b</s>" }).inputIds], [0, 67, 68, 1]);
+  assert.deepEqual([...build({ prompt: "", completion: "b" }).inputIds], [0, 68, 1]);
+  assert.deepEqual([...build({ text: "<s>b</s>" }).inputIds], [0, 68, 1]);
+});
+
+test("text and Alpaca rows", () => {
+  assert.equal(masked({ text: "once upon" }), "<s>⟦once upon</s>⟧");
+  const alpaca = masked({ instruction: "Say hi.", input: "", output: "hi" });
+  assert.match(alpaca, /^<s>Below is .*### Response: ⟦hi<\/s>⟧$/s);
+});
+
+test("ids are taken as they are, and checked", () => {
+  const example = build({ input_ids: [5, 6, 7], labels: [5, -100, 7] }, { trainOnSource: true });
+  assert.deepEqual([...example.labels], [-100, -100, 7]);
+  assert.equal(example.trainsEos, false);
+  assert.throws(
+    () => build({ input_ids: [5, 512], labels: [5, 6] }),
+    /rows\.jsonl:7: .*expected ids below 512, got 512/,
+  );
+});
+
+const chat = {
+  messages: [
+    { role: "system", content: "Be brief." },
+    { role: "user", content: "One?" },
+    { role: "assistant", content: "Two." },
+    { role: "user", content: "And?" },
+    { role: "assistant", content: "Three." },
+  ],
+};
+
+test("of a dialogue the assistant's turns are trained, with their end and nothing after", () => {
+  assert.equal(
+    masked(chat),
+    "<s>system: Be brief.</s>\n<s>user: One?</s>\n<s>assistant: ⟦Two.</s>⟧\n<s>user: And?</s>\n<s>assistant: ⟦Three.</s>⟧\n",
+  );
+  const open = { messages: chat.messages.slice(0, 4) };
+  assert.equal(
+    masked(open),
+    "<s>system: Be brief.</s>\n<s>user: One?</s>\n<s>assistant: ⟦Two.</s>⟧\n<s>user: And?</s>\n",
+  );
+});
+
+test("the ids before an answer are those that serving asks with", () => {
+  const { inputIds, labels } = build(chat);
+  const prompt = tokenizer.chatTemplate!.render(chat.messages.slice(0, 2), { addGenerationPrompt: true });
+  const ids = tokenizer.encode(prompt, { addSpecialTokens: false });
+  assert.deepEqual([...inputIds.subarray(0, ids.length)], ids);
+  assert.deepEqual([labels[ids.length - 1], labels[ids.length]], [-100, inputIds[ids.length]]);
+});
+
+test("a template that rewrites earlier turns, or none at all, is an error that says so", (t) => {
+  const folder = copyOfGolden(t, "llama_tied");
+  const template = join(folder, "chat_template.jinja");
+  writeFileSync(template, "{% for m in messages %}{% if loop.last %}[last]{% endif %}{{ m.content }}</s>{% endfor %}");
+  assert.throws(
+    () => build(chat, {}, loadTokenizer(folder)),
+    /rows\.jsonl:7: messages\[\d\]: the chat template changes/,
+  );
+  const bare = loadTokenizer(folder);
+  Object.defineProperty(bare, "chatTemplate", { value: null });
+  assert.throws(() => build(chat, {}, bare), { code: "FAILED_PRECONDITION", message: /needs a chat template/ });
+});
+
+test("nothing to train on is an error with file and line", () => {
+  const error = (message: RegExp) => ({ code: "INVALID_ARGUMENT", message });
+  const user = { messages: [{ role: "user", content: "Hello?" }] };
+  assert.throws(() => build(user), error(/rows\.jsonl:7: nothing to train on: none of its \d+ tokens/));
+  assert.throws(() => build({ input_ids: [1, 2], labels: [1, -100] }), error(/nothing to train on/));
+  const long = { prompt: "word ".repeat(30), completion: "x" };
+  assert.throws(() => build(long, { maxLength: 20 }), error(/first trained token is number \d+, beyond max_length 20/));
+  assert.throws(() => build({ input_ids: [], labels: [] }), error(/nothing to train on/));
+});
+
+test("a cut row loses its end, and the lint says so", () => {
+  const cut = build({ prompt: "a", completion: "word ".repeat(30) }, { maxLength: 10 });
+  assert.deepEqual([cut.inputIds.length, cut.cutCount > 0, cut.trainsEos], [10, true, false]);
+  const fine = build({ prompt: "a", completion: "b" });
+  assert.deepEqual(lintExamples([fine, cut]), [
+    { ...place, problem: "cut at max_length" },
+    { ...place, problem: "never trains an end of sequence" },
+  ]);
+});
+
+test("real dialogues: every row builds, trains its ends, and trains less than it reads", async () => {
+  const file = fileURLToPath(new URL("../../test/data/dialogues.jsonl", import.meta.url));
+  const builder = new ExampleBuilder(tokenizer, { maxLength: 4096 });
+  const examples = (await readDataset(file)).map((row) => builder.build(row));
+  assert.deepEqual(lintExamples(examples), []);
+  assert.ok(examples.every((e) => e.trainedCount > 0 && e.trainedCount < e.inputIds.length));
+});

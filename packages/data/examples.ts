@@ -1,0 +1,176 @@
+// Rows become token ids and labels. Labels are not shifted: labels[i] is the token at i where the model
+// is trained to predict it, and -100 where it is not. The first label is always -100, since nothing
+// comes before it; that also keeps documents apart when they are laid end to end.
+//
+// Each span is tokenized apart (as the QLoRA code did, arXiv:2305.14314), so the ids of a prompt are
+// those that serving gives the same prompt, whatever completion follows.
+import { NibbleError } from "#packages/errors";
+import { type Place, type PlacedRow, type Row, rowError } from "./dataset.ts";
+import type { TextTokenizer } from "./tokenizer.ts";
+
+export const notTrained = -100;
+
+export interface Example extends Place {
+  inputIds: Int32Array;
+  labels: Int32Array;
+  /** Labels that are not -100: what a step's loss is divided by. */
+  trainedCount: number;
+  /** Tokens cut off at the right by maxLength. */
+  cutCount: number;
+  /** Whether an end-of-sequence token is among what is trained; without, a model never stops. */
+  trainsEos: boolean;
+}
+
+export interface ExampleOptions {
+  /** Tokens of an example at most. */
+  maxLength: number;
+  /** Train prompts and user turns as well. Default false. */
+  trainOnSource?: boolean;
+  /** What ends a turn; default the tokenizer's EOS. */
+  eosTokenIds?: readonly number[];
+  /** Rows that bring ids are checked against it; default the tokenizer's size. */
+  vocabSize?: number;
+}
+
+/** A piece of text that is tokenized by itself. */
+interface Span {
+  ids: number[];
+  trained: boolean;
+}
+
+export class ExampleBuilder {
+  private readonly tokenizer: TextTokenizer;
+  private readonly options: ExampleOptions;
+  private readonly eosIds: ReadonlySet<number>;
+  /** What the tokenizer puts before a text (a BOS, mostly). */
+  private readonly opening: readonly number[];
+
+  constructor(tokenizer: TextTokenizer, options: ExampleOptions) {
+    const { maxLength } = options;
+    if (!Number.isSafeInteger(maxLength) || maxLength < 2) {
+      throw new RangeError(`[examples] max_length: expected a whole number >= 2, got ${maxLength}`);
+    }
+    this.tokenizer = tokenizer;
+    this.options = options;
+    const eos = tokenizer.eosTokenId;
+    this.eosIds = new Set(options.eosTokenIds ?? (eos === null ? [] : [eos]));
+    this.opening = tokenizer.encode("").filter((id) => id !== eos);
+  }
+
+  /** An error that names file and line where nothing would be trained. */
+  build({ row, file, line }: PlacedRow): Example {
+    const place = { file, line };
+    const spans = this.spansOf(row, place);
+    const ids = spans.flatMap((span) => span.ids);
+    const all = this.options.trainOnSource === true && row.kind !== "ids";
+    const labels = spans.flatMap((span) =>
+      row.kind === "ids" ? [] : span.ids.map((id) => (all || span.trained ? id : notTrained)),
+    );
+    return this.finish(ids, row.kind === "ids" ? [...row.labels] : labels, place);
+  }
+
+  private spansOf(row: Row, place: Place): Span[] {
+    switch (row.kind) {
+      case "ids":
+        this.checkIds(row.inputIds, row.labels, place);
+        return [{ ids: row.inputIds, trained: true }];
+      case "text": {
+        const ids = this.opened(row.text);
+        return [{ ids: [...ids, ...this.closing(ids)], trained: true }];
+      }
+      case "completion": {
+        const ids = this.encode(row.completion);
+        return [
+          { ids: this.opened(row.prompt), trained: false },
+          { ids: [...ids, ...this.closing(ids)], trained: true },
+        ];
+      }
+      case "messages":
+        return this.spansOfChat(row, place);
+    }
+  }
+
+  private encode(text: string): number[] {
+    return text === "" ? [] : this.tokenizer.encode(text, { addSpecialTokens: false });
+  }
+
+  /** Text with the tokenizer's opening, but not a second BOS where the text brings its own. */
+  private opened(text: string): number[] {
+    const ids = this.encode(text);
+    const last = this.opening.at(-1);
+    return last !== undefined && ids[0] === last ? ids : [...this.opening, ...ids];
+  }
+
+  /** The EOS that a text does not end with yet. */
+  private closing(ids: readonly number[]): number[] {
+    const eos = this.tokenizer.eosTokenId;
+    return eos === null || this.eosIds.has(ids.at(-1) ?? -1) ? [] : [eos];
+  }
+
+  /**
+   * An assistant's turn is what the template adds to "everything before it, opened for an answer", which
+   * is exactly what serving asks for. Trained up to its end-of-turn token; what the template writes
+   * after that (a line break, mostly) is never asked of the model.
+   */
+  private spansOfChat({ messages }: Row & { kind: "messages" }, place: Place): Span[] {
+    const template = this.tokenizer.chatTemplate;
+    if (!template) {
+      const message = `${place.file}:${place.line}: a row of messages needs a chat template, and the model's folder has none`;
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "examples" });
+    }
+    const spans: Span[] = [];
+    let done = "";
+    const advance = (to: string, trained: boolean, turn: number) => {
+      if (!to.startsWith(done)) throw rowError(place, prefixMessage(turn));
+      const ids = this.encode(to.slice(done.length));
+      if (trained) spans.push(...this.splitAtEos(ids));
+      else spans.push({ ids, trained });
+      done = to;
+    };
+    for (const [i, message] of messages.entries()) {
+      if (message.role !== "assistant") continue;
+      if (i > 0) advance(template.render(messages.slice(0, i), { addGenerationPrompt: true }), false, i);
+      advance(template.render(messages.slice(0, i + 1)), i > 0, i);
+    }
+    if (messages.at(-1)?.role !== "assistant") advance(template.render(messages), false, messages.length - 1);
+    return spans;
+  }
+
+  private splitAtEos(ids: number[]): Span[] {
+    const end = ids.findLastIndex((id) => this.eosIds.has(id)) + 1;
+    if (end === 0) return [{ ids, trained: true }];
+    return [
+      { ids: ids.slice(0, end), trained: true },
+      { ids: ids.slice(end), trained: false },
+    ];
+  }
+
+  private checkIds(inputIds: readonly number[], labels: readonly number[], place: Place): void {
+    const limit = this.options.vocabSize ?? this.tokenizer.vocabSize;
+    const outside = inputIds.concat(labels).find((id) => id >= limit);
+    if (outside !== undefined) throw rowError(place, `input_ids, labels: expected ids below ${limit}, got ${outside}`);
+  }
+
+  private finish(ids: number[], labels: number[], place: Place): Example {
+    const { maxLength } = this.options;
+    const inputIds = Int32Array.from(ids.slice(0, maxLength));
+    const kept = Int32Array.from(labels.slice(0, maxLength));
+    if (kept.length > 0) kept[0] = notTrained;
+    const trainedCount = kept.reduce((count, label) => count + Number(label !== notTrained), 0);
+    if (trainedCount === 0) {
+      const wanted = labels.findIndex((label, i) => i > 0 && label !== notTrained);
+      const why =
+        wanted >= maxLength
+          ? `the first trained token is number ${wanted + 1}, beyond max_length ${maxLength}`
+          : `none of its ${ids.length} tokens is trained`;
+      throw rowError(place, `nothing to train on: ${why}`);
+    }
+    const trainsEos = kept.some((label) => this.eosIds.has(label));
+    const cutCount = ids.length - inputIds.length;
+    return { ...place, inputIds, labels: kept, trainedCount, cutCount, trainsEos };
+  }
+}
+
+function prefixMessage(turn: number): string {
+  return `messages[${turn}]: the chat template changes earlier turns when later ones follow, so what is trained cannot be told apart; use prompt and completion`;
+}
