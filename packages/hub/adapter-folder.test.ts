@@ -11,7 +11,7 @@ import {
   openAdapterFolder,
   writeAdapterFolder,
 } from "./adapter-folder.ts";
-import type { LoraConfig } from "./lora-config.ts";
+import { type LoraConfig, unknownTargets } from "./lora-config.ts";
 import { readModelConfig } from "./model-folder.ts";
 import { openSafetensors } from "./safetensors.ts";
 import type { TensorInfo } from "./safetensors-header.ts";
@@ -138,6 +138,14 @@ test("settings that the engine does not follow are refused by name", (t) => {
     assert.throws(() => openAdapterFolder(folder, { config: base }), message);
   }
   assert.throws(() => openAdapterFolder("/no/such/adapter"), { code: "NOT_FOUND" });
+});
+
+test("targets that no layer has are found", () => {
+  assert.deepEqual(unknownTargets({ targetModules: ["q_proj", "mlp.up_proj", "proj", "lm_head"] }, base), [
+    "proj",
+    "lm_head",
+  ]);
+  assert.deepEqual(unknownTargets({ targetModules: "all-linear" }, base), []);
 });
 
 test("rank and alpha patterns and rsLoRA round through a folder", (t) => {

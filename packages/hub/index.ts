@@ -14,6 +14,7 @@ export {
 } from "./adapter-folder.ts";
 export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
+export { replaceFile } from "./files.ts";
 export * from "./llama-config.ts";
 export * from "./llama-weights.ts";
 export {
@@ -26,7 +27,6 @@ export {
 } from "./lora-config.ts";
 export type { AdapterCard, ModelCard } from "./model-card.ts";
 export {
-  configObject,
   type FolderTensor,
   indexFileName,
   ModelFolder,

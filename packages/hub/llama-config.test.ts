@@ -35,6 +35,8 @@ test("both spellings of dtype and rope", () => {
   assert.deepEqual([v4.dtype, v4.rope], ["bfloat16", { theta: 500000, scaling: llama3 }]);
   const old = parse({ rope_parameters: undefined, rope_scaling: { type: "linear", factor: 2.5 } });
   assert.deepEqual(old.rope, { theta: 10000, scaling: { type: "linear", factor: 2.5 } });
+  const dynamic = parse({ rope_scaling: { type: "dynamic", factor: 2 }, rope_parameters: undefined }).rope.scaling;
+  assert.deepEqual(dynamic, { type: "dynamic", factor: 2, originalMaxPositionEmbeddings: 256 });
   const yarn = parse({ rope_parameters: { rope_theta: 1e6, rope_type: "yarn", factor: 4 } }).rope.scaling;
   assert.ok(yarn.type === "yarn" && yarn.betaFast === 32 && yarn.betaSlow === 1 && yarn.attentionFactor === null);
   assert.equal(yarn.originalMaxPositionEmbeddings, 256);
@@ -54,6 +56,7 @@ test("what cannot be run is refused by name, with what can", () => {
     ],
     [{ architectures: [], model_type: "gpt2" }, "FAILED_PRECONDITION", /"gpt2" is not supported/],
     [{ rope_parameters: { rope_type: "longrope" } }, "FAILED_PRECONDITION", /longrope.*supported: default, linear/],
+    [{ partial_rotary_factor: 0.5 }, "FAILED_PRECONDITION", /partial_rotary_factor: expected 1, got 0.5/],
     [{ hidden_act: "relu" }, "FAILED_PRECONDITION", /hidden_act: expected silu, got relu/],
     [{ hidden_size: 0 }, "INVALID_ARGUMENT", /hidden_size: expected a whole number >= 1, got 0/],
     [{ vocab_size: "512" }, "INVALID_ARGUMENT", /vocab_size: .*got "512"/],

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { readTextIfPresent } from "./files.ts";
-import { isObject, type JsonObject, parseObject } from "./json.ts";
+import { isObject, parseObject } from "./json.ts";
 import { type LlamaConfig, parseLlamaConfig } from "./llama-config.ts";
 import { isIgnorable, llamaModules, llamaWeights } from "./llama-weights.ts";
 import {
@@ -36,7 +36,7 @@ function fail(code: "NOT_FOUND" | "INVALID_ARGUMENT" | "DATA_LOSS", message: str
 export class ModelFolder {
   readonly path: string;
   readonly config: LlamaConfig;
-  /** config.json as parsed, for a writer that makes the next one from it. */
+  /** config.json as it stands, for a writer that makes the next one from it. */
   readonly configText: string;
   /** Every tensor of the model, whichever shard it is in. */
   readonly tensors: ReadonlyMap<string, FolderTensor>;
@@ -219,9 +219,4 @@ function checkPlainDTypes(folder: ModelFolder): void {
     const hint = name.endsWith(".weight") ? `, or 4 bits (${quantTypes.join(", ")}) with a quant state beside it` : "";
     fail("INVALID_ARGUMENT", `${name}: expected ${plain.join(", ")}${hint}, got ${info.dtype}`, folder.path);
   }
-}
-
-/** Parsed again on purpose: a caller may change its copy. */
-export function configObject(folder: ModelFolder): JsonObject {
-  return parseObject(folder.configText, op, join(folder.path, "config.json"));
 }
