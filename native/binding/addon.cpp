@@ -5,6 +5,7 @@ namespace nibble::binding {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Handles);  // one set of handles an environment, freed with it
+  define_linear(exports);
   define_memory(exports);
   define_quantize(exports);
   define_attention(exports);

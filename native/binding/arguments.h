@@ -8,6 +8,7 @@
 
 #include "binding/handles.h"
 #include "core/error.h"
+#include "ops/linear.h"
 
 namespace nibble::binding {
 
@@ -30,6 +31,29 @@ class Arguments {
     const int64_t value = integer(i);
     require(value >= 0 && value < count, "binding", "argument ", i, ": expected 0..", count - 1, ", got ", value);
     return E(value);
+  }
+  // The positions that weightArguments and loraArguments of native/linear.ts fill.
+  static constexpr size_t kWeightArguments = 11, kLoraArguments = 6;
+  struct Lora {
+    Tensor a, b;  // empty: no adapter
+    float scaling;
+    Dropout dropout;
+  };
+  Weight weight(size_t i) const {
+    Weight w{.out = integer(i), .in = integer(i + 1), .data = tensor(i + 2), .quantized = flag(i + 3)};
+    if (!w.quantized) return w;
+    w.dtype = choice<DType>(i + 4, 6);
+    w.type = choice<Code4>(i + 5, 3);
+    w.block_size = integer(i + 6);
+    w.absmax = tensor(i + 7);
+    w.nested_absmax = maybe_tensor(i + 8);
+    w.nested_map = maybe_tensor(i + 9);
+    w.nested_offset = float(number(i + 10));
+    return w;
+  }
+  Lora lora(size_t i) const {
+    const Dropout dropout{float(number(i + 3)), uint64_t(integer(i + 4)), uint64_t(integer(i + 5))};
+    return {maybe_tensor(i), maybe_tensor(i + 1), float(number(i + 2)), dropout};
   }
   Napi::Uint8Array bytes(size_t i) const {
     require(info_[i].IsTypedArray(), "binding", "argument ", i, ": expected a Uint8Array");
@@ -66,6 +90,7 @@ void define(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New<call<fn>>(exports.Env(), name));
 }
 
+void define_linear(Napi::Object exports);
 void define_memory(Napi::Object exports);
 void define_quantize(Napi::Object exports);
 void define_attention(Napi::Object exports);

@@ -26,4 +26,7 @@ struct Weight {
   float nested_offset = 0;
 };
 
+// Throws INVALID_ARGUMENT unless every part has the dtype, count and device that the others call for.
+void check_weight(const char* op, const Weight& w, Device device);
+
 }  // namespace nibble

@@ -1,0 +1,124 @@
+// The linear layer, element by element; see ops/linear.h.
+#include "ops/linear.h"
+
+#include <vector>
+
+#include "backends/reference/ops.h"
+#include "backends/reference/weight.h"
+#include "ops/philox.h"
+
+namespace nibble::reference {
+
+namespace {
+
+// What dropout multiplies element `index` with: 1 / (1 - p), or 0.
+double mask(const Dropout& d, int64_t index) {
+  if (d.p == 0) return 1;
+  return dropout_keeps(d.seed, d.stream, uint64_t(index), d.p) ? 1.0 / (1.0 - double(d.p)) : 0.0;
+}
+
+double dropped(const Tensor& x, const Dropout& d, int64_t index) { return get(x, index) * mask(d, index); }
+
+// h[n,r] = drop(x)[n,:] . A[r,:]
+double project(const Tensor& x, const Tensor& a, const Dropout& d, int64_t n, int64_t r) {
+  const int64_t in = x.dim(1);
+  double sum = 0;
+  for (int64_t i = 0; i < in; ++i) sum += dropped(x, d, n * in + i) * get(a, r * in + i);
+  return sum;
+}
+
+// d_h[n,r] = scaling * d_y[n,:] . B[:,r], for all n and r
+std::vector<double> grad_h(const LinearBackwardArgs& a) {
+  const int64_t rows = a.d_y.dim(0), out = a.w.out, rank = a.b.dim(1);
+  std::vector<double> d_h(size_t(rows * rank));
+  for (int64_t n = 0; n < rows; ++n)
+    for (int64_t r = 0; r < rank; ++r)
+      for (int64_t o = 0; o < out; ++o)
+        d_h[size_t(n * rank + r)] += a.scaling * get(a.d_y, n * out + o) * get(a.b, o * rank + r);
+  return d_h;
+}
+
+void backward_input(const LinearBackwardArgs& a, const std::vector<double>& d_h) {
+  const WeightReader weight(a.w);
+  const int64_t rows = a.d_y.dim(0), out = a.w.out, in = a.w.in, rank = a.a ? a.a.dim(0) : 0;
+  for (int64_t n = 0; n < rows; ++n) {
+    for (int64_t i = 0; i < in; ++i) {
+      double sum = a.accumulate_dx ? get(a.d_x, n * in + i) : 0;
+      for (int64_t o = 0; o < out; ++o) sum += get(a.d_y, n * out + o) * weight(o, i);
+      double adapter = 0;
+      for (int64_t r = 0; r < rank; ++r) adapter += d_h[size_t(n * rank + r)] * get(a.a, r * in + i);
+      if (rank > 0) sum += mask(a.dropout, n * in + i) * adapter;
+      put(a.d_x, n * in + i, sum);
+    }
+  }
+}
+
+void backward_adapter(const LinearBackwardArgs& a, const std::vector<double>& d_h) {
+  const int64_t rows = a.d_y.dim(0), out = a.w.out, in = a.w.in, rank = a.a.dim(0);
+  for (int64_t r = 0; a.d_a && r < rank; ++r) {
+    for (int64_t i = 0; i < in; ++i) {
+      double sum = 0;
+      for (int64_t n = 0; n < rows; ++n) sum += d_h[size_t(n * rank + r)] * dropped(a.x, a.dropout, n * in + i);
+      add(a.d_a, r * in + i, sum);
+    }
+  }
+  for (int64_t o = 0; a.d_b && o < out; ++o) {
+    for (int64_t r = 0; r < rank; ++r) {
+      double sum = 0;
+      for (int64_t n = 0; n < rows; ++n) sum += get(a.d_y, n * out + o) * get(a.h, n * rank + r);
+      add(a.d_b, o * rank + r, a.scaling * sum);
+    }
+  }
+}
+
+void backward_weight(const LinearBackwardArgs& a) {
+  const int64_t rows = a.d_y.dim(0), out = a.w.out, in = a.w.in;
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t i = 0; a.d_w && i < in; ++i) {
+      double sum = 0;
+      for (int64_t n = 0; n < rows; ++n) sum += get(a.d_y, n * out + o) * get(a.x, n * in + i);
+      add(a.d_w, o * in + i, sum);
+    }
+    double column = 0;
+    for (int64_t n = 0; n < rows; ++n) column += get(a.d_y, n * out + o);
+    if (a.d_bias) add(a.d_bias, o, column);
+  }
+}
+
+}  // namespace
+
+void linear_forward(const LinearForwardArgs& a) {
+  const WeightReader weight(a.w);
+  const int64_t rows = a.x.dim(0), out = a.w.out, in = a.w.in, rank = a.a ? a.a.dim(0) : 0;
+  for (int64_t n = 0; n < rows; ++n) {
+    for (int64_t r = 0; r < rank; ++r) put(a.h, n * rank + r, project(a.x, a.a, a.dropout, n, r));
+    for (int64_t o = 0; o < out; ++o) {
+      double sum = a.bias ? get(a.bias, o) : 0;
+      for (int64_t i = 0; i < in; ++i) sum += get(a.x, n * in + i) * weight(o, i);
+      for (int64_t r = 0; r < rank; ++r) sum += a.scaling * get(a.h, n * rank + r) * get(a.b, o * rank + r);
+      put(a.y, n * out + o, sum);
+    }
+  }
+}
+
+void linear_backward(const LinearBackwardArgs& a) {
+  const std::vector<double> d_h = a.a ? grad_h(a) : std::vector<double>();
+  if (a.d_x) backward_input(a, d_h);
+  if (a.a) backward_adapter(a, d_h);
+  if (a.d_w || a.d_bias) backward_weight(a);
+}
+
+void lora_add(const LoraAddArgs& a) {
+  const int64_t out = a.b.dim(0), rank = a.a.dim(0);
+  for (int64_t n = a.begin; n < a.end; ++n) {
+    std::vector<double> h;
+    for (int64_t r = 0; r < rank; ++r) h.push_back(project(a.x, a.a, {}, n, r));
+    for (int64_t o = 0; o < out; ++o) {
+      double sum = 0;
+      for (int64_t r = 0; r < rank; ++r) sum += h[size_t(r)] * get(a.b, o * rank + r);
+      add(a.y, n * out + o, a.scaling * sum);
+    }
+  }
+}
+
+}  // namespace nibble::reference

@@ -1,0 +1,59 @@
+// Linear layers and the output layer's loss; the positions are those of native/linear.ts.
+#include "binding/arguments.h"
+#include "ops/cross_entropy.h"
+#include "ops/linear.h"
+
+namespace nibble::binding {
+
+namespace {
+
+constexpr size_t kLora = Arguments::kWeightArguments;     // where an adapter's arguments begin
+constexpr size_t kRest = kLora + Arguments::kLoraArguments;  // where the op's own begin
+
+// (weight, lora, x, bias, h, y)
+Napi::Value linear_forward(Napi::Env env, const Arguments& a) {
+  const auto lora = a.lora(kLora);
+  nibble::linear_forward({.x = a.tensor(kRest), .w = a.weight(0), .bias = a.maybe_tensor(kRest + 1), .a = lora.a,
+                          .b = lora.b, .scaling = lora.scaling, .dropout = lora.dropout,
+                          .h = a.maybe_tensor(kRest + 2), .y = a.tensor(kRest + 3)});
+  return env.Undefined();
+}
+
+// (weight, lora, dY, x, h, dX, accumulateDx, dA, dB, dW, dBias)
+Napi::Value linear_backward(Napi::Env env, const Arguments& a) {
+  const auto lora = a.lora(kLora);
+  nibble::linear_backward({.d_y = a.tensor(kRest), .x = a.maybe_tensor(kRest + 1), .w = a.weight(0), .a = lora.a,
+                           .b = lora.b, .scaling = lora.scaling, .dropout = lora.dropout,
+                           .h = a.maybe_tensor(kRest + 2), .d_x = a.maybe_tensor(kRest + 3),
+                           .accumulate_dx = a.flag(kRest + 4), .d_a = a.maybe_tensor(kRest + 5),
+                           .d_b = a.maybe_tensor(kRest + 6), .d_w = a.maybe_tensor(kRest + 7),
+                           .d_bias = a.maybe_tensor(kRest + 8)});
+  return env.Undefined();
+}
+
+// (x, a, b, scaling, begin, end, y)
+Napi::Value lora_add(Napi::Env env, const Arguments& a) {
+  nibble::lora_add({.x = a.tensor(0), .a = a.tensor(1), .b = a.tensor(2), .scaling = float(a.number(3)),
+                    .begin = a.integer(4), .end = a.integer(5), .y = a.tensor(6)});
+  return env.Undefined();
+}
+
+// (weight, x, labels, scale, loss, dX, dW)
+Napi::Value linear_cross_entropy(Napi::Env env, const Arguments& a) {
+  constexpr size_t kOwn = Arguments::kWeightArguments;
+  nibble::linear_cross_entropy({.x = a.tensor(kOwn), .w = a.weight(0), .labels = a.tensor(kOwn + 1),
+                                .scale = float(a.number(kOwn + 2)), .loss = a.tensor(kOwn + 3),
+                                .d_x = a.maybe_tensor(kOwn + 4), .d_w = a.maybe_tensor(kOwn + 5)});
+  return env.Undefined();
+}
+
+}  // namespace
+
+void define_linear(Napi::Object exports) {
+  define<linear_forward>(exports, "linearForward");
+  define<linear_backward>(exports, "linearBackward");
+  define<lora_add>(exports, "loraAdd");
+  define<linear_cross_entropy>(exports, "linearCrossEntropy");
+}
+
+}  // namespace nibble::binding

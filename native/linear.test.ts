@@ -1,0 +1,271 @@
+// Linear layers, adapters and the output layer's loss: the CPU backend, in each instruction set of this
+// machine, against the reference backend; the reference against finite differences.
+import assert from "node:assert/strict";
+import { after, describe, test } from "node:test";
+import {
+  chooseIsa,
+  type Device,
+  type Dropout,
+  type DType,
+  isa,
+  linearBackward,
+  linearForward,
+  loraAdd,
+  noDropout,
+  setThreadCount,
+  supportedIsas,
+  threadCount,
+} from "#native";
+import { Bench, numbers, seeded, valuesOf, type WeightForm } from "../test/support/tensors.ts";
+
+const initialIsa = isa();
+const initialThreads = threadCount();
+after(() => {
+  chooseIsa(initialIsa);
+  setThreadCount(initialThreads);
+});
+
+interface Case {
+  seed: number;
+  rows: number;
+  out: number;
+  in: number;
+  rank: number;
+  weight: WeightForm;
+  activation: DType;
+  dropout: Dropout;
+  bias: boolean;
+  accumulate: boolean;
+}
+
+type Outputs = Record<string, Float32Array>;
+
+/** Every output of the forward and the backward pass of one case. */
+function run(c: Case, device: Device): Outputs {
+  const bench = new Bench(device);
+  const rng = seeded(c.seed);
+  const random = (shape: number[], dtype: DType = "float32") =>
+    bench.of(numbers(rng, shape[0]! * (shape[1] ?? 1)), shape, dtype);
+  const x = random([c.rows, c.in], c.activation);
+  const w = bench.weight(numbers(rng, c.out * c.in), c.out, c.in, c.weight);
+  const dY = random([c.rows, c.out], c.activation);
+  const a = random([c.rank, c.in]);
+  const b = random([c.out, c.rank]);
+  const dX = random([c.rows, c.in], c.activation);
+  const [dA, dB, dW] = [random([c.rank, c.in]), random([c.out, c.rank]), random([c.out, c.in])];
+  const [bias, dBias] = [random([c.out]), random([c.out])];
+  const h = bench.filled(Number.NaN, [c.rows, c.rank]);
+  const y = bench.filled(Number.NaN, [c.rows, c.out], c.activation);
+  const adapted = c.rank > 0;
+  const dense = c.weight.quant === null;
+  const lora = adapted ? { a, b, scaling: 0.75, dropout: c.dropout } : null;
+  linearForward({ x, w, bias: c.bias ? bias : null, lora, h: adapted ? h : null, y });
+  linearBackward({
+    ...{ dY, x, w, lora, h: adapted ? h : null, dX, accumulateDx: c.accumulate },
+    ...{ dA: adapted ? dA : null, dB: adapted ? dB : null, dW: dense ? dW : null, dBias: c.bias ? dBias : null },
+  });
+  const added = random([c.rows, c.out], c.activation);
+  const [begin, end] = [Math.floor(c.rows / 3), Math.ceil((c.rows * 4) / 5)];
+  if (adapted) loraAdd({ x, a, b, scaling: -0.5, begin, end, y: added });
+  const tensors = { y, h, dX, dA, dB, dW, dBias, added };
+  const outputs = Object.fromEntries(Object.entries(tensors).map(([name, t]) => [name, valuesOf(t)]));
+  bench.free();
+  return outputs;
+}
+
+/** Largest error allowed is a share of the largest value, and half a unit in the last place of the dtype. */
+function close(actual: Outputs, expected: Outputs, c: Case): void {
+  for (const [name, want] of Object.entries(expected)) {
+    const got = actual[name]!;
+    const rounded = c.activation === "bfloat16" && ["y", "dX", "added"].includes(name);
+    const top = want.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+    for (let i = 0; i < want.length; i++) {
+      const allowed = 4e-6 * top + (rounded ? 2 ** -7 * Math.abs(want[i]!) : 0);
+      const ok = Math.abs(got[i]! - want[i]!) <= allowed;
+      if (!ok) assert.fail(`${name}[${i}]: expected ${want[i]} ± ${allowed}, got ${got[i]} in ${JSON.stringify(c)}`);
+    }
+  }
+}
+
+const dense = (dtype: DType): WeightForm => ({ dtype, quant: null });
+const base: Case = {
+  ...{ seed: 1, rows: 5, out: 24, in: 40, rank: 0, weight: dense("float32"), activation: "float32" },
+  ...{ dropout: noDropout, bias: false, accumulate: false },
+};
+
+/** Cases that each meet one corner, then random ones. */
+function cases(): Case[] {
+  const some: Case[] = [
+    base,
+    { ...base, rows: 0, rank: 2 },
+    { ...base, rows: 1, out: 1, in: 1, rank: 1 },
+    { ...base, rows: 33, out: 67, in: 700, rank: 8, bias: true },
+    { ...base, rows: 150, out: 530, in: 300, rank: 3, dropout: { p: 0.1, seed: 7, stream: 3 } },
+    { ...base, rows: 40, out: 64, in: 64, rank: 300 },
+  ];
+  const rng = seeded(20240501);
+  const pick = <T>(...options: T[]): T => options[Math.floor(rng() * options.length)]!;
+  for (let seed = 2; seed < 90; seed++) {
+    const quant = {
+      type: pick("nf4", "fp4", "int4") as "nf4" | "fp4" | "int4",
+      blockSize: pick(32, 64, 128, 4096),
+      nested: pick(true, false),
+    };
+    some.push({
+      seed,
+      rows: pick(1, 2, 3, 4, 5, 7, 16, 29),
+      out: pick(1, 5, 16, 31, 33, 96, 100),
+      in: pick(1, 7, 32, 63, 64, 100, 176, 257),
+      rank: pick(0, 1, 4, 8, 17),
+      weight: { dtype: pick("float32", "bfloat16", "float16"), quant: pick(quant, quant, null) },
+      activation: pick("float32", "bfloat16"),
+      dropout: pick(noDropout, { p: 0.25, seed, stream: 5 }),
+      bias: pick(true, false),
+      accumulate: pick(true, false),
+    });
+  }
+  return some;
+}
+
+describe("linear: cpu against reference", () => {
+  const expected = cases().map((c) => ({ c, outputs: run(c, "reference") }));
+  for (const name of supportedIsas()) {
+    test(name, () => {
+      chooseIsa(name);
+      for (const { c, outputs } of expected) close(run(c, "cpu"), outputs, c);
+    });
+    test(`${name}: the number of threads changes no bit`, () => {
+      chooseIsa(name);
+      for (const { c } of expected.filter((_, i) => i < 6 || i % 10 === 0)) {
+        const [one, ...more] = [1, 2, 4].map((threads) => {
+          setThreadCount(threads);
+          return run(c, "cpu");
+        });
+        for (const other of more) assert.deepEqual(other, one);
+      }
+    });
+  }
+});
+
+describe("linear: gradients of the reference", () => {
+  test("agree with finite differences", () => {
+    const c: Case = { ...base, rows: 3, out: 5, in: 6, rank: 2, dropout: { p: 0.3, seed: 11, stream: 2 } };
+    const rng = seeded(5);
+    const values = {
+      x: numbers(rng, 18),
+      w: numbers(rng, 30),
+      a: numbers(rng, 12),
+      b: numbers(rng, 10),
+      bias: numbers(rng, 5),
+    };
+    const dYValues = numbers(rng, 15);
+    /** sum(dY * y), and its gradients when asked for. */
+    const evaluate = (v: typeof values, gradients: boolean) => {
+      const bench = new Bench("reference");
+      const [x, a, b] = [bench.of(v.x, [3, 6]), bench.of(v.a, [2, 6]), bench.of(v.b, [5, 2])];
+      const w = bench.weight(v.w, 5, 6, dense("float32"));
+      const lora = { a, b, scaling: 2, dropout: c.dropout };
+      const [h, y, dY] = [bench.filled(0, [3, 2]), bench.filled(0, [3, 5]), bench.of(dYValues, [3, 5])];
+      linearForward({ x, w, bias: bench.of(v.bias, [5]), lora, h, y });
+      const loss = valuesOf(y).reduce((sum, value, i) => sum + value * dYValues[i]!, 0);
+      const grads = {
+        x: bench.filled(0, [3, 6]),
+        w: bench.filled(0, [5, 6]),
+        a: bench.filled(0, [2, 6]),
+        b: bench.filled(0, [5, 2]),
+        bias: bench.filled(0, [5]),
+      };
+      if (gradients) {
+        const { x: dX, w: dW, a: dA, b: dB, bias: dBias } = grads;
+        linearBackward({ dY, x, w, lora, h, dX, accumulateDx: false, dA, dB, dW, dBias });
+      }
+      const out = Object.fromEntries(Object.entries(grads).map(([name, t]) => [name, valuesOf(t)]));
+      bench.free();
+      return { loss, grads: out };
+    };
+    const { grads } = evaluate(values, true);
+    for (const name of ["x", "w", "a", "b", "bias"] as const) {
+      for (let i = 0; i < values[name].length; i++) {
+        const step = (by: number) => {
+          const moved = values[name].slice();
+          moved[i]! += by;
+          return evaluate({ ...values, [name]: moved }, false).loss;
+        };
+        const slope = (step(0.125) - step(-0.125)) / 0.25; // y is linear in each input: a large step is exact
+        const got = grads[name]![i]!;
+        assert.ok(Math.abs(slope - got) < 1e-4, `d_${name}[${i}]: finite difference ${slope}, got ${got}`);
+      }
+    }
+  });
+});
+
+describe("linear: bad arguments", () => {
+  const bench = new Bench("cpu");
+  after(() => bench.free());
+  const zeros = (...shape: number[]) => bench.filled(0, shape);
+  const w = bench.weight(numbers(seeded(1), 24 * 40), 24, 40, dense("float32"));
+  const quantized = bench.weight(numbers(seeded(1), 24 * 40), 24, 40, {
+    dtype: "float32",
+    quant: { type: "nf4", blockSize: 64, nested: false },
+  });
+  const good = { x: zeros(3, 40), w, bias: null, lora: null, h: null, y: zeros(3, 24) };
+  const lora = { a: zeros(2, 40), b: zeros(24, 2), scaling: 1, dropout: noDropout };
+  const backward = {
+    ...{ dY: zeros(3, 24), x: null, w, lora: null, h: null, dX: null, accumulateDx: false },
+    ...{ dA: null, dB: null, dW: null, dBias: null },
+  };
+  const quant = quantized.quant!;
+  const wrong: [RegExp, () => void][] = [
+    [/\[linear_forward\] x: expected shape \[3,40\], got \[3,41\]/, () => linearForward({ ...good, x: zeros(3, 41) })],
+    [/y: expected shape \[3,24\], got \[2,24\]/, () => linearForward({ ...good, y: zeros(2, 24) })],
+    [
+      /y: expected dtype float32, got bfloat16/,
+      () => linearForward({ ...good, y: bench.filled(0, [3, 24], "bfloat16") }),
+    ],
+    [/bias: expected 24 elements, got 23/, () => linearForward({ ...good, bias: zeros(23) })],
+    [/h: expected a tensor \[3,2\], got none/, () => linearForward({ ...good, lora })],
+    [/h: expected none without an adapter/, () => linearForward({ ...good, h: zeros(3, 2) })],
+    [
+      /lora.b: expected shape \[24,2\], got \[24,3\]/,
+      () => linearForward({ ...good, lora: { ...lora, b: zeros(24, 3) }, h: zeros(3, 2) }),
+    ],
+    [
+      /dropout.p: expected a number in \[0, 1\), got 1/,
+      () => linearForward({ ...good, lora: { ...lora, dropout: { p: 1, seed: 0, stream: 0 } }, h: zeros(3, 2) }),
+    ],
+    [/w.data: expected shape \[24,39\]/, () => linearForward({ ...good, w: { ...w, in: 39 }, x: zeros(3, 39) })],
+    [
+      /w.absmax: expected 30 elements, got 15/,
+      () => linearForward({ ...good, w: { ...quantized, quant: { ...quant, blockSize: 32 } } }),
+    ],
+    [
+      /w.block_size: expected one of/,
+      () => linearForward({ ...good, w: { ...quantized, quant: { ...quant, blockSize: 60 } } }),
+    ],
+    [
+      /w: expected nested absmax and map/,
+      () => linearForward({ ...good, w: { ...quantized, quant: { ...quant, absmax: bench.uint8(15) } } }),
+    ],
+    [
+      /d_w: expected a dense weight/,
+      () => linearBackward({ ...backward, w: quantized, x: zeros(3, 40), dW: zeros(24, 40) }),
+    ],
+    [/x: expected a tensor \[3,40\], got none/, () => linearBackward({ ...backward, dW: zeros(24, 40) })],
+    [/d_a, d_b: expected none without an adapter/, () => linearBackward({ ...backward, dA: zeros(2, 40) })],
+    [
+      /rows: expected 0 <= begin <= end <= 3, got 2 and 4/,
+      () => loraAdd({ x: good.x, a: lora.a, b: lora.b, scaling: 1, begin: 2, end: 4, y: good.y }),
+    ],
+  ];
+  for (const [message, act] of wrong) {
+    test(message.source, () => {
+      assert.throws(act, (error: Error) => message.test(error.message) && "code" in error);
+    });
+  }
+
+  test("tensors of two devices", () => {
+    const other = new Bench("reference");
+    assert.throws(() => linearForward({ ...good, y: other.filled(0, [3, 24]) }), /y: expected a tensor on cpu/);
+    other.free();
+  });
+});

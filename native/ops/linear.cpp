@@ -1,0 +1,116 @@
+#include "ops/linear.h"
+
+#include <cmath>
+
+#include "ops/backend.h"
+#include "ops/checks.h"
+
+namespace nibble {
+
+namespace {
+
+// The checks of one op: its name, its device and the dtype of its activations.
+struct Check {
+  const char* op;
+  Device device;
+  DType activation;
+
+  // [rows, columns] of the given dtype on the op's device.
+  void matrix(const char* name, const Tensor& t, DType dtype, int64_t rows, int64_t columns) const {
+    require(bool(t), op, name, ": expected a tensor [", rows, ",", columns, "], got none");
+    check_device(op, name, t, device);
+    check_dtype(op, name, t, dtype);
+    require(t.has_shape({rows, columns}), op, name, ": expected shape [", rows, ",", columns, "], got ",
+            t.shape_text());
+  }
+
+  void vector(const char* name, const Tensor& t, int64_t count) const {
+    check_device(op, name, t, device);
+    check_dtype(op, name, t, DType::kF32);
+    check_count(op, name, t, count);
+  }
+
+  // The rank of an adapter [R, in], [out, R].
+  int64_t adapter(const Tensor& a, const Tensor& b, int64_t out, int64_t in, float scaling) const {
+    require(bool(a) && bool(b), op, "lora: expected both a and b, got one of them");
+    require(a.rank == 2 && a.dim(0) >= 1, op, "lora.a: expected shape [R,", in, "], R >= 1, got ", a.shape_text());
+    matrix("lora.a", a, DType::kF32, a.dim(0), in);
+    matrix("lora.b", b, DType::kF32, out, a.dim(0));
+    require(std::isfinite(scaling), op, "lora.scaling: expected a finite number, got ", scaling);
+    return a.dim(0);
+  }
+
+  void dropout(const Dropout& d) const {
+    require(d.p >= 0 && d.p < 1, op, "dropout.p: expected a number in [0, 1), got ", d.p);
+  }
+};
+
+// Begins the checks of an op whose activations have the dtype, device and shape [N, ...] of `t`.
+Check start(const char* op, const char* name, const Tensor& t) {
+  require(t.dtype == DType::kF32 || t.dtype == DType::kBF16, op, name, ": expected float32 or bfloat16, got ",
+          name_of(t.dtype));
+  require(t.rank == 2, op, name, ": expected two dimensions, got shape ", t.shape_text());
+  return {op, t.device, t.dtype};
+}
+
+void check_gradients(const Check& check, const LinearBackwardArgs& a, int64_t n, int64_t rank) {
+  const int64_t out = a.w.out, in = a.w.in;
+  const char* op = check.op;
+  if (a.d_x) check.matrix("d_x", a.d_x, check.activation, n, in);
+  require(rank > 0 || (!a.d_a && !a.d_b), op, "d_a, d_b: expected none without an adapter");
+  if (a.d_a) check.matrix("d_a", a.d_a, DType::kF32, rank, in);
+  if (a.d_b) check.matrix("d_b", a.d_b, DType::kF32, out, rank);
+  if (a.d_b) check.matrix("h", a.h, DType::kF32, n, rank);
+  if (a.d_a || a.d_w || a.x) check.matrix("x", a.x, check.activation, n, in);
+  require(!a.d_w || !a.w.quantized, op, "d_w: expected a dense weight, got a 4-bit one");
+  if (a.d_w) check.matrix("d_w", a.d_w, DType::kF32, out, in);
+  if (a.d_bias) check.vector("d_bias", a.d_bias, out);
+}
+
+}  // namespace
+
+void linear_forward(const LinearForwardArgs& a) {
+  const char* op = "linear_forward";
+  const Check check = start(op, "x", a.x);
+  const int64_t n = a.x.dim(0);
+  check_weight(op, a.w, check.device);
+  check.matrix("x", a.x, check.activation, n, a.w.in);
+  check.matrix("y", a.y, check.activation, n, a.w.out);
+  if (a.bias) check.vector("bias", a.bias, a.w.out);
+  if (a.a || a.b) {
+    check.matrix("h", a.h, DType::kF32, n, check.adapter(a.a, a.b, a.w.out, a.w.in, a.scaling));
+    check.dropout(a.dropout);
+  } else {
+    require(!a.h, op, "h: expected none without an adapter");
+  }
+  if (n > 0) backend_of(check.device).linear_forward(a);
+}
+
+void linear_backward(const LinearBackwardArgs& a) {
+  const char* op = "linear_backward";
+  const Check check = start(op, "d_y", a.d_y);
+  const int64_t n = a.d_y.dim(0);
+  check_weight(op, a.w, check.device);
+  check.matrix("d_y", a.d_y, check.activation, n, a.w.out);
+  int64_t rank = 0;
+  if (a.a || a.b) {
+    rank = check.adapter(a.a, a.b, a.w.out, a.w.in, a.scaling);
+    check.dropout(a.dropout);
+  }
+  check_gradients(check, a, n, rank);
+  if (n > 0) backend_of(check.device).linear_backward(a);
+}
+
+void lora_add(const LoraAddArgs& a) {
+  const char* op = "lora_add";
+  const Check check = start(op, "x", a.x);
+  const int64_t n = a.x.dim(0);
+  require(a.b.rank == 2, op, "lora.b: expected shape [O,R], got ", a.b.shape_text());
+  check.adapter(a.a, a.b, a.b.dim(0), a.x.dim(1), a.scaling);
+  check.matrix("y", a.y, check.activation, n, a.b.dim(0));
+  require(a.begin >= 0 && a.begin <= a.end && a.end <= n, op, "rows: expected 0 <= begin <= end <= ", n, ", got ",
+          a.begin, " and ", a.end);
+  if (a.begin < a.end) backend_of(check.device).lora_add(a);
+}
+
+}  // namespace nibble
