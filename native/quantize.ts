@@ -34,3 +34,13 @@ export function dequantizeAbsmax(
 export function countNonfinite(input: Tensor): number {
   return addon.countNonfinite(input.handle);
 }
+
+/** Values of the 16 codes, as a checkpoint's quant_map holds them. */
+export function codeValues(type: QuantType): Float32Array {
+  return addon.codeValues(quantTypes.indexOf(type));
+}
+
+/** The 256 values of the signed dynamic map: a checkpoint's nested_quant_map. */
+export function dynamicMap(): Float32Array {
+  return addon.dynamicMap();
+}

@@ -1,4 +1,7 @@
+#include <algorithm>
+
 #include "binding/arguments.h"
+#include "ops/code8.h"
 #include "ops/quantize4.h"
 
 namespace nibble::binding {
@@ -39,6 +42,22 @@ Napi::Value count_nonfinite(Napi::Env env, const Arguments& a) {
   return Napi::Number::New(env, double(nibble::count_nonfinite(a.tensor(0))));
 }
 
+Napi::Value float_array(Napi::Env env, const float* values, size_t count) {
+  Napi::Float32Array array = Napi::Float32Array::New(env, count);
+  std::copy(values, values + count, array.Data());
+  return array;
+}
+
+// (type): the values of the 16 codes, as a checkpoint's quant_map holds them.
+Napi::Value code_values(Napi::Env env, const Arguments& a) {
+  const auto type = a.choice<Code4>(0, kCode4Types);
+  Codebook4 book = codebook4(type);
+  if (type == Code4::kFp4) book.value[8] = 0.0f;  // the map holds +0 where the kernels give -0
+  return float_array(env, book.value, 16);
+}
+
+Napi::Value dynamic_map(Napi::Env env, const Arguments&) { return float_array(env, codebook8_signed().value, 256); }
+
 }  // namespace
 
 void define_quantize(Napi::Object exports) {
@@ -47,6 +66,8 @@ void define_quantize(Napi::Object exports) {
   define<quantize_absmax>(exports, "quantizeAbsmax");
   define<dequantize_absmax>(exports, "dequantizeAbsmax");
   define<count_nonfinite>(exports, "countNonfinite");
+  define<code_values>(exports, "codeValues");
+  define<dynamic_map>(exports, "dynamicMap");
 }
 
 }  // namespace nibble::binding

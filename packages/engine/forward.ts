@@ -1,0 +1,178 @@
+// Forward and backward through a whole model, a block at a time, with or without gradient checkpointing.
+// Each block has a tape of its own. Checkpointing keeps a block's input only and runs the block again on
+// a recording tape when the backward pass comes to it (Chen et al., arXiv:1604.06174).
+import { linearCrossEntropy, linearForward, Tensor } from "#native";
+import type { DeviceBatch } from "./batch.ts";
+import {
+  type Attend,
+  attendDocuments,
+  block,
+  embed,
+  finalNorm,
+  type LlamaModel,
+  trainingLinear,
+} from "./models/llama.ts";
+import { Tape, type TapeOptions, type Var } from "./tape.ts";
+
+export interface PassOptions {
+  device: TapeOptions["device"];
+  dtype: TapeOptions["dtype"];
+  gradientCheckpointing: boolean;
+  /** Null: dropout is off. */
+  dropoutSeed: number | null;
+}
+
+/** A part of the forward pass: rebuilt on a recording tape when its own did not record. */
+interface Segment {
+  run(tape: Tape, x: Var): Var;
+  input: Tensor;
+  inputRequiresGrad: boolean;
+  kept: { tape: Tape; x: Var; y: Var } | null;
+}
+
+class ModelPass {
+  private readonly model: LlamaModel;
+  private readonly batch: DeviceBatch;
+  private readonly options: PassOptions;
+  private readonly segments: Segment[] = [];
+  private readonly embedTape: Tape;
+  private readonly embedded: Var;
+
+  constructor(model: LlamaModel, batch: DeviceBatch, options: PassOptions) {
+    this.model = model;
+    this.batch = batch;
+    this.options = options;
+    this.embedTape = this.tape(true);
+    this.embedded = embed(this.embedTape, model, batch.ids);
+  }
+
+  private tape(recording: boolean): Tape {
+    return new Tape({ device: this.options.device, dtype: this.options.dtype, recording });
+  }
+
+  /** The stream of hidden states after the last block; `learns` says whether it needs a gradient. */
+  forward(): { hidden: Tensor; learns: boolean } {
+    const attend = attendDocuments(this.model, this.batch);
+    let hidden = this.embedded.value;
+    let learns = this.embedded.requiresGrad;
+    for (const layer of this.model.blocks) {
+      const segment = this.segment(layer, attend, hidden, learns);
+      const recording = !this.options.gradientCheckpointing;
+      const tape = this.tape(recording);
+      const x = tape.variable(hidden, learns);
+      const y = segment.run(tape, x);
+      if (recording) segment.kept = { tape, x, y };
+      hidden = tape.disown(y.value);
+      learns = learns || blockLearns(layer);
+      if (!recording) tape.dispose();
+      this.segments.push(segment);
+    }
+    return { hidden, learns };
+  }
+
+  private segment(layer: LlamaModel["blocks"][number], attend: Attend, input: Tensor, learns: boolean): Segment {
+    const run = trainingLinear(this.options.dropoutSeed);
+    const rotate = { positions: this.batch.positions, tables: this.model.tables };
+    return {
+      run: (tape, x) => block(tape, layer, x, run, rotate, attend),
+      input,
+      inputRequiresGrad: learns,
+      kept: null,
+    };
+  }
+
+  /** From the gradient of the last hidden states back to the embedding. Frees what it goes past. */
+  backward(gradient: Tensor): void {
+    let upstream: Tensor | null = gradient;
+    for (let segment = this.segments.pop(); segment; segment = this.segments.pop()) {
+      const { tape, x, y } = segment.kept ?? this.again(segment);
+      y.grad = upstream;
+      tape.backward();
+      const next = x.grad ? tape.disown(x.grad) : null;
+      if (next !== upstream) upstream?.free();
+      upstream = next;
+      tape.dispose();
+      if (segment.input !== this.embedded.value) segment.input.free();
+    }
+    this.embedded.grad = upstream;
+    this.embedTape.backward();
+    upstream?.free();
+    this.embedTape.dispose();
+  }
+
+  private again(segment: Segment): { tape: Tape; x: Var; y: Var } {
+    const tape = this.tape(true);
+    const x = tape.variable(segment.input, segment.inputRequiresGrad);
+    return { tape, x, y: segment.run(tape, x) };
+  }
+
+  /** Frees everything without a backward pass. */
+  abandon(): void {
+    for (const segment of this.segments.splice(0)) {
+      segment.kept?.tape.dispose();
+      if (segment.input !== this.embedded.value) segment.input.free();
+    }
+    this.embedTape.dispose();
+  }
+}
+
+function blockLearns(layer: LlamaModel["blocks"][number]): boolean {
+  const { q, k, v, o, gate, up, down } = layer;
+  const linears = [q, k, v, o, gate, up, down];
+  return layer.inputNorm.trained !== null || linears.some((l) => l.trained !== null || l.lora?.trained != null);
+}
+
+/** What one micro-batch gave. Sums over its trained rows: the caller divides by the step's token count. */
+export interface PassResult {
+  lossSum: number;
+}
+
+function sumOfRows(loss: Tensor): number {
+  return loss.toFloat32().reduce((sum, row) => sum + row, 0);
+}
+
+/**
+ * Loss of a packed batch and, with `scale`, its gradients added to those of all parameters.
+ * @param scale 1 / trained tokens of the whole step; null: loss only.
+ */
+export function lossAndGradients(
+  model: LlamaModel,
+  batch: DeviceBatch,
+  options: PassOptions,
+  scale: number | null,
+): PassResult {
+  const trains = scale !== null;
+  const pass = new ModelPass(model, batch, {
+    ...options,
+    gradientCheckpointing: options.gradientCheckpointing || !trains,
+  });
+  const { hidden, learns } = pass.forward();
+  const { device, dtype } = options;
+  using tape = new Tape({ device, dtype, recording: trains });
+  const x = tape.variable(hidden, learns);
+  const y = finalNorm(tape, model, x);
+  const loss = tape.empty([batch.rows], "float32");
+  if (trains && y.requiresGrad) y.grad = tape.empty(y.value.shape);
+  const trained = trains ? (model.head.trained?.weight ?? null) : null;
+  const gradients = { dX: y.grad, dW: trained?.grad ?? null };
+  linearCrossEntropy({ x: y.value, w: model.head.weight, labels: batch.labels, scale: scale ?? 0, loss, ...gradients });
+  tape.backward();
+  if (x.grad) pass.backward(tape.disown(x.grad));
+  else pass.abandon();
+  hidden.free();
+  return { lossSum: sumOfRows(loss) };
+}
+
+/** Logits float32 [N, V] of every row; for tests and probes, where N is small. The caller frees them. */
+export function allLogits(model: LlamaModel, batch: DeviceBatch, options: PassOptions): Tensor {
+  const { device, dtype } = options;
+  const pass = new ModelPass(model, batch, { ...options, gradientCheckpointing: true });
+  const { hidden } = pass.forward();
+  using tape = new Tape({ device, dtype, recording: false });
+  const y = finalNorm(tape, model, tape.variable(hidden, false));
+  const logits = Tensor.empty(dtype, [batch.rows, model.head.weight.out], { device, kind: "activations" });
+  linearForward({ x: y.value, w: model.head.weight, bias: null, lora: null, h: null, y: logits });
+  pass.abandon();
+  hidden.free();
+  return logits;
+}

@@ -1,0 +1,114 @@
+// LoRA adapters (arXiv:2106.09685) on a model: made fresh, read from a PEFT folder, written to one.
+
+import { convert, type Device, Tensor, uniformFill } from "#native";
+import { NibbleError } from "#packages/errors";
+import {
+  type AdapterCard,
+  type AdapterFolder,
+  type LlamaConfig,
+  type LoraConfig,
+  loraModules,
+  unknownTargets,
+  writeAdapterFolder,
+} from "#packages/hub";
+import type { LoraLayer } from "./layers.ts";
+import { type LlamaModel, linearsOf } from "./models/llama.ts";
+import { freeParameter, makeParameter, type Parameter } from "./parameters.ts";
+
+export interface Adapter {
+  config: LoraConfig;
+  /** By module path. */
+  layers: Map<string, LoraLayer>;
+}
+
+/** Streams of random numbers that initialize A; far from those that drop activations. */
+const initStream = 1_000_000;
+
+function layerOf(
+  a: Tensor,
+  b: Tensor,
+  scaling: number,
+  config: LoraConfig,
+  stream: number,
+  module: string | null,
+): LoraLayer {
+  const key = (matrix: string) => `base_model.model.${module}.${matrix}.weight`;
+  const trained = module === null ? null : { a: makeParameter(key("lora_A"), a), b: makeParameter(key("lora_B"), b) };
+  return { a, b, scaling, dropout: config.dropout, stream, trained };
+}
+
+/** PEFT's default start: A uniform in ±1/√in (kaiming with a = √5), B zero. */
+export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Device, seed: number): Adapter {
+  const unknown = unknownTargets(config, base);
+  if (unknown.length > 0) {
+    const message = `target modules: no linear layer is called ${unknown.join(", ")}`;
+    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "lora" });
+  }
+  const layers = new Map<string, LoraLayer>();
+  const at = { device, kind: "adapter" } as const;
+  for (const [module, { rank, scaling, inFeatures, outFeatures }] of loraModules(config, base)) {
+    const a = Tensor.empty("float32", [rank, inFeatures], at);
+    const bound = 1 / Math.sqrt(inFeatures);
+    uniformFill(a, { low: -bound, high: bound, seed, stream: initStream + layers.size });
+    const b = Tensor.empty("float32", [outFeatures, rank], at).zero();
+    layers.set(module, layerOf(a, b, scaling, config, layers.size, module));
+  }
+  return { config, layers };
+}
+
+/** The adapter of a folder, in float32. `trainable` gives it gradients. */
+export function loadAdapter(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
+  const layers = new Map<string, LoraLayer>();
+  for (const [module, { scaling, rank, inFeatures, outFeatures }] of folder.modules) {
+    const read = (matrix: "lora_A" | "lora_B", shape: number[]) => {
+      const dtype = folder.dtype(module, matrix);
+      const stored = Tensor.fromBytes(folder.read(module, matrix), dtype, shape, { device, kind: "adapter" });
+      if (dtype === "float32") return stored;
+      const wide = Tensor.empty("float32", shape, { device, kind: "adapter" });
+      convert(stored, wide);
+      stored.free();
+      return wide;
+    };
+    const [a, b] = [read("lora_A", [rank, inFeatures]), read("lora_B", [outFeatures, rank])];
+    layers.set(module, layerOf(a, b, scaling, folder.config, layers.size, trainable ? module : null));
+  }
+  return { config: folder.config, layers };
+}
+
+export function attachAdapter(model: LlamaModel, adapter: Adapter | null): void {
+  for (const linear of model.blocks.flatMap(linearsOf)) linear.lora = adapter?.layers.get(linear.name) ?? null;
+}
+
+export function adapterParameters(adapter: Adapter): Parameter[] {
+  return [...adapter.layers.values()].flatMap(({ trained }) => (trained ? [trained.a, trained.b] : []));
+}
+
+/** Bytes given back. */
+export function freeAdapter(adapter: Adapter): number {
+  let bytes = 0;
+  for (const { a, b, trained } of adapter.layers.values()) {
+    bytes += a.byteLength + b.byteLength;
+    if (trained) {
+      freeParameter(trained.a);
+      freeParameter(trained.b);
+    } else {
+      a.free();
+      b.free();
+    }
+  }
+  adapter.layers.clear();
+  return bytes;
+}
+
+export function saveAdapter(
+  path: string,
+  adapter: Adapter,
+  about: { base: LlamaConfig; baseDigest: string | null; card: AdapterCard },
+): void {
+  const bytesOf = (module: string, matrix: "lora_A" | "lora_B"): Uint8Array => {
+    const layer = adapter.layers.get(module);
+    if (!layer) throw new NibbleError(`no layer ${module}`, { code: "INTERNAL", op: "save_adapter" });
+    return (matrix === "lora_A" ? layer.a : layer.b).read();
+  };
+  writeAdapterFolder(path, { config: adapter.config, ...about, dtype: "float32", bytesOf });
+}

@@ -1,0 +1,85 @@
+// A Llama-family model as a page of calls: pre-norm blocks of grouped-query attention with rope and a
+// SwiGLU feed-forward layer. Weights may be dense or 4-bit; LoRA rides on any linear layer.
+import type { AttentionShape, Tensor } from "#native";
+import type { LlamaConfig } from "#packages/hub";
+import type { DeviceBatch } from "../batch.ts";
+import type { LinearLayer, NormLayer } from "../layers.ts";
+import { addInPlace, addNorm, attention, embedding, linear, norm, type RopeTables, rope, swiglu } from "../ops.ts";
+import type { Parameter } from "../parameters.ts";
+import type { Tape, Var } from "../tape.ts";
+
+export interface LlamaBlock {
+  inputNorm: NormLayer;
+  q: LinearLayer;
+  k: LinearLayer;
+  v: LinearLayer;
+  o: LinearLayer;
+  postNorm: NormLayer;
+  gate: LinearLayer;
+  up: LinearLayer;
+  down: LinearLayer;
+}
+
+export interface LlamaModel {
+  config: LlamaConfig;
+  /** [V, C] float32 | bfloat16 | float16. */
+  embed: Tensor;
+  embedTrained: Parameter | null;
+  blocks: LlamaBlock[];
+  finalNorm: NormLayer;
+  /** [V, C]; shares the embedding's memory when tied. */
+  head: LinearLayer;
+  tables: RopeTables;
+}
+
+export const linearsOf = (block: LlamaBlock): LinearLayer[] => {
+  const { q, k, v, o, gate, up, down } = block;
+  return [q, k, v, o, gate, up, down];
+};
+
+export function attentionShape(config: LlamaConfig): AttentionShape {
+  const { headCount, kvHeadCount, headDim } = config;
+  return { heads: headCount, kvHeads: kvHeadCount, scale: 1 / Math.sqrt(headDim), window: 0 };
+}
+
+/** How a block attends: within packed documents (training) or over the cache (generation). */
+export type Attend = (tape: Tape, q: Var, k: Var, v: Var) => Var;
+
+export function attendDocuments(model: LlamaModel, batch: DeviceBatch): Attend {
+  const shape = attentionShape(model.config);
+  return (tape, q, k, v) => attention(tape, shape, q, k, v, batch.starts);
+}
+
+/** How a linear layer runs; generation swaps in one that serves several adapters. */
+export type RunLinear = (tape: Tape, x: Var, layer: LinearLayer) => Var;
+
+export function trainingLinear(dropoutSeed: number | null): RunLinear {
+  return (tape, x, layer) => linear(tape, x, layer, dropoutSeed);
+}
+
+export function embed(tape: Tape, model: LlamaModel, ids: Tensor): Var {
+  return embedding(tape, model.embed, ids, model.embedTrained);
+}
+
+/** One block: x [N, C] to [N, C]. */
+export function block(
+  tape: Tape,
+  layer: LlamaBlock,
+  x: Var,
+  run: RunLinear,
+  rotate: { positions: Tensor; tables: RopeTables },
+  attend: Attend,
+): Var {
+  const y = norm(tape, x, layer.inputNorm);
+  const q = rope(tape, run(tape, y, layer.q), rotate.positions, rotate.tables);
+  const k = rope(tape, run(tape, y, layer.k), rotate.positions, rotate.tables);
+  const v = run(tape, y, layer.v);
+  const attended = run(tape, attend(tape, q, k, v), layer.o);
+  const [z, stream] = addNorm(tape, attended, x, layer.postNorm);
+  const fed = run(tape, swiglu(tape, run(tape, z, layer.gate), run(tape, z, layer.up)), layer.down);
+  return addInPlace(tape, fed, stream);
+}
+
+export function finalNorm(tape: Tape, model: LlamaModel, x: Var): Var {
+  return norm(tape, x, model.finalNorm);
+}

@@ -1,0 +1,174 @@
+// The differentiable ops: each runs a forward kernel and records its backward one. Shapes are those of
+// native/ops/*.h; N rows are tokens of packed documents.
+import {
+  type AttentionShape,
+  activationBackward,
+  activationForward,
+  add,
+  attentionBackward,
+  attentionForward,
+  embeddingBackward,
+  embeddingForward,
+  linearBackward,
+  linearForward,
+  normBackward,
+  normForward,
+  rope as ropeKernel,
+  type Tensor,
+} from "#native";
+import { type LinearLayer, loraArgs, type NormLayer } from "./layers.ts";
+import type { Parameter } from "./parameters.ts";
+import type { Tape, Var } from "./tape.ts";
+
+const rowsOf = (v: Var): number => v.value.shape[0] ?? 0;
+
+/** y [N, C] = table[ids]. */
+export function embedding(tape: Tape, table: Tensor, ids: Tensor, trained: Parameter | null): Var {
+  const y = tape.variable(tape.empty([ids.count, table.shape[1] ?? 0]), trained !== null);
+  embeddingForward(table, ids, y.value);
+  if (trained) tape.record(() => y.grad && embeddingBackward(y.grad, ids, trained.grad));
+  return y;
+}
+
+/** y [N, O] = x Wᵀ + bias + scaling · drop(x) Aᵀ Bᵀ. `dropoutSeed` null: no dropout. */
+export function linear(tape: Tape, x: Var, layer: LinearLayer, dropoutSeed: number | null): Var {
+  const { weight, bias, trained } = layer;
+  const lora = loraArgs(layer.lora, dropoutSeed);
+  const learns = trained !== null || layer.lora?.trained != null;
+  const y = tape.variable(tape.empty([rowsOf(x), weight.out]), x.requiresGrad || learns);
+  const h = lora ? tape.empty([rowsOf(x), lora.a.shape[0] ?? 0], "float32") : null;
+  linearForward({ x: x.value, w: weight, bias, lora, h, y: y.value });
+  if (!y.requiresGrad) return y;
+  tape.record(() => {
+    if (!y.grad) return;
+    const dX = x.requiresGrad ? tape.gradient(x) : null;
+    linearBackward({
+      dY: y.grad,
+      x: learns ? x.value : null,
+      w: weight,
+      lora,
+      h,
+      dX: dX?.tensor ?? null,
+      accumulateDx: dX?.accumulate ?? false,
+      dA: layer.lora?.trained?.a.grad ?? null,
+      dB: layer.lora?.trained?.b.grad ?? null,
+      dW: trained?.weight.grad ?? null,
+      dBias: trained?.bias?.grad ?? null,
+    });
+  });
+  return y;
+}
+
+/** y = rmsnorm(x). */
+export function norm(tape: Tape, x: Var, layer: NormLayer): Var {
+  const y = tape.variable(tape.empty(x.value.shape), x.requiresGrad || layer.trained !== null);
+  const rstd = tape.empty([rowsOf(x)], "float32");
+  const { weight, eps, trained } = layer;
+  normForward({
+    kind: "rms",
+    x: x.value,
+    residual: null,
+    weight,
+    bias: null,
+    eps,
+    y: y.value,
+    sum: null,
+    mean: null,
+    rstd,
+  });
+  tape.record(() => y.grad && normGradient(tape, x, x.value, y.grad, rstd, layer, trained));
+  return y;
+}
+
+/** s = x + residual, y = rmsnorm(s): [y, s]. */
+export function addNorm(tape: Tape, x: Var, residual: Var, layer: NormLayer): [Var, Var] {
+  const requiresGrad = x.requiresGrad || residual.requiresGrad;
+  const s = tape.variable(tape.empty(x.value.shape), requiresGrad);
+  const y = tape.variable(tape.empty(x.value.shape), requiresGrad || layer.trained !== null);
+  const rstd = tape.empty([rowsOf(x)], "float32");
+  const { weight, eps, trained } = layer;
+  const inputs = { x: x.value, residual: residual.value, weight, bias: null, eps };
+  normForward({ kind: "rms", ...inputs, y: y.value, sum: s.value, mean: null, rstd });
+  tape.record(() => {
+    if (!y.grad) return;
+    normGradient(tape, s, s.value, y.grad, rstd, layer, trained);
+    if (!s.grad) return;
+    // One tensor serves both: x's producer runs next and only reads it, before the residual path adds to it.
+    tape.addGradient(x, s.grad);
+    tape.addGradient(residual, s.grad);
+  });
+  return [y, s];
+}
+
+/** Adds the norm's gradient to that of `s`, in place when there is one already. */
+function normGradient(
+  tape: Tape,
+  s: Var,
+  value: Tensor,
+  dY: Tensor,
+  rstd: Tensor,
+  layer: NormLayer,
+  trained: Parameter | null,
+): void {
+  const dSum = s.grad;
+  const dS = dSum ?? tape.empty(value.shape);
+  const outputs = { dS, dWeight: trained?.grad ?? null, dBias: null };
+  normBackward({ kind: "rms", dY, dSum, s: value, weight: layer.weight, mean: null, rstd, ...outputs });
+  if (s.requiresGrad) s.grad = dS;
+}
+
+/** x += y in x's memory; x must not be needed by its producer's backward pass. */
+export function addInPlace(tape: Tape, x: Var, y: Var): Var {
+  add(y.value, x.value);
+  const sum = tape.variable(x.value, x.requiresGrad || y.requiresGrad);
+  tape.record(() => {
+    if (!sum.grad) return;
+    // Shared as in addNorm: x's producer reads it before anything adds to y's.
+    tape.addGradient(x, sum.grad);
+    tape.addGradient(y, sum.grad);
+  });
+  return sum;
+}
+
+export interface RopeTables {
+  /** [positions, D / 2] float32. */
+  cos: Tensor;
+  sin: Tensor;
+}
+
+/** Rotates x [N, heads · D] in place. */
+export function rope(tape: Tape, x: Var, positions: Tensor, tables: RopeTables): Var {
+  ropeKernel(x.value, positions, tables.cos, tables.sin);
+  tape.record(() => x.grad && ropeKernel(x.grad, positions, tables.cos, tables.sin, true));
+  return x;
+}
+
+/** Causal attention within each document. */
+export function attention(tape: Tape, shape: AttentionShape, q: Var, k: Var, v: Var, starts: Tensor): Var {
+  const o = tape.variable(tape.empty(q.value.shape), q.requiresGrad || k.requiresGrad || v.requiresGrad);
+  const lse = tape.empty([rowsOf(q), shape.heads], "float32");
+  const inputs = { q: q.value, k: k.value, v: v.value, starts, o: o.value, lse };
+  attentionForward(shape, inputs);
+  tape.record(() => {
+    if (!o.grad) return;
+    const [dQ, dK, dV] = [q, k, v].map((input) => tape.empty(input.value.shape)) as [Tensor, Tensor, Tensor];
+    attentionBackward(shape, { ...inputs, dO: o.grad, dQ, dK, dV });
+    tape.addGradient(q, dQ);
+    tape.addGradient(k, dK);
+    tape.addGradient(v, dV);
+  });
+  return o;
+}
+
+/** silu(g) · u. The backward pass writes the gradients over g and u. */
+export function swiglu(tape: Tape, g: Var, u: Var): Var {
+  const y = tape.variable(tape.empty(g.value.shape), g.requiresGrad || u.requiresGrad);
+  activationForward("silu", g.value, u.value, y.value);
+  tape.record(() => {
+    if (!y.grad) return;
+    activationBackward("silu", { dY: y.grad, g: g.value, u: u.value, dG: g.value, dU: u.value });
+    tape.addGradient(g, g.value);
+    tape.addGradient(u, u.value);
+  });
+  return y;
+}

@@ -1,0 +1,95 @@
+// One matrix from 16 or 32 bits to 4: codes and block constants in native memory.
+
+import {
+  countNonfinite,
+  type Device,
+  type DType,
+  dynamicMap,
+  type QuantType,
+  quantize4,
+  quantizeAbsmax,
+  Tensor,
+  type Weight,
+} from "#native";
+import { NibbleError } from "#packages/errors";
+
+export interface QuantOptions {
+  type: QuantType;
+  /** 32 … 4096. */
+  blockSize: number;
+  doubleQuant: boolean;
+}
+
+/** QLoRA's own choice (arXiv:2305.14314 §3). */
+export const defaultQuant: QuantOptions = { type: "nf4", blockSize: 64, doubleQuant: true };
+
+const nestedBlock = 256;
+/** Refuses NaN and Inf: a block with one of them would lose all its other values. */
+export function refuseNonfinite(t: Tensor, name: string): void {
+  const bad = countNonfinite(t);
+  if (bad === 0) return;
+  const message = `${name}: expected finite values, got ${bad} NaN or Inf among ${t.count}`;
+  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "quantize", details: { tensor: name } });
+}
+
+/**
+ * Quantizes `source` [out, in] and frees it. The dtype of the source is remembered: decoded values are
+ * rounded to it.
+ * @throws INVALID_ARGUMENT with NaN or Inf in the matrix.
+ */
+export function quantizeMatrix(source: Tensor, name: string, options: QuantOptions, device: Device): Weight {
+  const [out = 0, inFeatures = 0] = source.shape;
+  const at = { device, kind: "weights" } as const;
+  const made: Tensor[] = [];
+  const make = (dtype: DType, shape: number[]) => {
+    const t = Tensor.empty(dtype, shape, at);
+    made.push(t);
+    return t;
+  };
+  try {
+    refuseNonfinite(source, name);
+    const blocks = Math.ceil(source.count / options.blockSize);
+    const codes = make("uint8", [Math.ceil(source.count / 2)]);
+    const absmax = make("float32", [blocks]);
+    quantize4(source, codes, absmax, options.type, options.blockSize);
+    const quant = { dtype: source.dtype, type: options.type, blockSize: options.blockSize };
+    if (!options.doubleQuant) return { out, in: inFeatures, data: codes, quant: { ...quant, absmax, nested: null } };
+    const absmax8 = make("uint8", [blocks]);
+    const nestedAbsmax = make("float32", [Math.ceil(blocks / nestedBlock)]);
+    const offset = Tensor.empty("float32", [1], { device, kind: "workspace" });
+    quantizeAbsmax(absmax, absmax8, nestedAbsmax, offset);
+    const nested = { absmax: nestedAbsmax, map: float32(dynamicMap(), at), offset: offset.toFloat32()[0] ?? 0 };
+    offset.free();
+    absmax.free();
+    return { out, in: inFeatures, data: codes, quant: { ...quant, absmax: absmax8, nested } };
+  } catch (thrown) {
+    for (const t of made) t.free();
+    throw thrown;
+  } finally {
+    source.free();
+  }
+}
+
+function float32(values: Float32Array, at: { device: Device; kind: "weights" }): Tensor {
+  return Tensor.fromBytes(
+    new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+    "float32",
+    [values.length],
+    at,
+  );
+}
+
+export function freeWeight(w: Weight): void {
+  w.data.free();
+  if (w.quant === null) return;
+  w.quant.absmax.free();
+  w.quant.nested?.absmax.free();
+  w.quant.nested?.map.free();
+}
+
+/** Bytes that the matrix takes, constants included. */
+export function weightBytes(w: Weight): number {
+  const { quant } = w;
+  const nested = quant?.nested ? quant.nested.absmax.byteLength + quant.nested.map.byteLength : 0;
+  return w.data.byteLength + (quant?.absmax.byteLength ?? 0) + nested;
+}

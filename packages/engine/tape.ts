@@ -1,0 +1,92 @@
+// The autograd tape: values with gradients, and the backward steps in the order in which they were
+// recorded. A tape owns every tensor made on it and frees them together (dispose), so no garbage
+// collector decides when activations go. It knows no layers: ops.ts does.
+import { add, type Device, type DType, type MemoryKind, Tensor } from "#native";
+
+/** A value on a tape and, once the backward pass reached it, its gradient. */
+export interface Var {
+  readonly value: Tensor;
+  readonly requiresGrad: boolean;
+  grad: Tensor | null;
+}
+
+export interface TapeOptions {
+  device: Device;
+  /** Of activations. */
+  dtype: DType;
+  /** False: nothing is recorded, as in inference and in the first pass under gradient checkpointing. */
+  recording: boolean;
+}
+
+export class Tape {
+  readonly options: TapeOptions;
+  private readonly owned = new Set<Tensor>();
+  private readonly steps: (() => void)[] = [];
+
+  constructor(options: TapeOptions) {
+    this.options = options;
+  }
+
+  get recording(): boolean {
+    return this.options.recording;
+  }
+
+  /** A tensor that lives until dispose(), release() or disown(). Not cleared. */
+  empty(shape: readonly number[], dtype: DType = this.options.dtype, kind: MemoryKind = "activations"): Tensor {
+    const t = Tensor.empty(dtype, shape, { device: this.options.device, kind });
+    this.owned.add(t);
+    return t;
+  }
+
+  variable(value: Tensor, requiresGrad: boolean): Var {
+    return { value, requiresGrad: requiresGrad && this.recording, grad: null };
+  }
+
+  /** Keeps `step` for the backward pass; it runs after every step recorded later. */
+  record(step: () => void): void {
+    if (this.recording) this.steps.push(step);
+  }
+
+  /** Frees one tensor early. */
+  release(t: Tensor): void {
+    if (this.owned.delete(t)) t.free();
+  }
+
+  /** Hands a tensor over to the caller, who frees it. */
+  disown(t: Tensor): Tensor {
+    this.owned.delete(t);
+    return t;
+  }
+
+  /** Runs the recorded steps backwards. The gradients of the roots have been set before. */
+  backward(): void {
+    for (let step = this.steps.pop(); step; step = this.steps.pop()) step();
+  }
+
+  /** The tensor that receives a gradient of `v`, and whether it must be added to what is there. */
+  gradient(v: Var): { tensor: Tensor; accumulate: boolean } {
+    if (v.grad) return { tensor: v.grad, accumulate: true };
+    v.grad = this.empty(v.value.shape, v.value.dtype);
+    return { tensor: v.grad, accumulate: false };
+  }
+
+  /**
+   * Adds a ready gradient to `v`. A first gradient is taken as it is, not copied: it may be shared with a
+   * variable whose own producer has no use for it any more (see ops.ts, addNorm).
+   */
+  addGradient(v: Var, gradient: Tensor): void {
+    if (!v.requiresGrad) return;
+    if (v.grad) add(gradient, v.grad);
+    else v.grad = gradient;
+  }
+
+  dispose(): void {
+    for (const t of this.owned) t.free();
+    this.owned.clear();
+    this.steps.length = 0;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
