@@ -2,13 +2,22 @@
 // tensor on the way, so that the 16-bit model never exists whole.
 
 import { convert, type Device, Tensor, type Weight } from "#native";
-import { expect, NibbleError } from "#packages/errors";
-import type { FloatDType, ModelFolder, StoredDType, StoredQuantState } from "#packages/hub";
+import { NibbleError } from "#packages/errors";
+import type { ModelFolder, ModelHasher, StoredQuantState, TensorToWrite } from "#packages/hub";
 import type { LinearLayer, NormLayer } from "./layers.ts";
 import type { LlamaBlock, LlamaModel } from "./models/llama.ts";
 import { linearsOf } from "./models/llama.ts";
-import { freeWeight, type QuantOptions, quantizeMatrix, refuseNonfinite, weightBytes } from "./quantize-tensor.ts";
+import {
+  defaultQuant,
+  freeWeight,
+  type QuantOptions,
+  quantizeMatrix,
+  refuseNonfinite,
+  weightBytes,
+} from "./quantize-tensor.ts";
+import { weightTensors } from "./quantized-tensors.ts";
 import { ropeTables } from "./rope.ts";
+import { uploadTensor } from "./upload.ts";
 
 const op = "load_model";
 
@@ -21,14 +30,8 @@ export interface LoadOptions {
   /** Linear layers, embedding and head as float32: full-parameter training. */
   float32?: boolean;
   signal?: AbortSignal;
-}
-
-const floats = new Set<StoredDType>(["float32", "bfloat16", "float16"]);
-
-function upload(folder: ModelFolder, name: string, device: Device): Tensor {
-  const { dtype, shape } = folder.info(name);
-  expect(floats.has(dtype) || dtype === "uint8", op, `${name}: expected a float tensor, got ${dtype}`);
-  return Tensor.fromBytes(folder.read(name), dtype as FloatDType | "uint8", shape, { device, kind: "weights" });
+  /** Sees every tensor that the model computes with, as a quantized folder would hold it: for the digest. */
+  hasher?: ModelHasher;
 }
 
 function asFloat32(t: Tensor): Tensor {
@@ -40,24 +43,30 @@ function asFloat32(t: Tensor): Tensor {
 }
 
 /** A plain tensor, refused when it holds NaN or Inf. */
-function loadPlain(folder: ModelFolder, name: string, device: Device, float32: boolean): Tensor {
-  const t = upload(folder, name, device);
+function loadPlain(folder: ModelFolder, name: string, options: LoadOptions, float32: boolean): Tensor {
+  const t = uploadTensor(folder, name, options.device);
   refuseNonfinite(t, name);
+  options.hasher?.add({ name, ...specOf(folder, name) }, t.read());
   return float32 ? asFloat32(t) : t;
+}
+
+function specOf(folder: ModelFolder, name: string): Pick<TensorToWrite, "dtype" | "shape"> {
+  const { dtype, shape } = folder.info(name);
+  return { dtype, shape };
 }
 
 /** A stored 4-bit weight as it is. */
 function loadQuantized(folder: ModelFolder, state: StoredQuantState, device: Device): Weight {
   const { tensors, nested, shape, dtype, quantType, blockSize } = state;
   const [out, inFeatures] = shape;
-  const codes = upload(folder, tensors.weight, device);
-  const absmax = upload(folder, tensors.absmax, device);
+  const codes = uploadTensor(folder, tensors.weight, device);
+  const absmax = uploadTensor(folder, tensors.absmax, device);
   const quant = { dtype, type: quantType, blockSize, absmax };
   if (nested === null || tensors.nestedAbsmax === null || tensors.nestedQuantMap === null) {
     return { out, in: inFeatures, data: codes, quant: { ...quant, nested: null } };
   }
-  const constants = upload(folder, tensors.nestedAbsmax, device);
-  const map = upload(folder, tensors.nestedQuantMap, device);
+  const constants = uploadTensor(folder, tensors.nestedAbsmax, device);
+  const map = uploadTensor(folder, tensors.nestedQuantMap, device);
   return {
     out,
     in: inFeatures,
@@ -78,26 +87,41 @@ class Loader {
   linear(name: string): LinearLayer {
     this.options.signal?.throwIfAborted();
     const biasName = `${name}.bias`;
-    const bias = this.folder.tensors.has(biasName) ? loadPlain(this.folder, biasName, this.options.device, true) : null;
+    const bias = this.folder.tensors.has(biasName) ? loadPlain(this.folder, biasName, this.options, true) : null;
     return { name, weight: this.weight(name), bias, lora: null, trained: null };
   }
 
   private weight(name: string): Weight {
-    const { device, quant, float32 = false } = this.options;
+    const { device, quant, float32 = false, hasher } = this.options;
     const state = this.folder.quantState(name);
-    if (state) {
-      if (!float32) return loadQuantized(this.folder, state, device);
+    if (state && float32) {
       const message = "full-parameter training needs a 16-bit model, this one is quantized";
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
     }
-    const plain = upload(this.folder, `${name}.weight`, device);
-    if (quant !== null) return quantizeMatrix(plain, `${name}.weight`, quant, device);
-    refuseNonfinite(plain, `${name}.weight`);
-    return denseWeight(float32 ? asFloat32(plain) : plain);
+    if (!state && quant === null) return denseWeight(loadPlain(this.folder, `${name}.weight`, this.options, float32));
+    const weight = state ? loadQuantized(this.folder, state, device) : this.quantize(`${name}.weight`, quant);
+    if (hasher) for (const tensor of this.stored(name, weight, state)) hasher.add(tensor, tensor.bytes);
+    return weight;
+  }
+
+  private quantize(name: string, quant: QuantOptions | null): Weight {
+    return quantizeMatrix(
+      uploadTensor(this.folder, name, this.options.device),
+      name,
+      quant ?? defaultQuant,
+      this.options.device,
+    );
+  }
+
+  /** As the folder stores it, or would store it: the digests of both are the same. */
+  private stored(name: string, weight: Weight, state: StoredQuantState | undefined): TensorToWrite[] {
+    if (!state) return weightTensors(name, weight);
+    const names = Object.values(state.tensors).filter((tensor) => tensor !== null);
+    return names.map((tensor) => ({ name: tensor, ...specOf(this.folder, tensor), bytes: this.folder.read(tensor) }));
   }
 
   norm(name: string): NormLayer {
-    const weight = loadPlain(this.folder, `${name}.weight`, this.options.device, true);
+    const weight = loadPlain(this.folder, `${name}.weight`, this.options, true);
     return { weight, eps: this.folder.config.rmsNormEps, trained: null };
   }
 
@@ -126,9 +150,9 @@ export function loadModel(folder: ModelFolder, options: LoadOptions): LlamaModel
   const { config } = folder;
   const { device, float32 = false } = options;
   const loader = new Loader(folder, options);
-  const embed = loadPlain(folder, "model.embed_tokens.weight", device, float32);
+  const embed = loadPlain(folder, "model.embed_tokens.weight", options, float32);
   const blocks = Array.from({ length: config.layerCount }, (_, i) => loader.block(i));
-  const headData = config.tieWordEmbeddings ? embed : loadPlain(folder, "lm_head.weight", device, float32);
+  const headData = config.tieWordEmbeddings ? embed : loadPlain(folder, "lm_head.weight", options, float32);
   return {
     config,
     embed,

@@ -1,0 +1,69 @@
+// One request in the engine: what was asked, what has come, and where it stands in the cache.
+import type { SamplingOptions } from "#native";
+import type { Adapter } from "../lora.ts";
+
+export interface GenerationRequest {
+  inputIds: readonly number[];
+  maxNewTokens: number;
+  sampling: SamplingOptions;
+  adapter: Adapter | null;
+  /** Ids that end the sequence; empty with ignore-eos. */
+  stopIds: readonly number[];
+  /** Logits of the position that each token was drawn from. */
+  wantLogits: boolean;
+}
+
+export type FinishReason = "eos" | "length" | "cancelled";
+
+export interface GeneratedToken {
+  id: number;
+  logprob: number;
+  logits: Float32Array | null;
+}
+
+export interface SequenceListener {
+  onToken(token: GeneratedToken): void;
+  onFinish(reason: FinishReason, timing: SequenceTiming): void;
+  onError(error: unknown): void;
+}
+
+/** Seconds of the process's monotonic clock that the sequence's own steps took. */
+export interface SequenceTiming {
+  promptTokens: number;
+  newTokens: number;
+  prefillSeconds: number;
+  decodeSeconds: number;
+}
+
+export class Sequence {
+  readonly request: GenerationRequest;
+  readonly listener: SequenceListener;
+  readonly pages: number[];
+  /** Prompt and answer so far. */
+  readonly ids: number[];
+  /** Tokens whose keys and values are in the cache. */
+  cached = 0;
+  cancelled = false;
+  prefillSeconds = 0;
+  decodeSeconds = 0;
+
+  constructor(request: GenerationRequest, listener: SequenceListener, pages: number[]) {
+    this.request = request;
+    this.listener = listener;
+    this.pages = pages;
+    this.ids = [...request.inputIds];
+  }
+
+  get newTokens(): number {
+    return this.ids.length - this.request.inputIds.length;
+  }
+
+  get isPrefilling(): boolean {
+    return this.cached < this.request.inputIds.length;
+  }
+
+  get timing(): SequenceTiming {
+    const { newTokens, prefillSeconds, decodeSeconds } = this;
+    return { promptTokens: this.request.inputIds.length, newTokens, prefillSeconds, decodeSeconds };
+  }
+}

@@ -1,0 +1,137 @@
+// The engine as the main thread sees it: promises and streams over a worker thread.
+import { Worker } from "node:worker_threads";
+import { NibbleError } from "#packages/errors";
+import type { MemoryReport } from "#native";
+import type { GeneratedToken } from "../generation/sequence.ts";
+import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
+import type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "../served-model.ts";
+import type { TrainEvent, TrainJob, TrainReport } from "../train-job.ts";
+import type { FromWorker, ToWorker } from "./protocol.ts";
+
+interface Pending {
+  onEvent(event: unknown): void;
+  resolve(result: unknown): void;
+  reject(error: NibbleError): void;
+}
+
+export interface CallOptions<Event = never> {
+  signal?: AbortSignal;
+  onEvent?: (event: Event) => void;
+}
+
+export class Engine {
+  private readonly worker: Worker;
+  private readonly pending = new Map<number, Pending>();
+  private nextId = 1;
+  private stopped: NibbleError | null = null;
+
+  constructor(options: { threads?: number } = {}) {
+    this.worker = new Worker(new URL("./worker.ts", import.meta.url), { execArgv: ["--disable-warning=ExperimentalWarning"] });
+    this.worker.on("message", (message: FromWorker) => this.receive(message));
+    this.worker.on("error", (error) => this.fail(NibbleError.from(error, "engine")));
+    this.worker.on("exit", (code) =>
+      this.fail(new NibbleError(`the engine's thread ended with code ${code}`, { code: "UNAVAILABLE", op: "engine" })),
+    );
+    if (options.threads !== undefined) void this.call("setThreads", options.threads).catch(() => {});
+  }
+
+  quantize(
+    options: Omit<QuantizeModelOptions, "signal" | "onProgress">,
+    call: CallOptions<QuantizeProgress> = {},
+  ): Promise<QuantizeReport> {
+    return this.call("quantize", options, call);
+  }
+
+  train(job: TrainJob, call: CallOptions<TrainEvent> = {}): Promise<TrainReport> {
+    return this.call("train", job, call);
+  }
+
+  async openModel(options: ServeOptions, call: CallOptions = {}): Promise<EngineModel> {
+    const { id, info } = await this.call<{ id: number; info: ModelInfo }>("openModel", options, call);
+    return new EngineModel(this, id, info);
+  }
+
+  memory(): Promise<MemoryReport> {
+    return this.call("memory", null);
+  }
+
+  /** Frees everything; calls under way end with UNAVAILABLE. */
+  async close(): Promise<void> {
+    await this.worker.terminate();
+  }
+
+  async call<Result, Event = never>(method: string, args: unknown, options: CallOptions<Event> = {}): Promise<Result> {
+    const { signal, onEvent } = options;
+    if (this.stopped) throw this.stopped;
+    signal?.throwIfAborted();
+    const id = this.nextId++;
+    const cancel = () => this.send({ kind: "cancel", id });
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      return await new Promise<Result>((resolve, reject) => {
+        this.pending.set(id, {
+          onEvent: (event) => onEvent?.(event as Event),
+          resolve: (result) => resolve(result as Result),
+          reject,
+        });
+        this.send({ kind: "call", id, method, args });
+      });
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+      this.pending.delete(id);
+    }
+  }
+
+  private send(message: ToWorker): void {
+    this.worker.postMessage(message);
+  }
+
+  private receive(message: FromWorker): void {
+    const call = this.pending.get(message.id);
+    if (message.kind === "event") call?.onEvent(message.event);
+    else if (message.kind === "result") call?.resolve(message.result);
+    else call?.reject(new NibbleError(message.error.message, message.error));
+  }
+
+  private fail(error: NibbleError): void {
+    this.stopped ??= error;
+    for (const call of this.pending.values()) call.reject(this.stopped);
+  }
+}
+
+export class EngineModel {
+  readonly info: ModelInfo;
+  private readonly engine: Engine;
+  private readonly modelId: number;
+
+  constructor(engine: Engine, modelId: number, info: ModelInfo) {
+    this.engine = engine;
+    this.modelId = modelId;
+    this.info = info;
+  }
+
+  loadAdapter(id: string, dir: string): Promise<AdapterInfo> {
+    return this.engine.call("loadAdapter", { modelId: this.modelId, id, dir });
+  }
+
+  unloadAdapter(id: string, call: CallOptions = {}): Promise<{ bytesFreed: number }> {
+    return this.engine.call("unloadAdapter", { modelId: this.modelId, id }, call);
+  }
+
+  listAdapters(): Promise<AdapterInfo[]> {
+    return this.engine.call("listAdapters", this.modelId);
+  }
+
+  load(): Promise<{ running: number; waiting: number }> {
+    return this.engine.call("load", this.modelId);
+  }
+
+  /** Tokens come through `onEvent`; the promise resolves at the end. Aborting stops the work within a step. */
+  generate(input: GenerateInput, call: CallOptions<GeneratedToken> = {}): Promise<GenerateResult> {
+    return this.engine.call("generate", { modelId: this.modelId, input }, call);
+  }
+
+  close(): Promise<void> {
+    return this.engine.call("closeModel", this.modelId);
+  }
+}

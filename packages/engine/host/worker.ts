@@ -1,0 +1,72 @@
+// The engine's thread: it runs the calls of the main thread, whose event loop stays free for gRPC. Long
+// calls give way between steps, so that cancellations and other calls get their turn.
+import { parentPort } from "node:worker_threads";
+import { NibbleError } from "#packages/errors";
+import { memory, type MemoryReport, setThreadCount } from "#native";
+import type { GeneratedToken } from "../generation/sequence.ts";
+import { quantizeModel, type QuantizeModelOptions } from "../quantize-model.ts";
+import { ServedModel, type GenerateInput, type ServeOptions } from "../served-model.ts";
+import { runTrainJob, type TrainJob } from "../train-job.ts";
+import type { FromWorker, ToWorker } from "./protocol.ts";
+
+interface CallContext {
+  signal: AbortSignal;
+  emit(event: unknown): void;
+}
+
+const models = new Map<number, ServedModel>();
+let nextModel = 1;
+
+function model(id: number): ServedModel {
+  const found = models.get(id);
+  if (found) return found;
+  throw new NibbleError(`model ${id} is not open`, { code: "NOT_FOUND", op: "engine" });
+}
+
+/** Names and argument types as host/engine.ts sends them. */
+const methods = {
+  setThreads: (threads: number) => setThreadCount(threads),
+  memory: (): MemoryReport => memory.report(),
+  quantize: (options: QuantizeModelOptions, { signal, emit }: CallContext) =>
+    quantizeModel({ ...options, signal, onProgress: emit }),
+  train: (job: TrainJob, { signal, emit }: CallContext) => runTrainJob(job, { signal, onEvent: emit }),
+  openModel: (options: ServeOptions, { signal }: CallContext) => {
+    const opened = ServedModel.open(options, signal);
+    models.set(nextModel, opened);
+    return { id: nextModel++, info: opened.info };
+  },
+  closeModel: (id: number) => {
+    model(id).free();
+    models.delete(id);
+  },
+  loadAdapter: ({ modelId, id, dir }: { modelId: number; id: string; dir: string }) => model(modelId).loadAdapter(id, dir),
+  unloadAdapter: ({ modelId, id }: { modelId: number; id: string }, { signal }: CallContext) =>
+    model(modelId).unloadAdapter(id, signal),
+  listAdapters: (modelId: number) => model(modelId).listAdapters(),
+  load: (modelId: number) => model(modelId).load,
+  generate: ({ modelId, input }: { modelId: number; input: GenerateInput }, { signal, emit }: CallContext) =>
+    model(modelId).generate(input, (token: GeneratedToken) => emit(token), signal),
+};
+
+const controllers = new Map<number, AbortController>();
+const post = (message: FromWorker) => parentPort?.postMessage(message);
+
+async function run(id: number, name: string, args: unknown): Promise<void> {
+  const controller = new AbortController();
+  controllers.set(id, controller);
+  try {
+    const method = methods[name as keyof typeof methods] as (args: unknown, context: CallContext) => unknown;
+    const result = await method(args, { signal: controller.signal, emit: (event) => post({ kind: "event", id, event }) });
+    post({ kind: "result", id, result });
+  } catch (thrown) {
+    const { code, op, message, details } = NibbleError.from(thrown, "engine");
+    post({ kind: "error", id, error: { code, op, message, details } });
+  } finally {
+    controllers.delete(id);
+  }
+}
+
+parentPort?.on("message", (message: ToWorker) => {
+  if (message.kind === "cancel") controllers.get(message.id)?.abort();
+  else void run(message.id, message.method, message.args);
+});

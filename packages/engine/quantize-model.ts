@@ -1,0 +1,177 @@
+// A 16-bit model folder into a 4-bit one that transformers loads, tensor by tensor (QLoRA §3): linear
+// layers of the blocks are quantized, embedding, norms, biases and head stay as they are.
+
+import { countNonfinite, memory, Tensor } from "#native";
+import { NibbleError } from "#packages/errors";
+import {
+  elementsOf,
+  llamaModules,
+  type ModelFolder,
+  ModelHasher,
+  openModelFolder,
+  quantizationConfig,
+  type TensorToWrite,
+  writeModelFolder,
+} from "#packages/hub";
+import { freeWeight, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
+import { weightTensors } from "./quantized-tensors.ts";
+import { uploadTensor } from "./upload.ts";
+
+const op = "quantize";
+
+export interface QuantizeModelOptions {
+  modelDir: string;
+  outDir: string;
+  quant: QuantOptions;
+  /** A shard is closed before it grows beyond this many bytes. */
+  shardBytesMax?: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: QuantizeProgress) => void;
+}
+
+export interface QuantizeProgress {
+  tensor: string;
+  tensorsDone: number;
+  tensorsTotal: number;
+  bytesRead: number;
+  bytesWritten: number;
+}
+
+export interface QuantizeReport {
+  outDir: string;
+  digest: string;
+  parameters: number;
+  quantizedParameters: number;
+  /** Of the quantized matrices, constants included. */
+  bitsPerParameter: number;
+  bytesRead: number;
+  bytesWritten: number;
+  seconds: number;
+  /** Most bytes that tensors took in native memory at any time. */
+  peakBytes: number;
+}
+
+class ModelQuantizer {
+  readonly hasher = new ModelHasher();
+  readonly folder: ModelFolder;
+  private readonly options: QuantizeModelOptions;
+  private readonly linears: ReadonlyMap<string, [number, number]>;
+  private done = 0;
+  bytesRead = 0;
+  bytesWritten = 0;
+  parameters = 0;
+  quantizedParameters = 0;
+  quantizedBytes = 0;
+
+  constructor(folder: ModelFolder, options: QuantizeModelOptions) {
+    this.folder = folder;
+    this.options = options;
+    this.linears = llamaModules(folder.config);
+  }
+
+  /** One group of output tensors for each input tensor, in the order of the files. */
+  async *groups(): AsyncGenerator<TensorToWrite[]> {
+    for (const name of this.folder.tensors.keys()) {
+      this.options.signal?.throwIfAborted();
+      const { shape, byteLength } = this.folder.info(name);
+      const module = name.endsWith(".weight") ? name.slice(0, -".weight".length) : "";
+      const group = this.linears.has(module) ? this.quantized(module) : this.plain(name);
+      for (const tensor of group) {
+        this.hasher.add(tensor, tensor.bytes);
+        this.bytesWritten += tensor.bytes.length;
+      }
+      this.parameters += elementsOf(shape);
+      this.bytesRead += byteLength;
+      this.done++;
+      yield group;
+      this.report(name);
+      await new Promise(setImmediate); // a cancellation gets its turn
+    }
+  }
+
+  private quantized(module: string): TensorToWrite[] {
+    const source = uploadTensor(this.folder, `${module}.weight`, "cpu");
+    const weight = quantizeMatrix(source, `${module}.weight`, this.options.quant, "cpu");
+    const group = weightTensors(module, weight);
+    freeWeight(weight);
+    this.quantizedParameters += weight.out * weight.in;
+    this.quantizedBytes += group.filter((t) => !t.name.includes("quant_")).reduce((sum, t) => sum + t.bytes.length, 0);
+    return group;
+  }
+
+  private plain(name: string): TensorToWrite[] {
+    const { dtype, shape } = this.folder.info(name);
+    const bytes = this.folder.read(name);
+    refuseNonfiniteBytes(bytes, dtype, name);
+    return [{ name, dtype, shape, bytes }];
+  }
+
+  private report(tensor: string): void {
+    const { done, bytesRead, bytesWritten } = this;
+    const tensorsTotal = this.folder.tensors.size;
+    this.options.onProgress?.({ tensor, tensorsDone: done, tensorsTotal, bytesRead, bytesWritten });
+  }
+}
+
+/** In pieces, so that no second copy of the tensor exists. */
+function refuseNonfiniteBytes(bytes: Uint8Array, dtype: string, name: string): void {
+  if (dtype !== "float32" && dtype !== "bfloat16" && dtype !== "float16") return;
+  const width = dtype === "float32" ? 4 : 2;
+  let bad = 0;
+  for (let at = 0; at < bytes.length; at += 1 << 22) {
+    const piece = bytes.subarray(at, at + (1 << 22));
+    const t = Tensor.fromBytes(piece, dtype, [piece.length / width], { device: "cpu", kind: "workspace" });
+    bad += countNonfinite(t);
+    t.free();
+  }
+  if (bad === 0) return;
+  const message = `${name}: expected finite values, got ${bad} NaN or Inf`;
+  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { tensor: name } });
+}
+
+export async function quantizeModel(options: QuantizeModelOptions): Promise<QuantizeReport> {
+  const { modelDir, outDir, quant } = options;
+  const started = performance.now();
+  memory.resetPeak();
+  using folder = openModelFolder(modelDir);
+  if (folder.isQuantized) {
+    const message = `${modelDir}: expected a 16- or 32-bit model, got one that is quantized already`;
+    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+  }
+  const work = new ModelQuantizer(folder, options);
+  const [first] = llamaModules(folder.config).keys();
+  const dtype = folder.info(`${first}.weight`).dtype;
+  const computeDType = dtype === "bfloat16" || dtype === "float16" ? dtype : "float32";
+  const settings = { quantType: quant.type, doubleQuant: quant.doubleQuant, computeDType } as const;
+  const writer = {
+    configText: folder.configText,
+    configChanges: { quantization_config: quantizationConfig(settings) },
+    sourceFolder: modelDir,
+    card: quantizedCard(modelDir, quant),
+    ...(options.shardBytesMax === undefined ? {} : { shardBytesMax: options.shardBytesMax }),
+  };
+  await writeModelFolder(outDir, writer, work.groups());
+  return {
+    outDir,
+    digest: work.hasher.digest(folder.config),
+    parameters: work.parameters,
+    quantizedParameters: work.quantizedParameters,
+    bitsPerParameter: (8 * work.quantizedBytes) / work.quantizedParameters,
+    bytesRead: work.bytesRead,
+    bytesWritten: work.bytesWritten,
+    seconds: (performance.now() - started) / 1000,
+    peakBytes: memory.report().peakTotal,
+  };
+}
+
+function quantizedCard(modelDir: string, { type, blockSize, doubleQuant }: QuantOptions) {
+  const name = modelDir.split(/[\\/]/).filter(Boolean).at(-1) ?? "model";
+  const how = `${type.toUpperCase()}, blocks of ${blockSize}${doubleQuant ? ", double quantization" : ""}`;
+  return {
+    title: `${name} in 4 bits`,
+    summary: `The linear layers of ${name} in 4 bits (${how}); embeddings, norms and head as they were.`,
+    figures: [],
+    baseModel: "",
+    tags: ["4-bit", type],
+  };
+}

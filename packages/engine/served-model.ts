@@ -1,0 +1,172 @@
+// A base model with its adapters, ready to answer: loading and unloading while requests run, and the
+// loop that turns the scheduler. It knows no transport; text is its callers' business.
+import { type DType, type Device, memory } from "#native";
+import { NibbleError } from "#packages/errors";
+import { ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { Scheduler } from "./generation/scheduler.ts";
+import type { GeneratedToken, GenerationRequest, SequenceTiming, FinishReason } from "./generation/sequence.ts";
+import { type Adapter, freeAdapter, loadAdapter } from "./lora.ts";
+import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
+import type { LlamaModel } from "./models/llama.ts";
+import type { QuantOptions } from "./quantize-tensor.ts";
+
+const op = "serve";
+
+export interface ServeOptions {
+  modelDir: string;
+  device: Device;
+  dtype: DType;
+  /** For a 16-bit folder; null serves it in 16 bits. */
+  quant: QuantOptions | null;
+  sequencesMax: number;
+  stepTokensMax: number;
+  cacheTokensMax: number;
+  waitingMax: number;
+}
+
+export interface ModelInfo {
+  digest: string;
+  vocabSize: number;
+  maxPositions: number;
+  eosTokenIds: readonly number[];
+  linearParameters: number;
+  bitsPerParameter: number;
+}
+
+export interface AdapterInfo {
+  id: string;
+  rank: number;
+  bytes: number;
+  baseDigest: string | null;
+}
+
+export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds"> & {
+  adapterId: string | null;
+  ignoreEos: boolean;
+};
+
+export interface GenerateResult {
+  reason: FinishReason;
+  timing: SequenceTiming;
+}
+
+interface LoadedAdapter {
+  info: AdapterInfo;
+  adapter: Adapter;
+  /** Being unloaded: no new requests. */
+  draining: boolean;
+}
+
+export class ServedModel {
+  readonly info: ModelInfo;
+  private readonly model: LlamaModel;
+  private readonly scheduler: Scheduler;
+  private readonly adapters = new Map<string, LoadedAdapter>();
+  private turning = false;
+
+  private constructor(model: LlamaModel, digest: string, options: ServeOptions) {
+    this.model = model;
+    this.scheduler = new Scheduler(model, options);
+    const { parameters, bitsPerParameter } = linearFootprint(model);
+    const { vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
+    this.info = {
+      digest,
+      vocabSize,
+      maxPositions: maxPositionEmbeddings,
+      eosTokenIds,
+      linearParameters: parameters,
+      bitsPerParameter,
+    };
+  }
+
+  static open(options: ServeOptions, signal?: AbortSignal): ServedModel {
+    using folder = openModelFolder(options.modelDir);
+    const hasher = new ModelHasher();
+    const { device, quant } = options;
+    const model = loadModel(folder, { device, quant, hasher, ...(signal ? { signal } : {}) });
+    return new ServedModel(model, hasher.digest(model.config), options);
+  }
+
+  /** @throws ALREADY_EXISTS, or FAILED_PRECONDITION for an adapter of another base. */
+  loadAdapter(id: string, dir: string): AdapterInfo {
+    if (this.adapters.has(id)) {
+      throw new NibbleError(`adapter ${id} is loaded already`, { code: "ALREADY_EXISTS", op });
+    }
+    using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.info.digest });
+    const before = memory.report().current.adapter;
+    const adapter = loadAdapter(folder, this.model.embed.device, false);
+    const bytes = memory.report().current.adapter - before;
+    const info: AdapterInfo = { id, rank: folder.config.rank, bytes, baseDigest: folder.baseDigest };
+    this.adapters.set(id, { info, adapter, draining: false });
+    return info;
+  }
+
+  /** Waits for the requests that use it, then frees it; bytes given back. */
+  async unloadAdapter(id: string, signal?: AbortSignal): Promise<{ bytesFreed: number }> {
+    const loaded = this.adapter(id);
+    loaded.draining = true;
+    try {
+      while (this.scheduler.uses(loaded.adapter)) {
+        signal?.throwIfAborted();
+        await nextTurn();
+      }
+    } catch (thrown) {
+      loaded.draining = false;
+      throw thrown;
+    }
+    this.adapters.delete(id);
+    const before = memory.report().current.adapter;
+    freeAdapter(loaded.adapter);
+    return { bytesFreed: before - memory.report().current.adapter };
+  }
+
+  listAdapters(): AdapterInfo[] {
+    return [...this.adapters.values()].map((a) => a.info);
+  }
+
+  private adapter(id: string): LoadedAdapter {
+    const found = this.adapters.get(id);
+    if (found && !found.draining) return found;
+    const loaded = [...this.adapters.keys()].join(", ") || "none";
+    throw new NibbleError(`adapter ${id} is not loaded; loaded: ${loaded}`, { code: "NOT_FOUND", op });
+  }
+
+  /** Resolves at the end of the answer; a cancelled one stops within a step. */
+  generate(input: GenerateInput, onToken: (token: GeneratedToken) => void, signal: AbortSignal): Promise<GenerateResult> {
+    const { adapterId, ignoreEos, ...rest } = input;
+    const adapter = adapterId === null ? null : this.adapter(adapterId).adapter;
+    const stopIds = ignoreEos ? [] : this.info.eosTokenIds;
+    return new Promise((resolve, reject) => {
+      const onFinish = (reason: FinishReason, timing: SequenceTiming) => resolve({ reason, timing });
+      const ticket = this.scheduler.submit({ ...rest, adapter, stopIds }, { onToken, onFinish, onError: reject });
+      if (signal.aborted) ticket.cancel();
+      signal.addEventListener("abort", () => ticket.cancel(), { once: true });
+      void this.turn();
+    });
+  }
+
+  /** Steps while there is work; messages get their turn between steps. */
+  private async turn(): Promise<void> {
+    if (this.turning) return;
+    this.turning = true;
+    while (this.scheduler.hasWork) {
+      this.scheduler.step();
+      await nextTurn();
+    }
+    this.turning = false;
+  }
+
+  get load(): { running: number; waiting: number } {
+    return this.scheduler.load;
+  }
+
+  free(): void {
+    for (const { adapter } of this.adapters.values()) freeAdapter(adapter);
+    this.scheduler.free();
+    freeModel(this.model);
+  }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
