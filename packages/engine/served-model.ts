@@ -1,10 +1,10 @@
 // A base model with its adapters, ready to answer: loading and unloading while requests run, and the
 // loop that turns the scheduler. It knows no transport; text is its callers' business.
-import { type DType, type Device, memory } from "#native";
+import { type Device, type DType, memory } from "#native";
 import { NibbleError } from "#packages/errors";
 import { ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
 import { Scheduler } from "./generation/scheduler.ts";
-import type { GeneratedToken, GenerationRequest, SequenceTiming, FinishReason } from "./generation/sequence.ts";
+import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
 import { type Adapter, freeAdapter, loadAdapter } from "./lora.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import type { LlamaModel } from "./models/llama.ts";
@@ -132,7 +132,11 @@ export class ServedModel {
   }
 
   /** Resolves at the end of the answer; a cancelled one stops within a step. */
-  generate(input: GenerateInput, onToken: (token: GeneratedToken) => void, signal: AbortSignal): Promise<GenerateResult> {
+  generate(
+    input: GenerateInput,
+    onToken: (token: GeneratedToken) => void,
+    signal: AbortSignal,
+  ): Promise<GenerateResult> {
     const { adapterId, ignoreEos, ...rest } = input;
     const adapter = adapterId === null ? null : this.adapter(adapterId).adapter;
     const stopIds = ignoreEos ? [] : this.info.eosTokenIds;

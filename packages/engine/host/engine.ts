@@ -1,11 +1,12 @@
 // The engine as the main thread sees it: promises and streams over a worker thread.
 import { Worker } from "node:worker_threads";
-import { NibbleError } from "#packages/errors";
 import type { MemoryReport } from "#native";
+import { NibbleError } from "#packages/errors";
 import type { GeneratedToken } from "../generation/sequence.ts";
 import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
 import type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "../served-model.ts";
-import type { TrainEvent, TrainJob, TrainReport } from "../train-job.ts";
+import type { TrainJob, TrainReport } from "../train-job.ts";
+import type { TrainEvent } from "../train-run.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
 
 interface Pending {
@@ -26,7 +27,9 @@ export class Engine {
   private stopped: NibbleError | null = null;
 
   constructor(options: { threads?: number } = {}) {
-    this.worker = new Worker(new URL("./worker.ts", import.meta.url), { execArgv: ["--disable-warning=ExperimentalWarning"] });
+    this.worker = new Worker(new URL("./worker.ts", import.meta.url), {
+      execArgv: ["--disable-warning=ExperimentalWarning"],
+    });
     this.worker.on("message", (message: FromWorker) => this.receive(message));
     this.worker.on("error", (error) => this.fail(NibbleError.from(error, "engine")));
     this.worker.on("exit", (code) =>

@@ -2,9 +2,7 @@
 // one result or error for each. Everything is structured-cloned; no native handle crosses.
 import type { ErrorCode } from "#packages/errors";
 
-export type ToWorker =
-  | { kind: "call"; id: number; method: string; args: unknown }
-  | { kind: "cancel"; id: number };
+export type ToWorker = { kind: "call"; id: number; method: string; args: unknown } | { kind: "cancel"; id: number };
 
 export interface WireError {
   code: ErrorCode;

@@ -1,11 +1,11 @@
 // The engine's thread: it runs the calls of the main thread, whose event loop stays free for gRPC. Long
 // calls give way between steps, so that cancellations and other calls get their turn.
 import { parentPort } from "node:worker_threads";
+import { type MemoryReport, memory, setThreadCount } from "#native";
 import { NibbleError } from "#packages/errors";
-import { memory, type MemoryReport, setThreadCount } from "#native";
 import type { GeneratedToken } from "../generation/sequence.ts";
-import { quantizeModel, type QuantizeModelOptions } from "../quantize-model.ts";
-import { ServedModel, type GenerateInput, type ServeOptions } from "../served-model.ts";
+import { type QuantizeModelOptions, quantizeModel } from "../quantize-model.ts";
+import { type GenerateInput, ServedModel, type ServeOptions } from "../served-model.ts";
 import { runTrainJob, type TrainJob } from "../train-job.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
 
@@ -39,7 +39,8 @@ const methods = {
     model(id).free();
     models.delete(id);
   },
-  loadAdapter: ({ modelId, id, dir }: { modelId: number; id: string; dir: string }) => model(modelId).loadAdapter(id, dir),
+  loadAdapter: ({ modelId, id, dir }: { modelId: number; id: string; dir: string }) =>
+    model(modelId).loadAdapter(id, dir),
   unloadAdapter: ({ modelId, id }: { modelId: number; id: string }, { signal }: CallContext) =>
     model(modelId).unloadAdapter(id, signal),
   listAdapters: (modelId: number) => model(modelId).listAdapters(),
@@ -56,7 +57,10 @@ async function run(id: number, name: string, args: unknown): Promise<void> {
   controllers.set(id, controller);
   try {
     const method = methods[name as keyof typeof methods] as (args: unknown, context: CallContext) => unknown;
-    const result = await method(args, { signal: controller.signal, emit: (event) => post({ kind: "event", id, event }) });
+    const result = await method(args, {
+      signal: controller.signal,
+      emit: (event) => post({ kind: "event", id, event }),
+    });
     post({ kind: "result", id, result });
   } catch (thrown) {
     const { code, op, message, details } = NibbleError.from(thrown, "engine");

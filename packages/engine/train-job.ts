@@ -1,0 +1,232 @@
+// One fine-tuning job from files to files: base model and rows in, adapter (or model) and metrics out.
+// Everything is checked before the first step; the output folder gets the adapter only when the job succeeds.
+import { availableParallelism } from "node:os";
+import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
+import { type Example, ExampleBuilder, loadTokenizer, readDataset, stepsOf, type TrainRecipe } from "#packages/data";
+import { NibbleError } from "#packages/errors";
+import { type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { trainAllParameters } from "./full-parameters.ts";
+import {
+  type Adapter,
+  adapterParameters,
+  attachAdapter,
+  createAdapter,
+  freeAdapter,
+  loadAdapter,
+  saveAdapter,
+} from "./lora.ts";
+import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
+import { saveModel } from "./model-save.ts";
+import type { LlamaModel } from "./models/llama.ts";
+import { Adamw } from "./optimizer.ts";
+import type { Parameter } from "./parameters.ts";
+import type { QuantOptions } from "./quantize-tensor.ts";
+import { type RunContext, TrainRun } from "./train-run.ts";
+import { Trainer } from "./trainer.ts";
+
+export interface TrainJob {
+  recipe: TrainRecipe;
+  /** Held-out rows, never trained. */
+  evalFile: string | null;
+  /** Steps between evaluations; 0 = at the end only. */
+  evalSteps: number;
+  device: Device;
+}
+
+export interface TrainReport {
+  outDir: string;
+  steps: number;
+  firstLoss: number;
+  lastLoss: number;
+  evalLoss: number | null;
+  seconds: number;
+  tokens: number;
+  tokensPerSecond: number;
+  baseDigest: string;
+  trainedParameters: number;
+  bitsPerParameter: number;
+  memory: MemoryReport;
+}
+
+const op = "train";
+
+/** What a job trains, and how the result is written. */
+interface Trainable {
+  parameters: Parameter[];
+  save(figures: readonly (readonly [string, string | number])[]): void;
+  free(): void;
+}
+
+function prepareAdapter(job: TrainJob, model: LlamaModel, baseDigest: string): Trainable {
+  const { config } = model;
+  const make = (): Adapter => {
+    if (job.recipe.initAdapter === null) {
+      const {
+        rank,
+        alpha,
+        dropout,
+        rslora: useRslora,
+        targets: targetModules,
+        model: baseModelNameOrPath,
+      } = job.recipe;
+      const lora = {
+        rank,
+        alpha,
+        dropout,
+        useRslora,
+        targetModules,
+        rankPattern: {},
+        alphaPattern: {},
+        baseModelNameOrPath,
+      };
+      return createAdapter(lora, config, job.device, job.recipe.seed);
+    }
+    using folder = openAdapterFolder(job.recipe.initAdapter, { config, digest: baseDigest });
+    return loadAdapter(folder, job.device, true);
+  };
+  const adapter = make();
+  attachAdapter(model, adapter);
+  return {
+    parameters: adapterParameters(adapter),
+    save: (figures) => {
+      const summary = "A LoRA adapter trained with Nibble; the figures below were measured by its training job.";
+      saveAdapter(job.recipe.out, adapter, {
+        base: config,
+        baseDigest,
+        card: { title: "LoRA adapter", summary, figures },
+      });
+    },
+    free: () => {
+      attachAdapter(model, null);
+      freeAdapter(adapter);
+    },
+  };
+}
+
+function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
+  const parameters = trainAllParameters(model);
+  return {
+    parameters,
+    save: (figures) => saveModel(job.recipe.out, model, { sourceDir: job.recipe.model, dtype: "bfloat16", figures }),
+    // Their values are the model's own.
+    free: () => {
+      for (const p of parameters) p.grad.free();
+    },
+  };
+}
+
+async function readExamples(file: string, job: TrainJob, folder: ModelFolder): Promise<Example[]> {
+  const { vocabSize, maxPositionEmbeddings, eosTokenIds } = folder.config;
+  const tokenizer = loadTokenizer(job.recipe.model, { vocabSize });
+  const maxLength = Math.min(job.recipe.maxLength, maxPositionEmbeddings);
+  const builder = new ExampleBuilder(tokenizer, {
+    maxLength,
+    trainOnSource: job.recipe.trainOnSource,
+    eosTokenIds,
+    vocabSize,
+  });
+  return (await readDataset(file)).map((row) => builder.build(row));
+}
+
+function logExamples(file: string, examples: readonly Example[], onEvent: RunContext["onEvent"]): void {
+  const tokens = examples.reduce((n, e) => n + e.inputIds.length, 0);
+  const trained = examples.reduce((n, e) => n + e.trainedCount, 0);
+  onEvent({
+    kind: "log",
+    severity: "info",
+    text: `${file}: ${examples.length} rows, ${tokens} tokens, ${trained} of them trained`,
+  });
+  const cut = examples.filter((e) => e.cutCount > 0);
+  if (cut[0]) {
+    const text = `${cut.length} rows are longer than max_length and were cut, the first at ${cut[0].file}:${cut[0].line}`;
+    onEvent({ kind: "log", severity: "warning", text });
+  }
+  const endless = examples.filter((e) => !e.trainsEos);
+  if (endless[0]) {
+    const text = `${endless.length} rows train no end of sequence, the first at ${endless[0].file}:${endless[0].line}: the model may not stop`;
+    onEvent({ kind: "log", severity: "warning", text });
+  }
+}
+
+/** @throws what loading, the rows and the steps throw; CANCELLED when the signal aborts. */
+export async function runTrainJob(job: TrainJob, context: RunContext): Promise<TrainReport> {
+  const { recipe, device, evalFile, evalSteps } = job;
+  checkDType(recipe);
+  setThreadCount(recipe.threads ?? availableParallelism());
+  using folder = openModelFolder(recipe.model);
+  const train = await readExamples(recipe.data, job, folder);
+  const evaluation = evalFile === null ? [] : await readExamples(evalFile, job, folder);
+  logExamples(recipe.data, train, context.onEvent);
+  const { steps, warmupSteps } = stepsOf(recipe, Math.ceil(train.length / (recipe.batchSize * recipe.gradAccum)));
+  memory.resetPeak();
+  const hasher = new ModelHasher();
+  const positions = [...train, ...evaluation].reduce((longest, e) => Math.max(longest, e.inputIds.length), 1);
+  const load = { device, quant: quantOf(recipe), float32: recipe.full, positions, hasher, signal: context.signal };
+  const model = loadModel(folder, load);
+  let trainable: Trainable | undefined;
+  let optimizer: Adamw | undefined;
+  try {
+    const baseDigest = hasher.digest(folder.config);
+    trainable = recipe.full ? prepareFull(job, model) : prepareAdapter(job, model, baseDigest);
+    optimizer = new Adamw(trainable.parameters, recipe);
+    const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
+    const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
+    const run = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
+    await run.run();
+    const report = reportOf(run, { recipe, steps, baseDigest, model, parameters: trainable.parameters });
+    trainable.save(figuresOf(recipe, report));
+    return report;
+  } finally {
+    optimizer?.free();
+    trainable?.free();
+    freeModel(model);
+    memory.trim();
+  }
+}
+
+function checkDType({ full, dtype }: TrainRecipe): void {
+  if (!full || dtype === "float32") return;
+  throw new NibbleError(`dtype: expected float32 with full, got ${dtype}`, { code: "INVALID_ARGUMENT", op });
+}
+
+/** How a 16-bit folder's linear layers are loaded. */
+export function quantOf({ bits, quantType, blockSize, doubleQuant }: TrainRecipe): QuantOptions | null {
+  return bits === 4 ? { type: quantType, blockSize, doubleQuant } : null;
+}
+
+interface RunFacts {
+  recipe: TrainRecipe;
+  steps: number;
+  baseDigest: string;
+  model: LlamaModel;
+  parameters: readonly Parameter[];
+}
+
+function reportOf(run: TrainRun, { recipe, steps, baseDigest, model, parameters }: RunFacts): TrainReport {
+  return {
+    outDir: recipe.out,
+    steps,
+    firstLoss: run.firstLoss,
+    lastLoss: run.lastLoss,
+    evalLoss: run.evalLoss,
+    seconds: run.seconds,
+    tokens: run.tokens,
+    tokensPerSecond: run.tokens / run.seconds,
+    baseDigest,
+    trainedParameters: parameters.reduce((sum, p) => sum + p.value.count, 0),
+    bitsPerParameter: linearFootprint(model).bitsPerParameter,
+    memory: memory.report(),
+  };
+}
+
+function figuresOf(recipe: TrainRecipe, r: TrainReport): [string, string | number][] {
+  const evaluated: [string, string][] = r.evalLoss === null ? [] : [["held-out loss", r.evalLoss.toFixed(4)]];
+  return [
+    ["steps", r.steps],
+    ["learning rate", recipe.lr],
+    ["tokens", r.tokens],
+    ["loss, first step", r.firstLoss.toFixed(4)],
+    ["loss, last step", r.lastLoss.toFixed(4)],
+    ...evaluated,
+  ];
+}

@@ -1,0 +1,116 @@
+// A run of training steps: rows in the cursor's order, metrics.jsonl, evaluations and events. It knows no
+// model folders: train-job.ts does.
+import { appendFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type MemoryReport, memory } from "#native";
+import { BatchCursor, type Example, type TrainRecipe } from "#packages/data";
+import type { StepResult, Trainer } from "./trainer.ts";
+
+export type TrainEvent =
+  | { kind: "log"; text: string; severity: "info" | "warning" }
+  | ({
+      kind: "step";
+      steps: number;
+      epoch: number;
+      seconds: number;
+      tokensPerSecond: number;
+      tokensTotal: number;
+      memory: MemoryReport;
+      rssBytes: number;
+    } & StepResult)
+  | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number };
+
+export interface RunContext {
+  signal: AbortSignal;
+  onEvent: (event: TrainEvent) => void;
+}
+
+export interface RunParts {
+  trainer: Trainer;
+  train: readonly Example[];
+  evaluation: readonly Example[];
+  recipe: TrainRecipe;
+  steps: number;
+  /** Steps between evaluations; 0 = at the end only. */
+  evalSteps: number;
+}
+
+export class TrainRun {
+  private readonly parts: RunParts;
+  private readonly context: RunContext;
+  private readonly metricsFile: string;
+  private readonly losses: number[] = [];
+  tokens = 0;
+  seconds = 0;
+  evalLoss: number | null = null;
+
+  constructor(parts: RunParts, context: RunContext) {
+    this.parts = parts;
+    this.context = context;
+    this.metricsFile = join(parts.recipe.out, "metrics.jsonl");
+  }
+
+  get firstLoss(): number {
+    return this.losses[0] ?? Number.NaN;
+  }
+
+  get lastLoss(): number {
+    return this.losses.at(-1) ?? Number.NaN;
+  }
+
+  async run(): Promise<void> {
+    const { recipe, train, steps, evalSteps } = this.parts;
+    mkdirSync(recipe.out, { recursive: true });
+    if (existsSync(this.metricsFile)) renameSync(this.metricsFile, join(recipe.out, "metrics.previous.jsonl"));
+    writeFileSync(this.metricsFile, "");
+    const { batchSize, gradAccum, seed, shuffle } = recipe;
+    const cursor = new BatchCursor({ rowCount: train.length, batchSize, gradAccum, seed, shuffle });
+    for (let step = 1; step <= steps; step++) {
+      await this.step(cursor);
+      if (evalSteps > 0 && step % evalSteps === 0 && step < steps) await this.evaluate(step);
+    }
+    await this.evaluate(steps);
+  }
+
+  private readonly between = async (): Promise<void> => {
+    await new Promise((resolve) => setImmediate(resolve));
+    this.context.signal.throwIfAborted();
+  };
+
+  private async step(cursor: BatchCursor): Promise<void> {
+    const started = performance.now();
+    const { epoch, microBatches } = cursor.next();
+    const examples = microBatches.map((rows) => rows.flatMap((row) => this.parts.train[row] ?? []));
+    const result = await this.parts.trainer.step(examples, this.between);
+    const seconds = (performance.now() - started) / 1000;
+    this.losses.push(result.loss);
+    this.tokens += result.tokens;
+    this.seconds += seconds;
+    const { step, loss, gradNorm, lr, tokens } = result;
+    appendFileSync(this.metricsFile, `${JSON.stringify({ step, loss, grad_norm: gradNorm, lr, tokens, seconds })}\n`);
+    this.context.onEvent({
+      kind: "step",
+      ...result,
+      steps: this.parts.steps,
+      epoch,
+      seconds,
+      tokensPerSecond: tokens / seconds,
+      tokensTotal: this.tokens,
+      memory: memory.report(),
+      rssBytes: process.memoryUsage.rss(),
+    });
+  }
+
+  private async evaluate(step: number): Promise<void> {
+    const { evaluation, recipe, trainer } = this.parts;
+    if (evaluation.length === 0) return;
+    const started = performance.now();
+    const size = recipe.batchSize;
+    const batches = Array.from({ length: Math.ceil(evaluation.length / size) }, (_, i) =>
+      evaluation.slice(i * size, (i + 1) * size),
+    );
+    const { loss, tokens } = await trainer.evaluate(batches, this.between);
+    this.evalLoss = loss;
+    this.context.onEvent({ kind: "eval", step, loss, tokens, seconds: (performance.now() - started) / 1000 });
+  }
+}
