@@ -1,14 +1,9 @@
 // Answers one call: context, validation, the handler, errors, the log line, telemetry. It knows no sockets.
 import { randomUUID } from "node:crypto";
-import type { Readable } from "node:stream";
+import { setImmediate as tick } from "node:timers/promises";
 import type { DescMethod, Message } from "@bufbuild/protobuf";
-import type {
-  Metadata,
-  ServerDuplexStream,
-  ServerReadableStream,
-  ServerUnaryCall,
-  ServerWritableStream,
-} from "@grpc/grpc-js";
+import type { ServerDuplexStream, ServerReadableStream, ServerUnaryCall, ServerWritableStream } from "@grpc/grpc-js";
+import { Metadata } from "@grpc/grpc-js";
 import type { Logger } from "pino";
 import { NibbleError } from "#packages/errors";
 import { decode, encode, methodName, validate } from "./codec.ts";
@@ -135,8 +130,15 @@ function parsed(method: DescMethod, bytes: Buffer): Message {
   return message;
 }
 
-async function* parsedAll(method: DescMethod, stream: Readable, signal: AbortSignal): AsyncGenerator<Message> {
-  for await (const bytes of received(stream, signal)) yield parsed(method, bytes);
+type RequestStream = ServerReadableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>;
+
+async function* parsedAll(method: DescMethod, call: RequestStream, signal: AbortSignal): AsyncGenerator<Message> {
+  for await (const bytes of received(call, signal)) yield parsed(method, bytes);
+  // grpc-js reports the end of a stream that the client cancelled as if the client had finished it. Sending headers
+  // makes it look whether the stream is still open, and report the cancellation a tick later if it is not.
+  call.sendMetadata(new Metadata());
+  await tick();
+  signal.throwIfAborted();
 }
 
 async function* encodedAll(method: DescMethod, messages: AsyncIterable<unknown>): AsyncGenerator<Buffer> {
@@ -148,7 +150,7 @@ export function grpcHandler(method: DescMethod, handler: AnyHandler, scope: Call
   const requestOf = (call: AnyServerCall, context: CallContext): unknown =>
     method.methodKind === "unary" || method.methodKind === "server_streaming"
       ? parsed(method, (call as ServerUnaryCall<Buffer, Buffer>).request)
-      : parsedAll(method, call as ServerReadableStream<Buffer, Buffer>, context.signal);
+      : parsedAll(method, call as RequestStream, context.signal);
   if (method.methodKind === "unary" || method.methodKind === "client_streaming") {
     return (call: AnyServerCall, respond: Respond) =>
       answer(
