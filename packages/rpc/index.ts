@@ -3,6 +3,8 @@ export type { ClientOptions } from "./client.ts";
 export { createClient } from "./client.ts";
 export { Health } from "./health.ts";
 export { checkId, decodePageToken, encodePageToken, formatName, isId, pageSizeOf, parseName } from "./names.ts";
+export type { ServiceSetup } from "./run-service.ts";
+export { createLogger, exitCodes, runService } from "./run-service.ts";
 export type { Implementation, RunningServer, ServerOptions } from "./server.ts";
 export { createServer, implement } from "./server.ts";
 export type { FieldViolation } from "./status.ts";

@@ -1,0 +1,83 @@
+// The main of a service: telemetry, log, server, then SIGTERM or SIGINT -> drain -> exit. With the telemetry it is the
+// only part of the kit that touches the process.
+import type { Logger } from "pino";
+import { pino } from "pino";
+import { NibbleError } from "#packages/errors";
+import type { Implementation, RunningServer, ServerOptions } from "./server.ts";
+import { createServer } from "./server.ts";
+import { startTelemetry } from "./telemetry.ts";
+
+/** What a service hands to runService. */
+export interface ServiceSetup extends Omit<ServerOptions, "services" | "logger"> {
+  services: Implementation[];
+  /** Time that calls in flight get when the service is told to stop, in milliseconds. Default: 10,000. */
+  drainMs?: number;
+  /** Runs when the drain begins, beside it: tell jobs to stop. */
+  onDrain?: () => Promise<void> | void;
+  /** Runs after the drain: close stores, models, threads. */
+  close?: () => Promise<void> | void;
+}
+
+/** Exit codes, as sysexits names them. */
+export const exitCodes = { ok: 0, internal: 70, unavailable: 69, config: 78 } as const;
+
+export function createLogger(name: string, level = "info"): Logger {
+  return pino({ name, level, base: { name, pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime });
+}
+
+function exitCodeOf(error: NibbleError): number {
+  if (error.code === "INTERNAL") return exitCodes.internal;
+  return error.code === "UNAVAILABLE" ? exitCodes.unavailable : exitCodes.config;
+}
+
+/** Resolves with the first signal that asks the process to stop; the second one ends it at once. */
+function stopSignal(logger: Logger): Promise<NodeJS.Signals> {
+  const first = Promise.withResolvers<NodeJS.Signals>();
+  let count = 0;
+  for (const name of ["SIGTERM", "SIGINT"] as const) {
+    process.on(name, () => {
+      count++;
+      if (count === 1) return first.resolve(name);
+      logger.error({ signal: name }, "told to stop twice: exiting at once");
+      process.exit(exitCodes.internal);
+    });
+  }
+  return first.promise;
+}
+
+async function stop(setup: ServiceSetup, server: RunningServer, logger: Logger): Promise<void> {
+  const [allFinished] = await Promise.all([server.drain(setup.drainMs), setup.onDrain?.()]);
+  await setup.close?.();
+  logger.info({ allFinished }, "stopped");
+}
+
+/**
+ * Runs a service until it is told to stop, then exits the process: 0 after a drain, 78 for bad configuration (a port in
+ * use, a missing folder), 69 or 70 otherwise. `build` reads the configuration and makes the handlers.
+ */
+export async function runService(name: string, build: (logger: Logger) => Promise<ServiceSetup> | ServiceSetup) {
+  const logger = createLogger(name, process.env["NIBBLE_LOG_LEVEL"] ?? "info");
+  const stopping = stopSignal(logger);
+  const telemetry = await startTelemetry({ serviceName: `nibble-${name}` });
+  let code: number = exitCodes.ok;
+  try {
+    const setup = await build(logger);
+    const server = await createServer({ ...setup, logger });
+    logger.info(
+      { address: server.address, services: setup.services.map(({ service }) => service.typeName) },
+      "listening",
+    );
+    const signal = await stopping;
+    logger.info({ signal, callsInFlight: server.callsInFlight }, "draining");
+    await stop(setup, server, logger);
+  } catch (thrown) {
+    const error = NibbleError.from(thrown, name);
+    logger.fatal({ err: error }, error.message);
+    code = exitCodeOf(error);
+  }
+  await telemetry
+    .shutdown()
+    .catch((error: unknown) => logger.warn({ err: error }, "telemetry: not all of it was sent"));
+  logger.flush();
+  process.exit(code);
+}
