@@ -94,7 +94,7 @@ export function generate(out: string): void {
 export function image(out: string): void {
   writeDependencies();
   mkdirSync(dirname(out), { recursive: true });
-  buf(["build", "-o", out, "--path", "proto"]);
+  buf(["build", "proto", "-o", out]);
 }
 
 const baseline = join(root, "proto", "baseline.binpb");
