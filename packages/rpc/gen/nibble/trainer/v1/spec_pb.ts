@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nibble/trainer/v1/spec.proto.
  */
 export const file_nibble_trainer_v1_spec: GenFile = /*@__PURE__*/
-  fileDesc("ChxuaWJibGUvdHJhaW5lci92MS9zcGVjLnByb3RvEhFuaWJibGUudHJhaW5lci52MSK4DQoMVHJhaW5pbmdTcGVjEh0KCW1vZGVsX2RpchgBIAEoCUIKukgHcgUQASiAIBIdCgtiYXNlX2RpZ2VzdBgCIAEoCUIIukgFcgMYgAESHQoJZGF0YV9maWxlGAMgASgJQgq6SAdyBRABKIAgEiAKDmV2YWxfZGF0YV9maWxlGAQgASgJQgi6SAVyAyiAIBIeCgpvdXRwdXRfZGlyGAUgASgJQgq6SAdyBRABKIAgEiIKEGluaXRfYWRhcHRlcl9kaXIYBiABKAlCCLpIBXIDKIAgEhYKDmZ1bGxfcGFyYW1ldGVyGAcgASgIEh0KBHJhbmsYCiABKAVCCrpIBxoFGIAgKAFIAIgBARIkCgVhbHBoYRgLIAEoAUIQukgNEgtAASEAAAAAAAAAAEgBiAEBEi0KB2Ryb3BvdXQYDCABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAKIAQESEgoKdXNlX3JzbG9yYRgNIAEoCBIpCg50YXJnZXRfbW9kdWxlcxgOIAMoCUIRukgOkgELEEAiB3IFEAEYgAESLAoNbGVhcm5pbmdfcmF0ZRgUIAEoAUIQukgNEgtAASkAAAAAAAAAAEgDiAEBEisKDHdlaWdodF9kZWNheRgVIAEoAUIQukgNEgtAASkAAAAAAAAAAEgEiAEBEjAKCmFkYW1fYmV0YTEYFiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAWIAQESMAoKYWRhbV9iZXRhMhgXIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAABIBogBARIrCgxhZGFtX2Vwc2lsb24YGCABKAFCELpIDRILQAEhAAAAAAAAAABIB4gBARIsCg1tYXhfZ3JhZF9ub3JtGBkgASgBQhC6SA0SC0ABKQAAAAAAAAAASAiIAQESIAoFc3RlcHMYGiABKANCDLpICSIHGIDC1y8oAUgJiAEBEiQKCmJhdGNoX3NpemUYGyABKAVCC7pICBoGGICABCgBSAqIAQESJAoKZ3JhZF9hY2N1bRgcIAEoBUILukgIGgYYgIAEKAFIC4gBARI3CghzY2hlZHVsZRgdIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNjaGVkdWxlQgi6SAWCAQIQARIiCgx3YXJtdXBfc3RlcHMYHiABKANCB7pIBCICKABIDIgBARIRCgRzZWVkGB8gASgNSA2IAQESFAoHc2h1ZmZsZRggIAEoCEgOiAEBEhcKD3RyYWluX29uX3NvdXJjZRgoIAEoCBIkCgptYXhfbGVuZ3RoGCkgASgFQgu6SAgaBhiAgEAoAkgPiAEBEiAKCmV2YWxfc3RlcHMYKiABKANCB7pIBCICKABIEIgBARIjChZncmFkaWVudF9jaGVja3BvaW50aW5nGDIgASgISBGIAQESPwoNY29tcHV0ZV9kdHlwZRgzIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlQgi6SAWCAQIQARIgCgd0aHJlYWRzGDQgASgFQgq6SAcaBRiACCgBSBKIAQESHAoEYml0cxg1IAEoBUIJukgGGgQwBDAQSBOIAQESOQoKcXVhbnRfdHlwZRg2IAEoDjIbLm5pYmJsZS5jb21tb24udjEuUXVhbnRUeXBlQgi6SAWCAQIQARI0CgpibG9ja19zaXplGDcgASgFQhu6SBgaFjAgMEAwgAEwgAIwgAQwgAgwgBAwgCBIFIgBARIZCgxkb3VibGVfcXVhbnQYOCABKAhIFYgBARI6Cg9yZWdpc3RyeV90YXJnZXQYPCABKAsyIS5uaWJibGUudHJhaW5lci52MS5SZWdpc3RyeVRhcmdldEIHCgVfcmFua0IICgZfYWxwaGFCCgoIX2Ryb3BvdXRCEAoOX2xlYXJuaW5nX3JhdGVCDwoNX3dlaWdodF9kZWNheUINCgtfYWRhbV9iZXRhMUINCgtfYWRhbV9iZXRhMkIPCg1fYWRhbV9lcHNpbG9uQhAKDl9tYXhfZ3JhZF9ub3JtQggKBl9zdGVwc0INCgtfYmF0Y2hfc2l6ZUINCgtfZ3JhZF9hY2N1bUIPCg1fd2FybXVwX3N0ZXBzQgcKBV9zZWVkQgoKCF9zaHVmZmxlQg0KC19tYXhfbGVuZ3RoQg0KC19ldmFsX3N0ZXBzQhkKF19ncmFkaWVudF9jaGVja3BvaW50aW5nQgoKCF90aHJlYWRzQgcKBV9iaXRzQg0KC19ibG9ja19zaXplQg8KDV9kb3VibGVfcXVhbnQibgoOUmVnaXN0cnlUYXJnZXQSGgoIZW5kcG9pbnQYASABKAlCCLpIBXIDGIAEEh0KCmFkYXB0ZXJfaWQYAiABKAlCCbpIBnIEEAEYPxIhCgdhbGlhc2VzGAMgAygJQhC6SA2SAQoQECIGcgQQARg/KmUKCFNjaGVkdWxlEhgKFFNDSEVEVUxFX1VOU1BFQ0lGSUVEEAASFQoRU0NIRURVTEVfQ09OU1RBTlQQARITCg9TQ0hFRFVMRV9MSU5FQVIQAhITCg9TQ0hFRFVMRV9DT1NJTkUQA2IGcHJvdG8z", [file_buf_validate_validate, file_nibble_common_v1_common]);
+  fileDesc("ChxuaWJibGUvdHJhaW5lci92MS9zcGVjLnByb3RvEhFuaWJibGUudHJhaW5lci52MSLnDQoMVHJhaW5pbmdTcGVjEh0KCW1vZGVsX2RpchgBIAEoCUIKukgHcgUQASiAIBIdCgtiYXNlX2RpZ2VzdBgCIAEoCUIIukgFcgMYgAESHQoJZGF0YV9maWxlGAMgASgJQgq6SAdyBRABKIAgEiAKDmV2YWxfZGF0YV9maWxlGAQgASgJQgi6SAVyAyiAIBIeCgpvdXRwdXRfZGlyGAUgASgJQgq6SAdyBRABKIAgEiIKEGluaXRfYWRhcHRlcl9kaXIYBiABKAlCCLpIBXIDKIAgEhYKDmZ1bGxfcGFyYW1ldGVyGAcgASgIEh0KBHJhbmsYCiABKAVCCrpIBxoFGIAgKAFIAIgBARIkCgVhbHBoYRgLIAEoAUIQukgNEgtAASEAAAAAAAAAAEgBiAEBEi0KB2Ryb3BvdXQYDCABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAKIAQESEgoKdXNlX3JzbG9yYRgNIAEoCBIpCg50YXJnZXRfbW9kdWxlcxgOIAMoCUIRukgOkgELEEAiB3IFEAEYgAESLAoNbGVhcm5pbmdfcmF0ZRgUIAEoAUIQukgNEgtAASEAAAAAAAAAAEgDiAEBEisKDHdlaWdodF9kZWNheRgVIAEoAUIQukgNEgtAASkAAAAAAAAAAEgEiAEBEjAKCmFkYW1fYmV0YTEYFiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAWIAQESMAoKYWRhbV9iZXRhMhgXIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAABIBogBARIrCgxhZGFtX2Vwc2lsb24YGCABKAFCELpIDRILQAEhAAAAAAAAAABIB4gBARIsCg1tYXhfZ3JhZF9ub3JtGBkgASgBQhC6SA0SC0ABIQAAAAAAAAAASAiIAQESIAoFc3RlcHMYGiABKANCDLpICSIHGIDC1y8oAUgJiAEBEiQKCmJhdGNoX3NpemUYGyABKAVCC7pICBoGGICABCgBSAqIAQESJAoKZ3JhZF9hY2N1bRgcIAEoBUILukgIGgYYgIAEKAFIC4gBARI3CghzY2hlZHVsZRgdIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNjaGVkdWxlQgi6SAWCAQIQARIlCgZ3YXJtdXAYHiABKAFCELpIDRILQAEpAAAAAAAAAABIDIgBARIRCgRzZWVkGB8gASgNSA2IAQESFAoHc2h1ZmZsZRggIAEoCEgOiAEBEiUKBmVwb2NocxghIAEoAUIQukgNEgtAASEAAAAAAAAAAEgPiAEBEhcKD3RyYWluX29uX3NvdXJjZRgoIAEoCBIkCgptYXhfbGVuZ3RoGCkgASgFQgu6SAgaBhiAgEAoAkgQiAEBEiAKCmV2YWxfc3RlcHMYKiABKANCB7pIBCICKABIEYgBARIjChZncmFkaWVudF9jaGVja3BvaW50aW5nGDIgASgISBKIAQESPwoNY29tcHV0ZV9kdHlwZRgzIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlQgi6SAWCAQIQARIgCgd0aHJlYWRzGDQgASgFQgq6SAcaBRiACCgBSBOIAQESHAoEYml0cxg1IAEoBUIJukgGGgQwBDAQSBSIAQESOQoKcXVhbnRfdHlwZRg2IAEoDjIbLm5pYmJsZS5jb21tb24udjEuUXVhbnRUeXBlQgi6SAWCAQIQARI0CgpibG9ja19zaXplGDcgASgFQhu6SBgaFjAgMEAwgAEwgAIwgAQwgAgwgBAwgCBIFYgBARIZCgxkb3VibGVfcXVhbnQYOCABKAhIFogBARI6Cg9yZWdpc3RyeV90YXJnZXQYPCABKAsyIS5uaWJibGUudHJhaW5lci52MS5SZWdpc3RyeVRhcmdldEIHCgVfcmFua0IICgZfYWxwaGFCCgoIX2Ryb3BvdXRCEAoOX2xlYXJuaW5nX3JhdGVCDwoNX3dlaWdodF9kZWNheUINCgtfYWRhbV9iZXRhMUINCgtfYWRhbV9iZXRhMkIPCg1fYWRhbV9lcHNpbG9uQhAKDl9tYXhfZ3JhZF9ub3JtQggKBl9zdGVwc0INCgtfYmF0Y2hfc2l6ZUINCgtfZ3JhZF9hY2N1bUIJCgdfd2FybXVwQgcKBV9zZWVkQgoKCF9zaHVmZmxlQgkKB19lcG9jaHNCDQoLX21heF9sZW5ndGhCDQoLX2V2YWxfc3RlcHNCGQoXX2dyYWRpZW50X2NoZWNrcG9pbnRpbmdCCgoIX3RocmVhZHNCBwoFX2JpdHNCDQoLX2Jsb2NrX3NpemVCDwoNX2RvdWJsZV9xdWFudCJuCg5SZWdpc3RyeVRhcmdldBIaCghlbmRwb2ludBgBIAEoCUIIukgFcgMYgAQSHQoKYWRhcHRlcl9pZBgCIAEoCUIJukgGcgQQARg/EiEKB2FsaWFzZXMYAyADKAlCELpIDZIBChAQIgZyBBABGD8qZQoIU2NoZWR1bGUSGAoUU0NIRURVTEVfVU5TUEVDSUZJRUQQABIVChFTQ0hFRFVMRV9DT05TVEFOVBABEhMKD1NDSEVEVUxFX0xJTkVBUhACEhMKD1NDSEVEVUxFX0NPU0lORRADYgZwcm90bzM", [file_buf_validate_validate, file_nibble_common_v1_common]);
 
 /**
  * What to train, on what, and how. Paths are paths on the server.
@@ -75,7 +75,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   fullParameter: boolean;
 
   /**
-   * Rank of the adapter. Default: 64.
+   * Rank of the adapter. Default: 16.
    *
    * @generated from field: optional int32 rank = 10;
    */
@@ -145,21 +145,21 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   adamEpsilon?: number | undefined;
 
   /**
-   * Gradients are scaled down to this global L2 norm; 0 turns clipping off. Default: 0.3.
+   * Gradients are scaled down to this global L2 norm. Default: 0.3.
    *
    * @generated from field: optional double max_grad_norm = 25;
    */
   maxGradNorm?: number | undefined;
 
   /**
-   * Optimizer steps. Default: one pass over the data.
+   * Optimizer steps, instead of epochs. Default: epochs decides.
    *
    * @generated from field: optional int64 steps = 26;
    */
   steps?: bigint | undefined;
 
   /**
-   * Sequences of a micro-batch. Default: 1.
+   * Sequences of a micro-batch. Default: 4.
    *
    * @generated from field: optional int32 batch_size = 27;
    */
@@ -167,7 +167,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
 
   /**
    * Micro-batches of a step. The loss of a step is the sum over all its trained tokens divided by their number,
-   * however they fall into micro-batches. Default: 16.
+   * however they fall into micro-batches. Default: 4.
    *
    * @generated from field: optional int32 grad_accum = 28;
    */
@@ -181,14 +181,14 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   schedule: Schedule;
 
   /**
-   * Steps in which the learning rate rises from 0 in a straight line. Default: 0.
+   * Steps in which the learning rate rises from 0 in a straight line; below 1, a part of all steps. Default: 0.
    *
-   * @generated from field: optional int64 warmup_steps = 30;
+   * @generated from field: optional double warmup = 30;
    */
-  warmupSteps?: bigint | undefined;
+  warmup?: number | undefined;
 
   /**
-   * Seed of initialization, dropout and order. Default: 0.
+   * Seed of initialization, dropout and order. Default: 42.
    *
    * @generated from field: optional uint32 seed = 31;
    */
@@ -202,6 +202,13 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   shuffle?: boolean | undefined;
 
   /**
+   * Passes over the data, if steps is not set. Default: 1.
+   *
+   * @generated from field: optional double epochs = 33;
+   */
+  epochs?: number | undefined;
+
+  /**
    * Compute the loss on prompts as well as on completions. Default: false.
    *
    * @generated from field: bool train_on_source = 40;
@@ -209,7 +216,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   trainOnSource: boolean;
 
   /**
-   * Longest sequence in tokens; longer ones are cut at the end. Default: the model's maximum, at most 2048.
+   * Longest sequence in tokens; longer ones are cut at the end. Default: 1024.
    *
    * @generated from field: optional int32 max_length = 41;
    */
@@ -223,7 +230,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   evalSteps?: bigint | undefined;
 
   /**
-   * Recompute a block's activations in the backward pass instead of keeping them. Default: true.
+   * Recompute a block's activations in the backward pass instead of keeping them. Default: false.
    *
    * @generated from field: optional bool gradient_checkpointing = 50;
    */
