@@ -14,7 +14,8 @@ export {
 } from "./adapter-folder.ts";
 export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
-export { replaceFile } from "./files.ts";
+export { publishFolder, replaceFile, syncFolder } from "./files.ts";
+export { checkInnerPaths, isInnerPath } from "./inner-path.ts";
 export * from "./llama-config.ts";
 export * from "./llama-weights.ts";
 export {

@@ -1,0 +1,160 @@
+// Fetches a version into a folder that appears whole and verified. What had arrived when a download broke off stays
+// beside the target, under a name that holds the version's digest, and is resumed by the next one. Two downloads of
+// the same content may share those files: both write the same bytes at the same places.
+import { constants, existsSync, statSync } from "node:fs";
+import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import type { File, Version } from "#gen/nibble/registry/v1/registry_pb.ts";
+import { NibbleError } from "#packages/errors";
+import { adapterConfigFileName, adapterWeightsFileName, checkInnerPaths, publishFolder } from "#packages/hub";
+import type { RegistryClient } from "./connect.ts";
+import { sha256OfFile } from "./files.ts";
+import { callOptions, Retries, type RetryOptions } from "./retry.ts";
+import type { TransferProgress } from "./upload.ts";
+
+const op = "download_adapter";
+
+export interface DownloadOptions extends RetryOptions {
+  onProgress?: (progress: TransferProgress) => void;
+}
+
+/** The version that a name of a version or of an alias means now. */
+export async function resolveVersion(registry: RegistryClient, name: string, signal?: AbortSignal): Promise<Version> {
+  const isAlias = name.split("/")[2] === "aliases";
+  const answer = isAlias
+    ? await registry.resolveAlias({ name }, callOptions(signal))
+    : await registry.getVersion({ name }, callOptions(signal));
+  if (answer.version) return answer.version;
+  throw new NibbleError(`${name}: expected a version, got none`, { code: "INTERNAL", op });
+}
+
+/**
+ * Downloads a version, by its name or an alias's, and returns it. A target that already holds it is left as it is; an
+ * adapter folder in its place is replaced; a folder with other things in it is refused.
+ */
+export async function downloadAdapter(
+  registry: RegistryClient,
+  name: string,
+  intoDir: string,
+  options: DownloadOptions = {},
+): Promise<Version> {
+  const version = await resolveVersion(registry, name, options.signal);
+  checkInnerPaths(
+    version.files.map(({ path }) => path),
+    op,
+  );
+  const target = resolve(intoDir);
+  if (await holds(target, version)) return version;
+  const digest = version.digest.replace(/^sha256:/, "").slice(0, 16);
+  const staging = join(dirname(target), `.${basename(target)}.download-${digest}`);
+  try {
+    await fetchAll(registry, version, staging, options);
+    publishFolder(staging, target, isAdapterFile(version));
+  } catch (thrown) {
+    // Another download of the same version may have been faster and moved the folder.
+    if (!existsSync(staging) && (await holds(target, version))) return version;
+    throw NibbleError.from(thrown, op);
+  }
+  return version;
+}
+
+function isAdapterFile(version: Version): (name: string) => boolean {
+  const names = version.files.map(({ path }) => path.split("/")[0]);
+  const known = new Set([adapterConfigFileName, adapterWeightsFileName, "README.md", ...names]);
+  return (name) => known.has(name);
+}
+
+async function holds(folder: string, version: Version): Promise<boolean> {
+  for (const file of version.files) {
+    const path = join(folder, file.path);
+    if (!existsSync(path) || BigInt(statSync(path).size) !== file.sizeBytes) return false;
+  }
+  for (const file of version.files) {
+    if ((await sha256OfFile(join(folder, file.path))).sha256 !== file.sha256) return false;
+  }
+  return version.files.length > 0;
+}
+
+async function fetchAll(registry: RegistryClient, version: Version, staging: string, options: DownloadOptions) {
+  const bytesTotal = Number(version.bytesTotal);
+  let bytesBefore = 0;
+  for (const file of version.files) {
+    const path = join(staging, file.path);
+    await mkdir(dirname(path), { recursive: true });
+    const advance = (offset: number) => options.onProgress?.({ bytesDone: bytesBefore + offset, bytesTotal });
+    const isRight = async () => {
+      await fetchFile(registry, version.name, file, path, advance, options);
+      return (await sha256OfFile(path)).sha256 === file.sha256;
+    };
+    // What an earlier download left may be damaged; only bytes that all came now prove the registry wrong.
+    if (!(await isRight())) {
+      await rm(path);
+      if (!(await isRight())) await refuse(version.name, file, path);
+    }
+    bytesBefore += Number(file.sizeBytes);
+  }
+}
+
+async function refuse(name: string, file: File, path: string): Promise<never> {
+  const { sha256 } = await sha256OfFile(path);
+  await rm(path);
+  const message = `${name}: ${file.path}: sha256: expected ${file.sha256}, got ${sha256}`;
+  const details = { path: file.path, expected: file.sha256, got: sha256 };
+  throw new NibbleError(message, { code: "DATA_LOSS", op, details });
+}
+
+/** Brings the file at `path` to its full size, from whatever size it has. */
+async function fetchFile(
+  registry: RegistryClient,
+  name: string,
+  file: File,
+  path: string,
+  advance: (offset: number) => void,
+  options: DownloadOptions,
+): Promise<void> {
+  const size = Number(file.sizeBytes);
+  const handle = await open(path, constants.O_RDWR | constants.O_CREAT, 0o644);
+  try {
+    let offset = (await handle.stat()).size;
+    if (offset > size) {
+      await handle.truncate(0);
+      offset = 0;
+    }
+    advance(offset);
+    const retries = new Retries(options);
+    while (offset < size) {
+      try {
+        const chunks = registry.downloadFile(
+          { name, path: file.path, offset: BigInt(offset) },
+          callOptions(options.signal),
+        );
+        for await (const { offset: at, data } of chunks) {
+          if (Number(at) !== offset || offset + data.length > size)
+            throw unexpected(name, file, at, data.length, offset);
+          await writeAll(handle, data, offset);
+          offset += data.length;
+          retries.progress();
+          advance(offset);
+        }
+        if (offset < size) throw unexpected(name, file, BigInt(offset), 0, offset);
+      } catch (thrown) {
+        await retries.again(thrown);
+      }
+    }
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function writeAll(handle: FileHandle, data: Uint8Array, position: number): Promise<void> {
+  let done = 0;
+  while (done < data.length) {
+    done += (await handle.write(data, done, data.length - done, position + done)).bytesWritten;
+  }
+}
+
+function unexpected(name: string, file: File, at: bigint, length: number, offset: number): NibbleError {
+  const message = `${name}: ${file.path}: expected ${file.sizeBytes} bytes in order, got ${length} at ${at} after ${offset}`;
+  return new NibbleError(message, { code: "DATA_LOSS", op, details: { path: file.path } });
+}
