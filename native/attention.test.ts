@@ -47,6 +47,8 @@ const shapes: Omit<t.Case, "dtype">[] = [
   { starts: [0, 5, 135, 200], heads: 4, kvHeads: 1, headSize: 48, window: 65 },
   { starts: [0, 1, 131], heads: 2, kvHeads: 2, headSize: 33, window: 1000 },
   { starts: [0, 70], heads: 2, kvHeads: 1, headSize: 200, window: 0 },
+  { starts: [0, 40], heads: 18, kvHeads: 1, headSize: 512, window: 2 ** 40 },
+  { starts: [0], heads: 2, kvHeads: 1, headSize: 8, window: 0 },
 ];
 
 const cases: t.Case[] = shapes.flatMap((s) => [

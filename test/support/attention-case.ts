@@ -202,7 +202,7 @@ export function paged(
     q: scope.of(c.dtype, [queries.length, c.heads * c.headSize], rows),
     kCache: scope.of(c.dtype, shape, caches.k),
     vCache: scope.of(c.dtype, shape, caches.v),
-    blockTable: scope.integers(cache.table.flat(), [cache.table.length, cache.table[0]!.length]),
+    blockTable: scope.integers(cache.table.flat(), [cache.table.length, cache.table[0]?.length ?? 1]),
     sequence: scope.integers(queries.map((x) => x.sequence)),
     position: scope.integers(queries.map((x) => x.position)),
     o,

@@ -1,109 +1,227 @@
-// Same steps as backends/reference/attention.cpp; rows are shared out among the threads.
+// Attention over packed documents. The backward pass meets query blocks with key blocks along the
+// diagonals of their square: pairs of one diagonal share no block, so they run side by side and add
+// into d_q, d_k and d_v in an order that no number of threads changes.
 #include "ops/attention.h"
 
-#include <math.h>
-
-#include "backends/cpu/attention.h"
+#include "backends/cpu/attention_tile.h"
+#include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
+#include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-// The document of row i is [begin, end).
-struct Rows {
-  int64_t begin, end;
+// Cuts the documents into runs of at most `rows` queries; their number. runs may be null.
+int64_t cut_documents(const Tensor& starts, int64_t rows, QueryRun* runs) {
+  int64_t count = 0;
+  for (int64_t d = 0; d + 1 < starts.dim(0); ++d) {
+    const int32_t begin = starts.i32()[d], end = starts.i32()[d + 1];
+    for (int64_t at = begin; at < end; at += rows, ++count) {
+      const int64_t left = end - at < rows ? end - at : rows;
+      if (runs != nullptr) runs[count] = {int32_t(at), int32_t(left), int32_t(at - begin), begin};
+    }
+  }
+  return count;
+}
+
+struct Scratch {
+  alignas(64) float rows[kTileFloats];                       // [keys, padded]
+  alignas(64) float keys[kTileFloats], keys_turned[kTileFloats], values_turned[kTileFloats];
+  alignas(64) float q[kTileFloats], d_o[kTileFloats];        // [queries, padded]
+  alignas(64) float d_q[kTileFloats], d_k[kTileFloats], d_v[kTileFloats];
+  alignas(64) float p[kBlockMax * kBlockMax], d_s[kBlockMax * kBlockMax];  // [queries, keys]
 };
 
-Rows document_of(const Tensor& starts, int64_t i) {
-  const int32_t* at = starts.i32();
-  int64_t low = 0, high = starts.dim(0) - 1;  // the last d with starts[d] <= i
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (at[middle] <= i ? low : high) = middle;
-  }
-  return {at[low], at[low + 1]};
-}
+struct Gradients {
+  float *d_q, *d_k, *d_v;  // float32, in the layout of the tensors
+  const float* delta;      // [N, H]
+};
 
-// d_q of one row and head.
-void backward_query(const AttentionBackwardArgs& a, int64_t i, int64_t h, float* d_q) {
-  const int64_t H = a.shape.heads, K = a.shape.kv_heads, D = a.q.dim(1) / H, kv = h / (H / K);
-  float q[kHeadSizeMax], d_o[kHeadSizeMax], o[kHeadSizeMax], row[kHeadSizeMax];
-  const int64_t at = (i * H + h) * D;
-  widen(a.q, at, D, q);
-  widen(a.d_o, at, D, d_o);
-  widen(a.o, at, D, o);
-  const float delta = dot(d_o, o, D), lse = a.lse.f32()[i * H + h];
-  for (int64_t c = 0; c < D; ++c) d_q[c] = 0;
-  for (int64_t j = first_seen(a.shape.window, document_of(a.starts, i).begin, i); j <= i; ++j) {
-    widen(a.v, (j * K + kv) * D, D, row);
-    const float d_p = dot(d_o, row, D) - delta;
-    widen(a.k, (j * K + kv) * D, D, row);
-    const float d_s = a.shape.scale * expf(a.shape.scale * dot(q, row, D) - lse) * d_p;
-    for (int64_t c = 0; c < D; ++c) d_q[c] += d_s * row[c];
+void add_rows(const float* from, int64_t from_step, int64_t rows, int64_t size, float* to, int64_t to_step) {
+  for (int64_t r = 0; r < rows; ++r, from += from_step, to += to_step) {
+    int64_t c = 0;
+    for (; c + kWidth <= size; c += kWidth) store(to + c, load(to + c) + load(from + c));
+    for (; c < size; ++c) to[c] += from[c];
   }
 }
 
-// Adds what query row i, head h gives to d_k and d_v of the key row k, v.
-void backward_key(const AttentionBackwardArgs& a, int64_t i, int64_t h, const float* k, const float* v, float* d_k,
-                  float* d_v) {
-  const int64_t H = a.shape.heads, D = a.q.dim(1) / H, at = (i * H + h) * D;
-  float q[kHeadSizeMax], d_o[kHeadSizeMax], o[kHeadSizeMax];
-  widen(a.q, at, D, q);
-  widen(a.d_o, at, D, d_o);
-  widen(a.o, at, D, o);
-  const float p = expf(a.shape.scale * dot(q, k, D) - a.lse.f32()[i * H + h]);
-  const float d_s = a.shape.scale * p * (dot(d_o, v, D) - dot(d_o, o, D));
-  for (int64_t c = 0; c < D; ++c) d_v[c] += p * d_o[c];
-  for (int64_t c = 0; c < D; ++c) d_k[c] += d_s * q[c];
+// One block of queries against one block of keys, for all heads of a group.
+class Pair {
+ public:
+  Pair(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun& queries, const QueryRun& keys, int64_t kv,
+       Scratch& s)
+      : a_(a), out_(out), queries_(queries), keys_(keys), s_(s), kv_(kv), heads_(a.shape.heads),
+        size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), block_(block_keys(size_)) {}
+
+  void run() {
+    const int64_t group = heads_ / a_.shape.kv_heads;
+    load_keys();
+    for (int64_t h = kv_ * group; h < (kv_ + 1) * group; ++h) {
+      load_queries(h);
+      for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
+      add_to_keys();
+      const int64_t at = (queries_.row * heads_ + h) * size_;
+      add_rows(s_.d_q, padded_, queries_.count, size_, out_.d_q + at, heads_ * size_);
+    }
+    const int64_t at = key_at(0), step = a_.shape.kv_heads * size_;
+    add_rows(s_.d_k, padded_, keys_.count, size_, out_.d_k + at, step);
+    add_rows(s_.d_v, padded_, keys_.count, size_, out_.d_v + at, step);
+  }
+
+ private:
+  int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
+  int64_t position_of(int64_t r) const { return queries_.position + r; }
+
+  void load_keys() {
+    const int64_t count = keys_.count, whole = vectors_of(count) * kWidth;
+    for (int64_t t = 0; t < count; ++t) load_row(a_.v, key_at(t), size_, s_.rows + t * padded_);
+    clear_rows(s_.rows + count * padded_, (whole - count) * padded_);
+    transpose(s_.rows, whole, padded_, s_.values_turned, block_);
+    for (int64_t t = 0; t < count; ++t) load_row(a_.k, key_at(t), size_, s_.keys + t * padded_);
+    clear_rows(s_.keys + count * padded_, (whole - count) * padded_);
+    transpose(s_.keys, whole, padded_, s_.keys_turned, block_);
+    clear_rows(s_.d_k, count * padded_);
+    clear_rows(s_.d_v, count * padded_);
+  }
+
+  void load_queries(int64_t h) {
+    for (int64_t r = 0; r < queries_.count; ++r) {
+      const int64_t at = ((queries_.row + r) * heads_ + h) * size_;
+      load_row(a_.q, at, size_, s_.q + r * padded_);
+      load_row(a_.d_o, at, size_, s_.d_o + r * padded_);
+    }
+  }
+
+  // p, d_s and d_q of the rows r ... r + kTileRows.
+  void weigh_rows(int64_t h, int64_t r) {
+    const int64_t rows = queries_.count - r < kTileRows ? queries_.count - r : kTileRows;
+    const int64_t ahead = position_of(r + rows - 1) + 1 - keys_.position;
+    const int64_t seen = ahead < keys_.count ? ahead : keys_.count, vectors = vectors_of(seen);
+    float *p = s_.p + r * kBlockMax, *d_s = s_.d_s + r * kBlockMax;
+    // [2] the weights again, and their gradients
+    multiply(rows, vectors, {s_.q + r * padded_, padded_, 1}, {s_.keys_turned, block_}, {p, kBlockMax, size_, false});
+    multiply(rows, vectors, {s_.d_o + r * padded_, padded_, 1}, {s_.values_turned, block_},
+             {d_s, kBlockMax, size_, false});
+    for (int64_t i = 0; i < rows; ++i) weigh(h, r + i, p + i * kBlockMax, d_s + i * kBlockMax, vectors);
+    // [3] gradients of the rows
+    multiply(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {s_.keys, padded_},
+             {s_.d_q + r * padded_, padded_, seen, false});
+  }
+
+  void weigh(int64_t h, int64_t r, float* p, float* d_s, int64_t vectors) {
+    const int64_t at = (queries_.row + r) * heads_ + h;
+    const Vec lse = splat(a_.lse.f32()[at]), delta = splat(out_.delta[at]), scale = splat(a_.shape.scale);
+    const Sight sight{keys_.position, position_of(r), a_.shape.window};
+    const bool all = sight.all(vectors * kWidth);
+    for (int64_t v = 0; v < vectors; ++v) {
+      Vec weight = exp(load(p + v * kWidth) * scale - lse);
+      if (!all) weight = sight.mask(weight, v, 0);
+      store(p + v * kWidth, weight);
+      store(d_s + v * kWidth, scale * weight * (load(d_s + v * kWidth) - delta));
+    }
+    const int64_t rest = (vectors_of(keys_.count) - vectors) * kWidth;
+    clear_rows(p + vectors * kWidth, rest);
+    clear_rows(d_s + vectors * kWidth, rest);
+  }
+
+  void add_to_keys() {
+    const int64_t vectors = padded_ / kWidth;
+    for (int64_t t = 0; t < keys_.count; t += kTileRows) {
+      const int64_t rows = keys_.count - t < kTileRows ? keys_.count - t : kTileRows;
+      // On the diagonal, the queries before key t do not see it.
+      const int64_t first = queries_.row == keys_.row ? t : 0, depth = queries_.count - first;
+      const int64_t at = first * kBlockMax + t;
+      multiply(rows, vectors, {s_.p + at, 1, kBlockMax}, {s_.d_o + first * padded_, padded_},
+               {s_.d_v + t * padded_, padded_, depth, true});
+      multiply(rows, vectors, {s_.d_s + at, 1, kBlockMax}, {s_.q + first * padded_, padded_},
+               {s_.d_k + t * padded_, padded_, depth, true});
+    }
+  }
+
+  const AttentionBackwardArgs& a_;
+  const Gradients& out_;
+  const QueryRun &queries_, &keys_;
+  Scratch& s_;
+  int64_t kv_, heads_, size_, padded_, block_;
+};
+
+// delta[i, h] = d_o_i . o_i
+void compute_delta(const AttentionBackwardArgs& a, float* delta) {
+  const int64_t heads = a.shape.heads, size = a.q.dim(1) / heads;
+  parallel_for(a.q.dim(0), [&](int64_t i) {
+    alignas(64) float d_o[kHeadSizeMax], o[kHeadSizeMax];
+    for (int64_t at = i * heads; at < (i + 1) * heads; ++at) {
+      load_row(a.d_o, at * size, size, d_o);
+      load_row(a.o, at * size, size, o);
+      Vec total{};
+      for (int64_t c = 0; c < size; c += kWidth) total = fma(load(d_o + c), load(o + c), total);
+      delta[at] = sum(total);
+    }
+  });
+}
+
+// Pairs of query block b and key block b - distance of one document.
+void run_diagonal(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun* blocks, int64_t count,
+                  int64_t distance) {
+  const int64_t kv_heads = a.shape.kv_heads;
+  parallel_for((count - distance) * kv_heads, [&](int64_t task) {
+    const QueryRun& queries = blocks[distance + task / kv_heads];
+    const QueryRun& keys = blocks[task / kv_heads];
+    if (queries.source != keys.source) return;
+    Scratch scratch;
+    Pair(a, out, queries, keys, task % kv_heads, scratch).run();
+  });
+}
+
+void run_diagonals(const AttentionBackwardArgs& a, const Gradients& out) {
+  const int64_t block = block_keys(a.q.dim(1) / a.shape.heads), count = cut_documents(a.starts, block, nullptr);
+  Workspace runs(count * 4);
+  auto* blocks = reinterpret_cast<QueryRun*>(runs.data());
+  cut_documents(a.starts, block, blocks);
+  int64_t farthest = 0;  // block of a document
+  for (int64_t b = 0; b < count; ++b) farthest = blocks[b].position / block > farthest ? blocks[b].position / block : farthest;
+  for (int64_t distance = 0; distance <= farthest; ++distance) {
+    if (a.shape.window > 0 && (distance - 1) * block + 1 >= a.shape.window) break;
+    run_diagonal(a, out, blocks, count, distance);
+  }
+}
+
+void narrow_all(const float* from, const Tensor& to) {
+  const int64_t columns = to.dim(1);
+  parallel_for(to.dim(0), [&](int64_t i) { store_row(from + i * columns, columns, to, i * columns); });
 }
 
 }  // namespace
 
 void attention_forward(const AttentionForwardArgs& a) {
-  const int64_t H = a.shape.heads, K = a.shape.kv_heads, D = a.q.dim(1) / H;
-  parallel_for(a.q.dim(0), [&](int64_t i) {
-    float q[kHeadSizeMax], row[kHeadSizeMax], o[kHeadSizeMax];
-    const int64_t first = first_seen(a.shape.window, document_of(a.starts, i).begin, i);
-    for (int64_t h = 0; h < H; ++h) {
-      widen(a.q, (i * H + h) * D, D, q);
-      OnlineSoftmax softmax(D, o);
-      for (int64_t j = first; j <= i; ++j) {
-        const int64_t at = (j * K + h / (H / K)) * D;
-        widen(a.k, at, D, row);
-        const float score = a.shape.scale * dot(q, row, D);
-        widen(a.v, at, D, row);
-        softmax.add(score, row);
-      }
-      a.lse.f32()[i * H + h] = softmax.finish();
-      narrow(o, D, a.o, (i * H + h) * D);
-    }
-  });
+  const int64_t rows = run_rows(a.shape, a.q.dim(1) / a.shape.heads), count = cut_documents(a.starts, rows, nullptr);
+  Workspace memory(count * 4);
+  auto* runs = reinterpret_cast<QueryRun*>(memory.data());
+  cut_documents(a.starts, rows, runs);
+  attend({.shape = a.shape, .q = a.q, .k = a.k, .v = a.v, .o = a.o, .lse = a.lse.f32()}, runs, count);
 }
 
 void attention_backward(const AttentionBackwardArgs& a) {
-  const int64_t H = a.shape.heads, K = a.shape.kv_heads, D = a.q.dim(1) / H;
-  parallel_for(a.q.dim(0), [&](int64_t i) {
-    float d_q[kHeadSizeMax];
-    for (int64_t h = 0; h < H; ++h) {
-      backward_query(a, i, h, d_q);
-      narrow(d_q, D, a.d_q, (i * H + h) * D);
-    }
-  });
-  parallel_for(a.k.dim(0) * K, [&](int64_t task) {
-    const int64_t j = task / K, kv = task % K;
-    const Rows document = document_of(a.starts, j);
-    const int64_t end =
-        a.shape.window > 0 && j + a.shape.window < document.end ? j + a.shape.window : document.end;
-    float k[kHeadSizeMax], v[kHeadSizeMax], d_k[kHeadSizeMax] = {}, d_v[kHeadSizeMax] = {};
-    widen(a.k, task * D, D, k);
-    widen(a.v, task * D, D, v);
-    for (int64_t i = j; i < end; ++i)
-      for (int64_t h = kv * (H / K); h < (kv + 1) * (H / K); ++h) backward_key(a, i, h, k, v, d_k, d_v);
-    narrow(d_k, D, a.d_k, task * D);
-    narrow(d_v, D, a.d_v, task * D);
-  });
+  const bool in_place = a.q.dtype == DType::kF32;
+  const int64_t queries = a.q.count(), keys = a.k.count(), deltas = a.q.dim(0) * a.shape.heads;
+  Workspace memory(deltas + (in_place ? 0 : queries + 2 * keys));
+  float* wide = memory.data() + deltas;
+  const Gradients out = {.d_q = in_place ? a.d_q.f32() : wide,
+                         .d_k = in_place ? a.d_k.f32() : wide + queries,
+                         .d_v = in_place ? a.d_v.f32() : wide + queries + keys,
+                         .delta = memory.data()};
+  memset(out.d_q, 0, size_t(queries) * 4);
+  memset(out.d_k, 0, size_t(keys) * 4);
+  memset(out.d_v, 0, size_t(keys) * 4);
+  // [1] delta
+  compute_delta(a, memory.data());
+  run_diagonals(a, out);
+  if (in_place) return;
+  narrow_all(out.d_q, a.d_q);
+  narrow_all(out.d_k, a.d_k);
+  narrow_all(out.d_v, a.d_v);
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

@@ -1,30 +1,28 @@
-// Attention over the paged cache: one task for each query row.
-#include "backends/cpu/attention.h"
+// Attention over the paged cache: rows that follow each other in one sequence run as one tile, so a
+// chunk of a prefill is as fast as the whole, and decoding is a run of one query a sequence.
+#include "backends/cpu/attention_tile.h"
 #include "backends/cpu/ops.h"
-#include "core/thread_pool.h"
+#include "backends/cpu/workspace.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
 void paged_attention(const PagedAttentionArgs& a) {
-  const int64_t H = a.shape.heads, K = a.shape.kv_heads, D = a.q.dim(1) / H, page = a.k_cache.dim(1);
-  parallel_for(a.q.dim(0), [&](int64_t n) {
-    float q[kHeadSizeMax], row[kHeadSizeMax], o[kHeadSizeMax];
-    const int32_t* pages = a.block_table.i32() + a.sequence.i32()[n] * a.block_table.dim(1);
-    const int64_t position = a.position.i32()[n], first = first_seen(a.shape.window, 0, position);
-    for (int64_t h = 0; h < H; ++h) {
-      widen(a.q, (n * H + h) * D, D, q);
-      OnlineSoftmax softmax(D, o);
-      for (int64_t t = first; t <= position; ++t) {
-        const int64_t at = ((pages[t / page] * page + t % page) * K + h / (H / K)) * D;
-        widen(a.k_cache, at, D, row);
-        const float score = a.shape.scale * dot(q, row, D);
-        widen(a.v_cache, at, D, row);
-        softmax.add(score, row);
-      }
-      softmax.finish();
-      narrow(o, D, a.o, (n * H + h) * D);
+  const int64_t rows = run_rows(a.shape, a.q.dim(1) / a.shape.heads), n = a.q.dim(0);
+  const int32_t *sequence = a.sequence.i32(), *position = a.position.i32();
+  Workspace memory(n * 4);
+  auto* runs = reinterpret_cast<QueryRun*>(memory.data());
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    QueryRun* last = runs + count - 1;
+    if (count > 0 && last->count < rows && last->source == sequence[i] && last->position + last->count == position[i]) {
+      ++last->count;
+    } else {
+      runs[count++] = {int32_t(i), 1, position[i], sequence[i]};
     }
-  });
+  }
+  attend({.shape = a.shape, .q = a.q, .k = a.k_cache, .v = a.v_cache, .o = a.o, .pages = a.block_table.i32(),
+          .pages_max = a.block_table.dim(1), .page = a.k_cache.dim(1)},
+         runs, count);
 }
 
 void kv_write(const KvWriteArgs& a) {

@@ -1,0 +1,136 @@
+// Products of matrices small enough for the cache, and moves of rows in and out of them: the inner
+// loops of attention. Scratch rows are padded with zeros to whole vectors. Every element of a product
+// is summed in the order of depth, whatever the tile's shape: neighbours do not change its bits.
+#pragma once
+
+#include "backends/cpu/simd.h"
+#include "core/tensor.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+// Rows and vectors of a product that stay in registers: 24 of 32, or 12 of 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileVectors = 4;
+#else
+constexpr int kTileVectors = 2;
+#endif
+constexpr int kTileRows = 6;
+
+static inline int64_t vectors_of(int64_t floats) { return (floats + kWidth - 1) / kWidth; }
+
+// Element (row, column) lies at data[row * row_step + column * column_step].
+struct Strided {
+  const float* data;
+  int64_t row_step, column_step;
+};
+
+// Rows of whole vectors.
+struct Packed {
+  const float* data;
+  int64_t row_step;
+};
+
+struct Product {
+  float* c;
+  int64_t c_step;
+  int64_t depth;
+  bool add;  // to what c holds
+};
+
+template <int R, int V>
+static inline void product_tile(const Strided& a, const Packed& b, const Product& p) {
+  Vec sum[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sum[r][v] = p.add ? load(p.c + r * p.c_step + v * kWidth) : Vec{};
+  const float* from = a.data;
+  const float* row = b.data;
+  for (int64_t k = 0; k < p.depth; ++k, from += a.column_step, row += b.row_step) {
+    Vec other[V];
+    for (int v = 0; v < V; ++v) other[v] = load(row + v * kWidth);
+    for (int r = 0; r < R; ++r) {
+      const Vec factor = splat(from[r * a.row_step]);
+      for (int v = 0; v < V; ++v) sum[r][v] = fma(factor, other[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+}
+
+template <int R, int V>
+static inline void product_row(int64_t vectors, const Strided& a, Packed b, Product p) {
+  for (; vectors >= V; vectors -= V, b.data += V * kWidth, p.c += V * kWidth) product_tile<R, V>(a, b, p);
+  if constexpr (V > 1) {
+    if (vectors > 0) product_row<R, V - 1>(vectors, a, b, p);
+  }
+}
+
+template <int R>
+static inline void product_rows(int64_t rows, int64_t vectors, Strided a, const Packed& b, Product p) {
+  for (; rows >= R; rows -= R, a.data += R * a.row_step, p.c += R * p.c_step) {
+    product_row<R, kTileVectors>(vectors, a, b, p);
+  }
+  if constexpr (R > 1) {
+    if (rows > 0) product_rows<R - 1>(rows, vectors, a, b, p);
+  }
+}
+
+// c = a b or c += a b, for `rows` rows of a and `vectors` vectors of each row of b.
+static inline void multiply(int64_t rows, int64_t vectors, const Strided& a, const Packed& b, const Product& p) {
+  product_rows<kTileRows>(rows, vectors, a, b, p);
+}
+
+// to[c][r] = from[r][c] for a square of kWidth: log2(kWidth) rounds of exchanges.
+static inline void transpose_square(const float* from, int64_t from_step, float* to, int64_t to_step) {
+  Vec row[kWidth];
+  for (int r = 0; r < kWidth; ++r) row[r] = load(from + r * from_step);
+#pragma GCC unroll 4
+  for (int step = 1; step < kWidth; step *= 2) {
+    IVec low, high;  // lanes of the pair (upper row, lower row), numbered 0 ... 2 kWidth - 1
+    for (int l = 0; l < kWidth; ++l) {
+      low[l] = l & step ? kWidth + l - step : l;
+      high[l] = l & step ? kWidth + l : l + step;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kWidth; ++r) {
+      if (r & step) continue;
+      const Vec upper = row[r], lower = row[r + step];
+      row[r] = __builtin_shuffle(upper, lower, low);
+      row[r + step] = __builtin_shuffle(upper, lower, high);
+    }
+  }
+  for (int r = 0; r < kWidth; ++r) store(to + r * to_step, row[r]);
+}
+
+// to [columns, rows] = from [rows, columns] transposed; both counts are whole vectors.
+static inline void transpose(const float* from, int64_t rows, int64_t columns, float* to, int64_t to_step) {
+  for (int64_t r = 0; r < rows; r += kWidth)
+    for (int64_t c = 0; c < columns; c += kWidth) {
+      transpose_square(from + r * columns + c, columns, to + c * to_step + r, to_step);
+    }
+}
+
+// `count` elements as float32, then zeros up to a whole vector.
+static inline void load_row(const Tensor& t, int64_t start, int64_t count, float* out) {
+  int64_t i = 0;
+  if (t.dtype == DType::kF32) {
+    const float* from = t.f32() + start;
+    for (; i + kWidth <= count; i += kWidth) store(out + i, load(from + i));
+    for (; i < count; ++i) out[i] = from[i];
+  } else {
+    const uint16_t* from = t.u16() + start;
+    for (; i < count; ++i) out[i] = bf16_to_float(from[i]);
+  }
+  for (; i % kWidth != 0; ++i) out[i] = 0;
+}
+
+static inline void store_row(const float* in, int64_t count, const Tensor& t, int64_t start) {
+  if (t.dtype == DType::kF32) memcpy(t.f32() + start, in, size_t(count) * 4);
+  if (t.dtype == DType::kBF16)
+    for (int64_t i = 0; i < count; ++i) t.u16()[start + i] = float_to_bf16(in[i]);
+}
+
+static inline void clear_rows(float* at, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += kWidth) store(at + i, Vec{});
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA
