@@ -72,7 +72,7 @@ function close(got: Record<string, Float32Array>, want: Record<string, Float32Ar
     const top = expected.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     for (let i = 0; i < expected.length; i++) {
       const rounded = name === "dX" && c.dtype === "bfloat16" ? 2 ** -7 * Math.abs(expected[i]!) : 0;
-      const allowed = 5e-5 * top + rounded;
+      const allowed = 1e-5 * top + rounded;
       const ok = Math.abs(got[name]![i]! - expected[i]!) <= allowed;
       if (!ok) assert.fail(`${name}[${i}]: expected ${expected[i]}, got ${got[name]![i]} in ${JSON.stringify(c)}`);
     }

@@ -1,36 +1,110 @@
+// Same steps as backends/reference/cross_entropy.cpp, a chunk of labelled rows at a time.
 #include "ops/cross_entropy.h"
 
-#include <cmath>
+#include <math.h>
 
+#include "backends/cpu/gemm.h"
+#include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
-#include "backends/cpu/plain.h"
+#include "backends/cpu/workspace.h"
+#include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
+namespace {
+
+constexpr int64_t kLogitsMax = 4 << 20;  // floats of logits at once
+constexpr int64_t kChunkRowsMin = 32;    // so that decoding W is worth it
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+Tensor float_matrix(float* data, int64_t rows, int64_t columns) {
+  return {.data = data, .dtype = DType::kF32, .rank = 2, .shape = {rows, columns}};
+}
+
+float largest(const float* x, int64_t count) {
+  float top = x[0];
+  Vec tops = splat(top);
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) tops = load(x + i) > tops ? load(x + i) : tops;
+  for (; i < count; ++i) top = x[i] > top ? x[i] : top;
+  const float rest = max(tops);
+  return rest > top ? rest : top;
+}
+
+// x = e^(x - top); returns the sum.
+float exponentials(float* x, int64_t count, float top) {
+  Vec total{};
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    const Vec e = exp(load(x + i) - splat(top));
+    store(x + i, e);
+    total += e;
+  }
+  float rest = 0;
+  for (; i < count; ++i) rest += x[i] = expf(x[i] - top);
+  return sum(total) + rest;
+}
+
+// [2] loss of a row of logits, [3] which become their gradients
+float loss_and_gradient(float* logits, int64_t count, int32_t label, float scale) {
+  const float top = largest(logits, count), chosen = logits[label];
+  const float total = exponentials(logits, count, top);
+  const float factor = scale / total;
+  for (int64_t v = 0; v < count; ++v) logits[v] *= factor;
+  logits[label] -= scale;
+  return logf(total) + (top - chosen);
+}
+
+// The rows of one chunk: those of `row`, gathered.
+struct Chunk {
+  const int32_t* row;
+  int64_t rows;
+  float *x, *logits, *d_x;
+};
+
+void run_chunk(const CrossEntropyArgs& a, const Matrix& w, const Chunk& chunk) {
+  const int64_t vocabulary = a.w.out, width = a.w.in;
+  parallel_for(chunk.rows, [&](int64_t i) { fetch(matrix_of(a.x), chunk.row[i], 0, width, chunk.x + i * width); });
+  const Matrix x = matrix_of(chunk.x, width), logits = matrix_of(chunk.logits, vocabulary);
+  // [1] logits
+  const Term forward{.a = {x, true}, .b = {w, true}, .depth = width};
+  gemm(&forward, 1, {.c = float_matrix(chunk.logits, chunk.rows, vocabulary)});
+  parallel_for(chunk.rows, [&](int64_t i) {
+    const int32_t n = chunk.row[i];
+    a.loss.f32()[n] = loss_and_gradient(chunk.logits + i * vocabulary, vocabulary, a.labels.i32()[n], a.scale);
+  });
+  // [4] gradients of x and W
+  if (a.d_x) {
+    const Term backward{.a = {logits, true}, .b = {w, false}, .depth = vocabulary};
+    gemm(&backward, 1, {.c = float_matrix(chunk.d_x, chunk.rows, width)});
+    for (int64_t i = 0; i < chunk.rows; ++i) put_row(a.d_x, chunk.row[i] * width, width, chunk.d_x + i * width, false);
+  }
+  if (a.d_w) {
+    const Term gradient{.a = {logits, false}, .b = {x, false}, .depth = chunk.rows};
+    gemm(&gradient, 1, {.c = a.d_w, .add = true});
+  }
+}
+
+}  // namespace
+
 void linear_cross_entropy(const CrossEntropyArgs& a) {
-  const int64_t rows = a.x.dim(0), vocabulary = a.w.out, width = a.w.in;
-  Workspace w(vocabulary * width), logits(vocabulary), x(width), d_x(width);
-  widen_weight(a.w, w.data());
-  for (int64_t n = 0; n < rows; ++n) {
-    const int32_t label = a.labels.i32()[n];
-    a.loss.f32()[n] = 0;
-    memset(d_x.data(), 0, size_t(width) * 4);
-    if (label >= 0) {
-      float* l = logits.data();
-      for (int64_t c = 0; c < width; ++c) x.data()[c] = element(a.x, n * width + c);
-      memset(l, 0, size_t(vocabulary) * 4);
-      plain_product(w.data(), width, 1, x.data(), 1, 1, l, vocabulary, 1, width);
-      float top = l[0];
-      double sum = 0;
-      for (int64_t v = 1; v < vocabulary; ++v) top = l[v] > top ? l[v] : top;
-      for (int64_t v = 0; v < vocabulary; ++v) sum += expf(l[v] - top);
-      const float total = float(sum);
-      a.loss.f32()[n] = logf(total) + top - l[label];
-      for (int64_t v = 0; v < vocabulary; ++v) l[v] = a.scale * (expf(l[v] - top) / total - (v == label ? 1 : 0));
-      plain_product(l, 0, 1, w.data(), width, 1, d_x.data(), 1, width, vocabulary);
-      if (a.d_w) plain_product(l, 1, 0, x.data(), 0, 1, a.d_w.f32(), vocabulary, width, 1);
-    }
-    for (int64_t c = 0; a.d_x && c < width; ++c) put(a.d_x, n * width + c, d_x.data()[c]);
+  const int64_t n = a.x.dim(0), width = a.w.in;
+  memset(a.loss.data, 0, size_t(n) * 4);
+  if (a.d_x) memset(a.d_x.data, 0, size_t(a.d_x.bytes()));
+  Workspace labelled(n);
+  int32_t* row = reinterpret_cast<int32_t*>(labelled.data());
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (a.labels.i32()[i] >= 0) row[count++] = int32_t(i);
+  }
+  if (count == 0) return;
+  int64_t rows = kLogitsMax / a.w.out;
+  rows = least(count, rows < kChunkRowsMin ? kChunkRowsMin : rows);
+  Workspace x(rows * width), logits(rows * a.w.out), d_x(a.d_x ? rows * width : 0);
+  const WeightMatrix weight(a.w);
+  for (int64_t done = 0; done < count; done += rows) {
+    run_chunk(a, weight.matrix(), {row + done, least(rows, count - done), x.data(), logits.data(), d_x.data()});
   }
 }
 

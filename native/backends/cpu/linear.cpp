@@ -1,104 +1,96 @@
+// Linear layers as sums of packed products: the adapter is one more term of the base layer's product, so
+// that y and d_x are written once.
 #include "ops/linear.h"
 
+#include "backends/cpu/gemm.h"
 #include "backends/cpu/ops.h"
-#include "backends/cpu/plain.h"
-#include "ops/philox.h"
+#include "backends/cpu/workspace.h"
+#include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-float mask(const Dropout& d, int64_t index) {
-  if (d.p == 0) return 1;
-  return dropout_keeps(d.seed, d.stream, uint64_t(index), d.p) ? 1.0f / (1.0f - d.p) : 0.0f;
+constexpr int64_t kBiasColumns = 64;  // of one task
+
+Tensor float_matrix(float* data, int64_t rows, int64_t columns) {
+  return {.data = data, .dtype = DType::kF32, .rank = 2, .shape = {rows, columns}};
 }
 
-void widen(const Tensor& x, float* out) {
-  parallel_for(x.dim(0), [&](int64_t n) {
-    const int64_t columns = x.dim(1);
-    for (int64_t i = n * columns; i < (n + 1) * columns; ++i) out[i] = element(x, i);
+Tensor rows_of(Tensor t, int64_t begin, int64_t end) {
+  t.data = t.u8() + begin * t.dim(1) * size_of(t.dtype);
+  t.shape[0] = end - begin;
+  return t;
+}
+
+void add_column_sums(const Tensor& d_y, float* sums) {
+  const int64_t rows = d_y.dim(0), columns = d_y.dim(1);
+  parallel_for((columns + kBiasColumns - 1) / kBiasColumns, [&](int64_t task) {
+    const int64_t begin = task * kBiasColumns;
+    const int64_t count = begin + kBiasColumns < columns ? kBiasColumns : columns - begin;
+    float total[kBiasColumns] = {}, row[kBiasColumns];
+    for (int64_t n = 0; n < rows; ++n) {
+      fetch(matrix_of(d_y), n, begin, count, row);
+      for (int64_t j = 0; j < count; ++j) total[j] += row[j];
+    }
+    for (int64_t j = 0; j < count; ++j) sums[begin + j] += total[j];
   });
 }
 
-void drop(const Tensor& x, const Dropout& d, float* out) {
-  parallel_for(x.dim(0), [&](int64_t n) {
-    const int64_t columns = x.dim(1);
-    for (int64_t i = n * columns; i < (n + 1) * columns; ++i) out[i] = element(x, i) * mask(d, i);
-  });
+// d_x from d_y through W, and from d_h through A and the dropout mask.
+void backward_input(const LinearBackwardArgs& a, const Matrix& d_h) {
+  const WeightMatrix weight(a.w);
+  Term terms[2] = {{.a = {matrix_of(a.d_y), true}, .b = {weight.matrix(), false}, .depth = a.w.out}};
+  if (a.a) {
+    terms[1] = {.a = {d_h, true}, .b = {matrix_of(a.a), false}, .depth = a.a.dim(0),
+                .mask = a.dropout.p > 0 ? &a.dropout : nullptr};
+  }
+  gemm(terms, a.a ? 2 : 1, {.c = a.d_x, .add = a.accumulate_dx});
 }
 
-void zero(float* p, int64_t count) { memset(p, 0, size_t(count) * 4); }
+// gradient += left^T right, summed over the rows of both.
+void add_gradient(const Matrix& left, const Matrix& right, int64_t rows, const Tensor& gradient) {
+  const Term term{.a = {left, false}, .b = {right, false}, .depth = rows};
+  gemm(&term, 1, {.c = gradient, .add = true});
+}
 
 }  // namespace
 
 void linear_forward(const LinearForwardArgs& a) {
-  const int64_t rows = a.x.dim(0), out = a.w.out, in = a.w.in, rank = a.a ? a.a.dim(0) : 0;
-  Workspace x(rows * in), w(out * in), y(rows * out);
-  widen_weight(a.w, w.data());
-  widen(a.x, x.data());
-  zero(y.data(), rows * out);
-  plain_product(x.data(), in, 1, w.data(), 1, in, y.data(), rows, out, in);
-  if (rank > 0) {
-    drop(a.x, a.dropout, x.data());
-    zero(a.h.f32(), rows * rank);
-    plain_product(x.data(), in, 1, a.a.f32(), 1, in, a.h.f32(), rows, rank, in);
-    Workspace h(rows * rank);
-    for (int64_t i = 0; i < rows * rank; ++i) h.data()[i] = a.scaling * a.h.f32()[i];
-    plain_product(h.data(), rank, 1, a.b.f32(), 1, rank, y.data(), rows, out, rank);
+  const WeightMatrix weight(a.w);
+  Term terms[2] = {{.a = {matrix_of(a.x), true}, .b = {weight.matrix(), true}, .depth = a.w.in}};
+  if (a.a) {
+    const Term project{.a = {matrix_of(a.x).dropped(a.dropout), true}, .b = {matrix_of(a.a), true}, .depth = a.w.in};
+    gemm(&project, 1, {.c = a.h});
+    terms[1] = {.a = {matrix_of(a.h).scaled(a.scaling), true}, .b = {matrix_of(a.b), true}, .depth = a.a.dim(0)};
   }
-  for (int64_t n = 0; n < rows; ++n)
-    for (int64_t o = 0; o < out; ++o) put(a.y, n * out + o, y.data()[n * out + o] + (a.bias ? a.bias.f32()[o] : 0));
+  gemm(terms, a.a ? 2 : 1, {.c = a.y, .bias = a.bias.f32()});
 }
 
 void linear_backward(const LinearBackwardArgs& a) {
-  const int64_t rows = a.d_y.dim(0), out = a.w.out, in = a.w.in, rank = a.a ? a.a.dim(0) : 0;
-  Workspace d_y(rows * out), d_h(rows * rank), x(rows * in);
-  widen(a.d_y, d_y.data());
-  zero(d_h.data(), rows * rank);
-  if (rank > 0) plain_product(d_y.data(), out, 1, a.b.f32(), rank, 1, d_h.data(), rows, rank, out);
-  for (int64_t i = 0; i < rows * rank; ++i) d_h.data()[i] *= a.scaling;
-  if (a.d_x) {
-    Workspace w(out * in), d_x(rows * in), adapter(rows * in);
-    widen_weight(a.w, w.data());
-    zero(d_x.data(), rows * in);
-    zero(adapter.data(), rows * in);
-    plain_product(d_y.data(), out, 1, w.data(), in, 1, d_x.data(), rows, in, out);
-    if (rank > 0) plain_product(d_h.data(), rank, 1, a.a.f32(), in, 1, adapter.data(), rows, in, rank);
-    for (int64_t i = 0; i < rows * in; ++i) {
-      const float sum = d_x.data()[i] + (rank > 0 ? mask(a.dropout, i) * adapter.data()[i] : 0);
-      put(a.d_x, i, a.accumulate_dx ? element(a.d_x, i) + sum : sum);
-    }
+  const int64_t rows = a.d_y.dim(0), rank = a.a ? a.a.dim(0) : 0;
+  Workspace d_h(rows * rank);
+  if (a.a && (a.d_x || a.d_a)) {
+    const Term term{.a = {matrix_of(a.d_y), true}, .b = {matrix_of(a.b).scaled(a.scaling), false}, .depth = a.w.out};
+    gemm(&term, 1, {.c = float_matrix(d_h.data(), rows, rank)});
   }
-  if (a.d_a) {
-    drop(a.x, a.dropout, x.data());
-    plain_product(d_h.data(), 1, rank, x.data(), in, 1, a.d_a.f32(), rank, in, rows);
-  }
-  if (a.d_w) {
-    widen(a.x, x.data());
-    plain_product(d_y.data(), 1, out, x.data(), in, 1, a.d_w.f32(), out, in, rows);
-  }
-  for (int64_t n = 0; a.d_bias && n < rows; ++n)
-    for (int64_t o = 0; o < out; ++o) a.d_bias.f32()[o] += d_y.data()[n * out + o];
-  if (a.d_b) {
-    for (int64_t i = 0; i < rows * out; ++i) d_y.data()[i] *= a.scaling;
-    plain_product(d_y.data(), 1, out, a.h.f32(), rank, 1, a.d_b.f32(), out, rank, rows);
-  }
+  const Matrix d_h_matrix = matrix_of(d_h.data(), rank);
+  if (a.d_x) backward_input(a, d_h_matrix);
+  if (a.d_a) add_gradient(d_h_matrix, matrix_of(a.x).dropped(a.dropout), rows, a.d_a);
+  if (a.d_b) add_gradient(matrix_of(a.d_y).scaled(a.scaling), matrix_of(a.h), rows, a.d_b);
+  if (a.d_w) add_gradient(matrix_of(a.d_y), matrix_of(a.x), rows, a.d_w);
+  if (a.d_bias) add_column_sums(a.d_y, a.d_bias.f32());
 }
 
 void lora_add(const LoraAddArgs& a) {
-  const int64_t out = a.b.dim(0), in = a.a.dim(1), rank = a.a.dim(0);
-  Workspace h(rank);
-  for (int64_t n = a.begin; n < a.end; ++n) {
-    for (int64_t r = 0; r < rank; ++r) {
-      h.data()[r] = 0;
-      for (int64_t i = 0; i < in; ++i) h.data()[r] += element(a.x, n * in + i) * a.a.f32()[r * in + i];
-    }
-    for (int64_t o = 0; o < out; ++o) {
-      float sum = 0;
-      for (int64_t r = 0; r < rank; ++r) sum += h.data()[r] * a.b.f32()[o * rank + r];
-      put(a.y, n * out + o, element(a.y, n * out + o) + a.scaling * sum);
-    }
-  }
+  const Tensor x = rows_of(a.x, a.begin, a.end), y = rows_of(a.y, a.begin, a.end);
+  const int64_t rank = a.a.dim(0);
+  Workspace h(x.dim(0) * rank);
+  const Term project{.a = {matrix_of(x), true}, .b = {matrix_of(a.a), true}, .depth = x.dim(1)};
+  gemm(&project, 1, {.c = float_matrix(h.data(), x.dim(0), rank)});
+  const Term expand{.a = {matrix_of(h.data(), rank).scaled(a.scaling), true}, .b = {matrix_of(a.b), true},
+                    .depth = rank};
+  gemm(&expand, 1, {.c = y, .add = true});
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

@@ -1,4 +1,5 @@
-// Scratch memory of one op, counted as workspace and given back at its end.
+// Scratch memory of one op, counted as workspace and given back at its end. It is taken by the caller
+// before threads start: no task allocates, so none can fail.
 #pragma once
 
 #include "backends/cpu/simd.h"
@@ -16,6 +17,42 @@ class Workspace {
 
  private:
   float* data_;
+};
+
+// One piece of scratch memory for each task that may run at the same time.
+class Scratch {
+ public:
+  Scratch(int64_t floats, int slots)
+      : floats_((floats + 15) / 16 * 16), slots_(slots), space_(floats_ * slots + slots), taken_(flags()) {
+    memset(taken_, 0, size_t(slots) * 4);
+  }
+
+  // Holds one piece for as long as it lives.
+  class Piece {
+   public:
+    explicit Piece(const Scratch& of) : of_(of), slot_(of.take()) {}
+    ~Piece() { __atomic_store_n(&of_.taken_[slot_], 0, __ATOMIC_RELEASE); }
+    Piece(const Piece&) = delete;
+    Piece& operator=(const Piece&) = delete;
+    float* data() const { return of_.space_.data() + of_.floats_ * slot_; }
+
+   private:
+    const Scratch& of_;
+    int slot_;
+  };
+
+ private:
+  int32_t* flags() const { return reinterpret_cast<int32_t*>(space_.data() + floats_ * slots_); }
+  int take() const {
+    for (int slot = 0;; slot = (slot + 1) % slots_) {
+      if (__atomic_exchange_n(&taken_[slot], 1, __ATOMIC_ACQUIRE) == 0) return slot;
+    }
+  }
+
+  int64_t floats_;
+  int slots_;
+  Workspace space_;
+  int32_t* taken_;
 };
 
 }  // namespace nibble::cpu::NIBBLE_ISA

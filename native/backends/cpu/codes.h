@@ -1,0 +1,81 @@
+// Decodes 4-bit weights: a block's 16 possible values are worked out once, then each code is a look-up
+// in a register. So rounding to the weight's dtype and double-quantized constants cost nothing an element.
+#pragma once
+
+#include "backends/cpu/widen.h"
+#include "ops/code8.h"
+#include "ops/weight.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+// The values of the codes of one block.
+struct alignas(64) Table {
+  float value[16];
+};
+
+// kWidth codes from kWidth / 2 bytes, the high nibble first.
+static inline Vec look_up(const uint8_t* bytes, const Table& table) {
+#if defined(__AVX512F__)
+  const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+  const __m128i codes = _mm_unpacklo_epi8(_mm_srli_epi16(low, 4), low);  // only the low 4 bits of a lane count
+  return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), load(table.value));
+#elif defined(__AVX2__)
+  int32_t word;
+  memcpy(&word, bytes, 4);
+  const __m128i low = _mm_cvtsi32_si128(word);
+  const __m256i codes = _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(_mm_srli_epi16(low, 4), low));
+  const __m256 below = _mm256_permutevar8x32_ps(load(table.value), codes);
+  const __m256 above = _mm256_permutevar8x32_ps(load(table.value + 8), codes);
+  return _mm256_blendv_ps(below, above, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
+#else
+  const uint8_t a = bytes[0], b = bytes[1];
+  return Vec{table.value[a >> 4], table.value[a & 15], table.value[b >> 4], table.value[b & 15]};
+#endif
+}
+
+class Codes {
+ public:
+  explicit Codes(const Weight& w)
+      : bytes(w.data.u8()),
+        book_(dequantize_codebook4(w.type, w.out * w.in)),
+        dtype_(w.dtype),
+        absmax_(w.absmax.data),
+        nested_absmax_(w.nested_absmax.f32()),
+        nested_map_(w.nested_map.f32()),
+        offset_(w.nested_offset),
+        shift_(__builtin_ctzll(uint64_t(w.block_size))) {}
+
+  int64_t block_of(int64_t element) const { return element >> shift_; }
+  int64_t block_end(int64_t block) const { return (block + 1) << shift_; }
+
+  Table table(int64_t block) const {
+    Table t;
+    const Vec constant = splat(absmax(block));
+    for (int i = 0; i < 16; i += kWidth) store(t.value + i, round_to(dtype_, load(book_.value + i) * constant));
+    return t;
+  }
+
+  float at(int64_t element, const Table& table) const {
+    const uint8_t byte = bytes[element / 2];
+    return table.value[element % 2 == 0 ? byte >> 4 : byte & 15];
+  }
+
+  const uint8_t* const bytes;
+
+ private:
+  float absmax(int64_t block) const {
+    if (nested_map_ == nullptr) return static_cast<const float*>(absmax_)[block];
+    const uint8_t code = static_cast<const uint8_t*>(absmax_)[block];
+    return nested_map_[code] * nested_absmax_[block / kBlock8] + offset_;
+  }
+
+  Codebook4 book_;
+  DType dtype_;
+  const void* absmax_;
+  const float* nested_absmax_;
+  const float* nested_map_;
+  float offset_;
+  int shift_;
+};
+
+}  // namespace nibble::cpu::NIBBLE_ISA

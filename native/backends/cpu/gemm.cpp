@@ -1,0 +1,188 @@
+#include "backends/cpu/gemm.h"
+
+#include "backends/cpu/dropout.h"
+#include "backends/cpu/workspace.h"
+#include "core/thread_pool.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+namespace {
+
+constexpr int64_t kPackedFloatsMax = 8 << 20;  // of A at once; more rows go in slabs
+constexpr int64_t kSlabRowsMin = 256;
+constexpr int64_t kPackRows = 64;      // of A in one task
+constexpr int64_t kTasksMax = 32;      // enough to share out, few enough to pack B seldom
+constexpr int64_t kTaskFlops = 8e6;    // a task is worth its start from here
+constexpr int64_t kBlockRowsMin = 128;
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+// How a product is cut up; a function of the shapes alone.
+struct Plan {
+  int64_t n, slab_rows, block_rows, block_columns;
+};
+
+Plan plan_of(const Term* terms, int count, int64_t m, int64_t n) {
+  int64_t floats = 0, depth = 0;  // of a packed row of A; of all terms
+  for (int t = 0; t < count; ++t) {
+    floats += blocks_of(terms[t].depth, kDepth) * kPitch;
+    depth += terms[t].depth;
+  }
+  int64_t slab = kPackedFloatsMax / (floats > 0 ? floats : 1);
+  slab = least(m, slab < kSlabRowsMin ? kSlabRowsMin : slab);
+  Plan plan{n, slab, slab, kPanelColumns};
+  const int64_t wanted = least(2 * slab * n * depth / kTaskFlops, kTasksMax);
+  auto tasks = [&] { return blocks_of(slab, plan.block_rows) * blocks_of(n, plan.block_columns); };
+  while (tasks() < wanted && plan.block_columns > 2 * kTileColumns) plan.block_columns /= 2;
+  while (tasks() < wanted && plan.block_rows > kBlockRowsMin) plan.block_rows = (plan.block_rows + 1) / 2;
+  return plan;
+}
+
+// All of A for the rows [begin, end), in blocks of depth: [block][row][kPitch].
+class PackedRows {
+ public:
+  PackedRows(const Term* terms, int count, int64_t rows_max)
+      : terms_(terms), count_(count), space_(blocks() * rows_max * kPitch) {}
+
+  void pack(int64_t begin, int64_t end) {
+    rows_ = end - begin;
+    const int64_t groups = blocks_of(rows_, kPackRows);
+    parallel_for(blocks() * groups, [&](int64_t task) {
+      int64_t block = task / groups;
+      const int64_t row = task % groups * kPackRows;
+      float* to = space_.data() + (block * rows_ + row) * kPitch;
+      for (int t = 0; t < count_; ++t) {
+        const int64_t of_term = blocks_of(terms_[t].depth, kDepth);
+        if (block >= of_term) {
+          block -= of_term;
+          continue;
+        }
+        const int64_t k0 = block * kDepth, depth = least(kDepth, terms_[t].depth - k0);
+        return pack_rows(terms_[t].a, begin + row, least(kPackRows, rows_ - row), k0, depth, to);
+      }
+    });
+  }
+
+  // `block` counts through all terms.
+  const float* at(int64_t block, int64_t row) const { return space_.data() + (block * rows_ + row) * kPitch; }
+
+ private:
+  int64_t blocks() const {
+    int64_t sum = 0;
+    for (int t = 0; t < count_; ++t) sum += blocks_of(terms_[t].depth, kDepth);
+    return sum;
+  }
+
+  const Term* terms_;
+  int count_;
+  int64_t rows_ = 0;
+  Workspace space_;
+};
+
+// A block of C while it is summed: c itself, or float32 scratch where c is bfloat16.
+struct Block {
+  int64_t row, rows, column, columns;  // of c
+  float* sums;
+  int64_t pitch;
+  bool padded;  // whole tiles may be written
+};
+
+void begin_block(const Block& block, const Result& result) {
+  if (result.bias == nullptr) return;
+  const bool keep = result.add && !block.padded;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    float* row = block.sums + r * block.pitch;
+    for (int64_t j = 0; j < block.columns; ++j) row[j] = (keep ? row[j] : 0) + result.bias[block.column + j];
+  }
+}
+
+void end_block(const Block& block, const Result& result) {
+  if (!block.padded) return;
+  const int64_t n = result.c.dim(1);
+  for (int64_t r = 0; r < block.rows; ++r)
+    put_row(result.c, (block.row + r) * n + block.column, block.columns, block.sums + r * block.pitch, result.add);
+}
+
+// A tile that C does not wholly hold, or that is masked: summed beside it, then merged.
+void merge_tile(const Block& block, const Term& term, int64_t n, int64_t r, int64_t j, int64_t rows, int64_t columns,
+                const float* tile, bool add) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float part[kTileColumns];
+    memcpy(part, tile + i * kTileColumns, sizeof part);
+    if (term.mask != nullptr) apply_dropout(*term.mask, (block.row + r + i) * n + block.column + j, columns, part);
+    float* to = block.sums + (r + i) * block.pitch + j;
+    for (int64_t l = 0; l < columns; ++l) to[l] = add ? to[l] + part[l] : part[l];
+  }
+}
+
+// Adds one block of depth: every tile of the block of C.
+void sum_tiles(const Block& block, const Term& term, int64_t n, const float* a, const float* b, int64_t depth,
+               bool add) {
+  const int64_t step = blocks_of(block.rows, blocks_of(block.rows, kTileRows));  // tiles of even height
+  for (int64_t r = 0; r < block.rows; r += step) {
+    const int64_t rows = least(step, block.rows - r);
+    for (int64_t j = 0; j < block.columns; j += kTileColumns) {
+      const int64_t columns = least(kTileColumns, block.columns - j);
+      const float* strip = b + j * depth;
+      const bool half = columns <= kWidth;
+      const bool whole = block.padded || columns == kTileColumns || columns == kWidth;
+      alignas(64) float tile[kTileRows * kTileColumns];
+      const bool direct = whole && term.mask == nullptr;
+      float* c = direct ? block.sums + r * block.pitch + j : tile;
+      const int64_t pitch = direct ? block.pitch : kTileColumns;
+      if (half) tile_product_of<1>(rows, depth, a + r * kPitch, strip, c, pitch, add && direct);
+      else tile_product_of<2>(rows, depth, a + r * kPitch, strip, c, pitch, add && direct);
+      if (!direct) merge_tile(block, term, n, r, j, rows, columns, tile, add);
+    }
+  }
+}
+
+void sum_block(const Block& block, const Term* terms, int count, const Result& result, const PackedRows& packed,
+               int64_t packed_row, float* panel) {
+  bool add = result.bias != nullptr || (result.add && !block.padded);
+  int64_t index = 0;
+  begin_block(block, result);
+  for (int t = 0; t < count; ++t) {
+    for (int64_t k0 = 0; k0 < terms[t].depth; k0 += kDepth) {
+      const int64_t depth = least(kDepth, terms[t].depth - k0);
+      pack_columns(terms[t].b, block.column, block.columns, k0, depth, panel);
+      sum_tiles(block, terms[t], result.c.dim(1), packed.at(index++, packed_row), panel, depth, add);
+      add = true;
+    }
+  }
+  end_block(block, result);
+}
+
+}  // namespace
+
+void gemm(const Term* terms, int count, const Result& result) {
+  const int64_t m = result.c.dim(0), n = result.c.dim(1);
+  bool few = m <= kFewRows;
+  for (int t = 0; t < count; ++t) few = few && terms[t].a.along_k && terms[t].b.along_k && terms[t].mask == nullptr;
+  if (few) return gemm_few_rows(terms, count, result);
+  const Plan plan = plan_of(terms, count, m, n);
+  const bool rounds = result.c.dtype != DType::kF32;
+  PackedRows packed(terms, count, plan.slab_rows);
+  const int64_t panel = plan.block_columns * kDepth;
+  Scratch scratch(panel + (rounds ? plan.block_rows * plan.block_columns : 0), thread_count());
+  for (int64_t begin = 0; begin < m; begin += plan.slab_rows) {
+    const int64_t end = least(begin + plan.slab_rows, m);
+    packed.pack(begin, end);
+    const int64_t across = blocks_of(n, plan.block_columns);
+    parallel_for(across * blocks_of(end - begin, plan.block_rows), [&](int64_t task) {
+      const Scratch::Piece piece(scratch);
+      const int64_t row = begin + task / across * plan.block_rows, column = task % across * plan.block_columns;
+      Block block{.row = row, .rows = least(plan.block_rows, end - row), .column = column,
+                  .columns = least(plan.block_columns, n - column), .sums = piece.data() + panel,
+                  .pitch = plan.block_columns, .padded = rounds};
+      if (!rounds) {
+        block.sums = result.c.f32() + row * n + column;
+        block.pitch = n;
+      }
+      sum_block(block, terms, count, result, packed, row - begin, piece.data());
+    });
+  }
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA

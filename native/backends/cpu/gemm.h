@@ -1,0 +1,31 @@
+// Matrix products of packed tiles: sums of products of operands of any storage, with what comes before
+// and after them (dropout, bias, rounding) done on the way. Knows no layers.
+#pragma once
+
+#include "backends/cpu/pack.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+// A[m, k] B[n, k], summed over k. `mask`, if any, multiplies element m * n_count + n of the result.
+struct Term {
+  Operand a, b;
+  int64_t depth;
+  const Dropout* mask = nullptr;
+};
+
+struct Result {
+  Tensor c;                     // [m, n] float32 or bfloat16
+  bool add = false;             // to what c holds
+  const float* bias = nullptr;  // [n]
+};
+
+// c = (c +) bias + sum of the terms. The order of all sums depends on m, n and the depths only, never on
+// the number of threads.
+void gemm(const Term* terms, int count, const Result& result);
+
+// The same for at most kFewRows rows, operands along k and no mask: each weight is read once, from memory
+// straight into dot products. A row's sums do not depend on how many rows there are.
+constexpr int64_t kFewRows = 8;
+void gemm_few_rows(const Term* terms, int count, const Result& result);
+
+}  // namespace nibble::cpu::NIBBLE_ISA

@@ -1,0 +1,60 @@
+// The micro-kernel of the matrix product: a tile of C kept in registers (Goto and van de Geijn,
+// "Anatomy of high-performance matrix multiplication", 2008). Knows packed operands only.
+#pragma once
+
+#include "backends/cpu/simd.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+// A tile is kTileRows x kTileColumns: as many accumulators as the registers hold, with room for two
+// vectors of B and one element of A.
+constexpr int kTileColumns = 2 * kWidth;
+#if defined(__AVX512F__)
+constexpr int kTileRows = 14;
+#else
+constexpr int kTileRows = 6;
+#endif
+
+// Depth of a block: kTileRows rows of A of this depth stay in the first-level cache. Partial sums of
+// different blocks are added in order, so this constant is part of the result's last bits.
+constexpr int64_t kDepth = 256;
+// Floats from one packed row of A to the next: not a power of two, or the rows would share cache sets.
+constexpr int64_t kPitch = kDepth + 16;
+
+// c[r, j] (+)= sum over k < depth of a[r * kPitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth.
+template <int ROWS, int VECS>
+static void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t c_pitch, bool add) {
+  Vec sum[ROWS][VECS] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec column[VECS];
+#pragma GCC unroll 2
+    for (int v = 0; v < VECS; ++v) column[v] = load(b + v * kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Vec element = splat(a[r * kPitch]);
+#pragma GCC unroll 2
+      for (int v = 0; v < VECS; ++v) sum[r][v] = fma(element, column[v], sum[r][v]);
+    }
+    a += 1;
+    b += kTileColumns;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < VECS; ++v) {
+      float* at = c + r * c_pitch + v * kWidth;
+      store(at, add ? load(at) + sum[r][v] : sum[r][v]);
+    }
+  }
+}
+
+template <int VECS, int ROWS = kTileRows>
+static inline void tile_product_of(int64_t rows, int64_t depth, const float* a, const float* b, float* c,
+                                   int64_t c_pitch, bool add) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS) return tile_product<ROWS, VECS>(depth, a, b, c, c_pitch, add);
+    tile_product_of<VECS, ROWS - 1>(rows, depth, a, b, c, c_pitch, add);
+  }
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA

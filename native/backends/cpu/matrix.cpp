@@ -1,0 +1,62 @@
+#include "backends/cpu/matrix.h"
+
+#include "backends/cpu/dropout.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+namespace {
+
+template <typename T>
+void widen_row(const T* from, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(out + i, load_wide(from + i));
+  for (; i < count; ++i) out[i] = widen_one(from[i]);
+}
+
+// One block's part of a row.
+void decode_run(const Codes& codes, const Table& table, int64_t first, int64_t count, float* out) {
+  int64_t i = 0;
+  if (first % 2 == 1) out[i++] = codes.at(first, table);
+  for (; i + kWidth <= count; i += kWidth) store(out + i, look_up(codes.bytes + (first + i) / 2, table));
+  for (; i < count; ++i) out[i] = codes.at(first + i, table);
+}
+
+void decode_row(const Codes& codes, int64_t first, int64_t count, float* out) {
+  for (const int64_t end = first + count; first < end;) {
+    const int64_t block = codes.block_of(first), block_end = codes.block_end(block);
+    const int64_t run = (block_end < end ? block_end : end) - first;
+    decode_run(codes, codes.table(block), first, run, out);
+    first += run;
+    out += run;
+  }
+}
+
+}  // namespace
+
+void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* out) {
+  const int64_t first = row * m.columns + column;
+  if (m.codes != nullptr) {
+    decode_row(*m.codes, first, count, out);
+  } else if (m.dtype == DType::kF32) {
+    memcpy(out, static_cast<const float*>(m.data) + first, size_t(count) * 4);
+  } else if (m.dtype == DType::kBF16) {
+    widen_row(static_cast<const BFloat16*>(m.data) + first, count, out);
+  } else {
+    widen_row(static_cast<const Float16*>(m.data) + first, count, out);
+  }
+  if (m.factor != 1)
+    for (int64_t i = 0; i < count; ++i) out[i] *= m.factor;
+  if (m.dropout != nullptr) apply_dropout(*m.dropout, first, count, out);
+}
+
+void put_row(const Tensor& t, int64_t first, int64_t count, const float* values, bool add) {
+  if (t.dtype == DType::kF32) {
+    float* to = t.f32() + first;
+    for (int64_t i = 0; i < count; ++i) to[i] = add ? to[i] + values[i] : values[i];
+    return;
+  }
+  uint16_t* to = t.u16() + first;
+  for (int64_t i = 0; i < count; ++i) to[i] = float_to_bf16(add ? bf16_to_float(to[i]) + values[i] : values[i]);
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA
