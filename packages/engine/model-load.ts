@@ -98,7 +98,9 @@ class Loader {
       const message = "full-parameter training needs a 16-bit model, this one is quantized";
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
     }
-    if (!state && quant === null) return denseWeight(loadPlain(this.folder, `${name}.weight`, this.options, float32));
+    // A quantized folder's plain linear layers were left out on purpose (llm_int8_skip_modules).
+    const stays = quant === null || this.folder.isQuantized;
+    if (!state && stays) return denseWeight(loadPlain(this.folder, `${name}.weight`, this.options, float32));
     const weight = state ? loadQuantized(this.folder, state, device) : this.quantize(`${name}.weight`, quant);
     if (hasher) for (const tensor of this.stored(name, weight, state)) hasher.add(tensor, tensor.bytes);
     return weight;

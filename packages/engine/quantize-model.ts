@@ -5,6 +5,8 @@ import { countNonfinite, memory, Tensor } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   elementsOf,
+  type FloatDType,
+  type LlamaConfig,
   llamaModules,
   type ModelFolder,
   ModelHasher,
@@ -25,6 +27,10 @@ export interface QuantizeModelOptions {
   quant: QuantOptions;
   /** A shard is closed before it grows beyond this many bytes. */
   shardBytesMax?: number;
+  /** Linear layers to leave as they are, by the last part of their name; the head is always one. */
+  skipModules?: readonly string[];
+  /** The type that the checkpoint names for computing with it. Default: the type of its linear layers. */
+  computeDType?: FloatDType;
   signal?: AbortSignal;
   onProgress?: (progress: QuantizeProgress) => void;
 }
@@ -34,6 +40,7 @@ export interface QuantizeProgress {
   tensorsDone: number;
   tensorsTotal: number;
   bytesRead: number;
+  bytesTotal: number;
   bytesWritten: number;
 }
 
@@ -42,6 +49,9 @@ export interface QuantizeReport {
   digest: string;
   parameters: number;
   quantizedParameters: number;
+  /** Weights of the model, and how many of them are in 4 bits now. */
+  tensors: number;
+  quantizedTensors: number;
   /** Of the quantized matrices, constants included. */
   bitsPerParameter: number;
   bytesRead: number;
@@ -56,7 +66,9 @@ class ModelQuantizer {
   readonly folder: ModelFolder;
   private readonly options: QuantizeModelOptions;
   private readonly linears: ReadonlyMap<string, [number, number]>;
+  private readonly bytesTotal: number;
   private done = 0;
+  quantizedTensors = 0;
   bytesRead = 0;
   bytesWritten = 0;
   parameters = 0;
@@ -66,7 +78,8 @@ class ModelQuantizer {
   constructor(folder: ModelFolder, options: QuantizeModelOptions) {
     this.folder = folder;
     this.options = options;
-    this.linears = llamaModules(folder.config);
+    this.linears = linearsToQuantize(folder.config, options.skipModules ?? []);
+    this.bytesTotal = [...folder.tensors.values()].reduce((sum, { info }) => sum + info.byteLength, 0);
   }
 
   /** One group of output tensors for each input tensor, in the order of the files. */
@@ -94,6 +107,7 @@ class ModelQuantizer {
     const weight = quantizeMatrix(source, `${module}.weight`, this.options.quant, "cpu");
     const group = weightTensors(module, weight);
     freeWeight(weight);
+    this.quantizedTensors++;
     this.quantizedParameters += weight.out * weight.in;
     this.quantizedBytes += group.filter((t) => !t.name.includes("quant_")).reduce((sum, t) => sum + t.bytes.length, 0);
     return group;
@@ -107,10 +121,26 @@ class ModelQuantizer {
   }
 
   private report(tensor: string): void {
-    const { done, bytesRead, bytesWritten } = this;
+    const { done, bytesRead, bytesTotal, bytesWritten } = this;
     const tensorsTotal = this.folder.tensors.size;
-    this.options.onProgress?.({ tensor, tensorsDone: done, tensorsTotal, bytesRead, bytesWritten });
+    this.options.onProgress?.({ tensor, tensorsDone: done, tensorsTotal, bytesRead, bytesTotal, bytesWritten });
   }
+}
+
+function linearsToQuantize(config: LlamaConfig, skipModules: readonly string[]): Map<string, [number, number]> {
+  const skipped = new Set(skipModules);
+  skipped.delete("lm_head");
+  const all = [...llamaModules(config)];
+  const lastPart = (module: string) => module.slice(module.lastIndexOf(".") + 1);
+  const unknown = [...skipped].filter((name) => !all.some(([module]) => lastPart(module) === name));
+  if (unknown.length > 0) {
+    const message = `skip_modules: expected names of linear layers, got ${unknown.join(", ")}`;
+    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "skip_modules" } });
+  }
+  const chosen = all.filter(([module]) => !skipped.has(lastPart(module)));
+  if (chosen.length > 0) return new Map(chosen);
+  const message = "skip_modules: expected a linear layer to be left, got all of them";
+  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "skip_modules" } });
 }
 
 /** In pieces, so that no second copy of the tensor exists. */
@@ -141,8 +171,11 @@ export async function quantizeModel(options: QuantizeModelOptions): Promise<Quan
   const work = new ModelQuantizer(folder, options);
   const [first] = llamaModules(folder.config).keys();
   const dtype = folder.info(`${first}.weight`).dtype;
-  const computeDType = dtype === "bfloat16" || dtype === "float16" ? dtype : "float32";
-  const settings = { quantType: quant.type, doubleQuant: quant.doubleQuant, computeDType } as const;
+  const ownDType = dtype === "bfloat16" || dtype === "float16" ? dtype : "float32";
+  const computeDType = options.computeDType ?? ownDType;
+  const skipped = (options.skipModules ?? []).filter((name) => name !== "lm_head");
+  const skipModules = skipped.length > 0 ? [...skipped, "lm_head"] : null;
+  const settings = { quantType: quant.type, doubleQuant: quant.doubleQuant, computeDType, skipModules };
   const writer = {
     configText: folder.configText,
     configChanges: { quantization_config: quantizationConfig(settings) },
@@ -156,6 +189,8 @@ export async function quantizeModel(options: QuantizeModelOptions): Promise<Quan
     digest: work.hasher.digest(folder.config),
     parameters: work.parameters,
     quantizedParameters: work.quantizedParameters,
+    tensors: folder.tensors.size,
+    quantizedTensors: work.quantizedTensors,
     bitsPerParameter: (8 * work.quantizedBytes) / work.quantizedParameters,
     bytesRead: work.bytesRead,
     bytesWritten: work.bytesWritten,

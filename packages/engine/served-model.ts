@@ -2,12 +2,20 @@
 // loop that turns the scheduler. It knows no transport; text is its callers' business.
 import { type Device, type DType, memory } from "#native";
 import { NibbleError } from "#packages/errors";
-import { ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import {
+  type AdapterFolder,
+  elementsOf,
+  type LlamaConfig,
+  llamaWeights,
+  ModelHasher,
+  openAdapterFolder,
+  openModelFolder,
+} from "#packages/hub";
 import { Scheduler } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
 import { type Adapter, freeAdapter, loadAdapter } from "./lora.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
-import type { LlamaModel } from "./models/llama.ts";
+import { type LlamaModel, linearsOf } from "./models/llama.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
 
 const op = "serve";
@@ -26,6 +34,11 @@ export interface ServeOptions {
 
 export interface ModelInfo {
   digest: string;
+  /** As config.json names it. */
+  architecture: string;
+  parameters: number;
+  /** How the linear layers are stored; null in 16 bits. */
+  quant: QuantOptions | null;
   vocabSize: number;
   maxPositions: number;
   eosTokenIds: readonly number[];
@@ -36,6 +49,10 @@ export interface ModelInfo {
 export interface AdapterInfo {
   id: string;
   rank: number;
+  /** Of modules without a pattern of their own. */
+  scaling: number;
+  /** Last name parts, in the order of the file. */
+  targetModules: readonly string[];
   bytes: number;
   baseDigest: string | null;
 }
@@ -68,9 +85,12 @@ export class ServedModel {
     this.model = model;
     this.scheduler = new Scheduler(model, options);
     const { parameters, bitsPerParameter } = linearFootprint(model);
-    const { vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
+    const { architecture, vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
     this.info = {
       digest,
+      architecture,
+      parameters: parameterCount(model.config),
+      quant: quantOf(model),
       vocabSize,
       maxPositions: maxPositionEmbeddings,
       eosTokenIds,
@@ -96,7 +116,7 @@ export class ServedModel {
     const before = memory.report().current.adapter;
     const adapter = loadAdapter(folder, this.model.embed.device, false);
     const bytes = memory.report().current.adapter - before;
-    const info: AdapterInfo = { id, rank: folder.config.rank, bytes, baseDigest: folder.baseDigest };
+    const info = { ...describe(folder), id, bytes };
     this.adapters.set(id, { info, adapter, draining: false });
     return info;
   }
@@ -169,6 +189,24 @@ export class ServedModel {
     this.scheduler.free();
     freeModel(this.model);
   }
+}
+
+function parameterCount(config: LlamaConfig): number {
+  return [...llamaWeights(config).values()].map(elementsOf).reduce((sum, n) => sum + n, 0);
+}
+
+function quantOf(model: LlamaModel): QuantOptions | null {
+  const quant = model.blocks
+    .flatMap(linearsOf)
+    .map(({ weight }) => weight.quant)
+    .find((q) => q !== null);
+  return quant ? { type: quant.type, blockSize: quant.blockSize, doubleQuant: quant.nested !== null } : null;
+}
+
+function describe({ config, modules, baseDigest }: AdapterFolder): Omit<AdapterInfo, "id" | "bytes"> {
+  const targetModules = [...new Set([...modules.keys()].map((module) => module.slice(module.lastIndexOf(".") + 1)))];
+  const scaling = config.alpha / (config.useRslora ? Math.sqrt(config.rank) : config.rank);
+  return { rank: config.rank, scaling, targetModules, baseDigest };
 }
 
 function nextTurn(): Promise<void> {

@@ -154,6 +154,10 @@ export async function runTrainJob(job: TrainJob, context: RunContext): Promise<T
   checkDType(recipe);
   setThreadCount(recipe.threads ?? availableParallelism());
   using folder = openModelFolder(recipe.model);
+  if (recipe.bits === 16 && folder.isQuantized) {
+    const message = `bits: expected 4 for ${recipe.model}, which is quantized, got 16`;
+    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "bits" } });
+  }
   const train = await readExamples(recipe.data, job, folder);
   const evaluation = evalFile === null ? [] : await readExamples(evalFile, job, folder);
   logExamples(recipe.data, train, context.onEvent);

@@ -11,6 +11,7 @@ export type TrainEvent =
   | ({
       kind: "step";
       steps: number;
+      /** Passes over the rows so far, fractions included. */
       epoch: number;
       seconds: number;
       tokensPerSecond: number;
@@ -79,7 +80,7 @@ export class TrainRun {
 
   private async step(cursor: BatchCursor): Promise<void> {
     const started = performance.now();
-    const { epoch, microBatches } = cursor.next();
+    const { microBatches } = cursor.next();
     const examples = microBatches.map((rows) => rows.flatMap((row) => this.parts.train[row] ?? []));
     const result = await this.parts.trainer.step(examples, this.between);
     const seconds = (performance.now() - started) / 1000;
@@ -92,7 +93,7 @@ export class TrainRun {
       kind: "step",
       ...result,
       steps: this.parts.steps,
-      epoch,
+      epoch: result.step / cursor.stepsPerEpoch,
       seconds,
       tokensPerSecond: tokens / seconds,
       tokensTotal: this.tokens,

@@ -209,6 +209,8 @@ export function quantizationConfig(settings: {
   quantType: StoredQuantType;
   doubleQuant: boolean;
   computeDType: FloatDType;
+  /** Linear layers that stay as they are, by name; null: the head, which transformers leaves out by itself. */
+  skipModules?: readonly string[] | null;
 }): JsonObject {
   return {
     _load_in_4bit: true,
@@ -219,7 +221,7 @@ export function quantizationConfig(settings: {
     bnb_4bit_use_double_quant: settings.doubleQuant,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: null,
+    llm_int8_skip_modules: settings.skipModules ? [...settings.skipModules] : null,
     llm_int8_threshold: pythonFloat(6),
     load_in_4bit: true,
     load_in_8bit: false,

@@ -23,8 +23,12 @@ export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> 
 interface Waiting {
   request: GenerationRequest;
   listener: SequenceListener;
+  /** Milliseconds of performance.now(). */
+  since: number;
   cancelled: boolean;
 }
+
+const secondsSince = (ms: number): number => (performance.now() - ms) / 1000;
 
 /** What a caller holds of its request. */
 export interface Ticket {
@@ -55,7 +59,7 @@ export class Scheduler {
   /** @throws INVALID_ARGUMENT for ids or lengths that the model cannot take, RESOURCE_EXHAUSTED when the queue is full. */
   submit(request: GenerationRequest, listener: SequenceListener): Ticket {
     this.check(request);
-    const entry: Waiting = { request, listener, cancelled: false };
+    const entry: Waiting = { request, listener, since: performance.now(), cancelled: false };
     this.waiting.push(entry);
     return {
       cancel: () => {
@@ -116,7 +120,8 @@ export class Scheduler {
     for (const entry of this.waiting.filter((w) => w.cancelled)) {
       this.waiting.splice(this.waiting.indexOf(entry), 1);
       const promptTokens = entry.request.inputIds.length;
-      entry.listener.onFinish("cancelled", { promptTokens, newTokens: 0, prefillSeconds: 0, decodeSeconds: 0 });
+      const nothing = { newTokens: 0, prefillSeconds: 0, decodeSeconds: 0 };
+      entry.listener.onFinish("cancelled", { promptTokens, ...nothing, queueSeconds: secondsSince(entry.since) });
     }
   }
 
@@ -127,7 +132,7 @@ export class Scheduler {
       const pages = this.cache.take(next.request.inputIds.length + next.request.maxNewTokens);
       if (!pages) return;
       this.waiting.shift();
-      this.running.push(new Sequence(next.request, next.listener, pages));
+      this.running.push(new Sequence(next.request, next.listener, pages, secondsSince(next.since)));
     }
   }
 

@@ -33,12 +33,15 @@ export interface SequenceTiming {
   newTokens: number;
   prefillSeconds: number;
   decodeSeconds: number;
+  /** From the request to its place in the batch. */
+  queueSeconds: number;
 }
 
 export class Sequence {
   readonly request: GenerationRequest;
   readonly listener: SequenceListener;
   readonly pages: number[];
+  readonly queueSeconds: number;
   /** Prompt and answer so far. */
   readonly ids: number[];
   /** Tokens whose keys and values are in the cache. */
@@ -47,10 +50,11 @@ export class Sequence {
   prefillSeconds = 0;
   decodeSeconds = 0;
 
-  constructor(request: GenerationRequest, listener: SequenceListener, pages: number[]) {
+  constructor(request: GenerationRequest, listener: SequenceListener, pages: number[], queueSeconds = 0) {
     this.request = request;
     this.listener = listener;
     this.pages = pages;
+    this.queueSeconds = queueSeconds;
     this.ids = [...request.inputIds];
   }
 
@@ -63,7 +67,7 @@ export class Sequence {
   }
 
   get timing(): SequenceTiming {
-    const { newTokens, prefillSeconds, decodeSeconds } = this;
-    return { promptTokens: this.request.inputIds.length, newTokens, prefillSeconds, decodeSeconds };
+    const { newTokens, prefillSeconds, decodeSeconds, queueSeconds } = this;
+    return { promptTokens: this.request.inputIds.length, newTokens, prefillSeconds, decodeSeconds, queueSeconds };
   }
 }
