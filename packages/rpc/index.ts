@@ -7,6 +7,8 @@ export type { ServiceSetup } from "./run-service.ts";
 export { createLogger, exitCodes, runService } from "./run-service.ts";
 export type { Implementation, RunningServer, ServerOptions } from "./server.ts";
 export { createServer, implement } from "./server.ts";
+export type { Environment } from "./settings.ts";
+export { choiceSetting, textSetting, wholeSetting } from "./settings.ts";
 export type { FieldViolation } from "./status.ts";
 export { BadRequestError, errorDomain, fromStatus, toStatus } from "./status.ts";
 export { orAborted } from "./streams.ts";

@@ -71,7 +71,7 @@ export type QuantizeModelRequest = Message<"nibble.quantizer.v1.QuantizeModelReq
   doubleQuant?: boolean | undefined;
 
   /**
-   * The dtype that the checkpoint names for computing with it. Default: FLOAT32.
+   * The dtype that the checkpoint names for computing with it. Default: that of its linear layers.
    *
    * @generated from field: nibble.common.v1.ComputeDtype compute_dtype = 7;
    */
