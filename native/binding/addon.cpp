@@ -9,6 +9,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   define_memory(exports);
   define_quantize(exports);
   define_attention(exports);
+  define_layers(exports);
+  define_optimizer(exports);
+  define_sampling(exports);
   return exports;
 }
 

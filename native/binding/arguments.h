@@ -94,5 +94,8 @@ void define_linear(Napi::Object exports);
 void define_memory(Napi::Object exports);
 void define_quantize(Napi::Object exports);
 void define_attention(Napi::Object exports);
+void define_layers(Napi::Object exports);
+void define_optimizer(Napi::Object exports);
+void define_sampling(Napi::Object exports);
 
 }  // namespace nibble::binding

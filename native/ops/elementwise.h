@@ -1,6 +1,6 @@
 // Plain element-by-element helpers. float32 | bfloat16 (| float16 as a source of convert).
 //   add: y += x        scale: y *= factor        convert: y = x rounded to y's dtype
-//   uniform: y = low + (high - low) * u(seed, stream, index); normal: y = std * z (Box-Muller on Philox)
+//   uniform: y = low + (high - low) * u(seed, stream, index); normal: y = low + high * z (Box-Muller on Philox)
 #pragma once
 
 #include <cstdint>

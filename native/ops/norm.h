@@ -1,6 +1,6 @@
 // RMSNorm (Zhang & Sennrich, arXiv:1910.07467) and LayerNorm, with the residual addition: contract.
 //
-// forward:  s = x + residual (residual empty: s = x);  sum = s when given
+// forward:  s = x + residual, rounded to x's dtype (residual empty: s = x);  sum = s when given
 //   rmsnorm:   y = weight * (s * rstd),  rstd = 1 / sqrt(mean(s^2) + eps)
 //   layernorm: y = weight * ((s - mean) * rstd) + bias,  rstd = 1 / sqrt(var(s) + eps)
 // backward: d_s from d_y, plus d_sum when given (the gradient that reached `sum` by the residual path).

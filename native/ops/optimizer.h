@@ -16,9 +16,15 @@ struct AdamwArgs {
   Tensor g;  // float32
   Tensor m, v;                // in/out: float32, or uint8 with the absmax below
   Tensor m_absmax, v_absmax;  // in/out [ceil(n / 256)] float32; empty for 32-bit state
-  float lr, beta1, beta2, eps, weight_decay, grad_scale;
+  double lr, beta1, beta2, eps, weight_decay, grad_scale;
   int64_t step;  // 1, 2, ...
 };
+
+// The float32 factors of one step, the same on every backend.
+struct AdamwFactors {
+  float grad_scale, decay, beta1, gain1, beta2, gain2, step_size, root, eps;
+};
+AdamwFactors adamw_factors(const AdamwArgs& args);
 
 void adamw(const AdamwArgs& args);
 

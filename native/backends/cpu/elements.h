@@ -1,0 +1,99 @@
+// Elements of a tensor as vectors of float32, whatever they are stored as, and loops over them. A tail
+// shorter than a vector goes through the same arithmetic as the rest, so that a value does not depend
+// on where in the tensor it stands.
+#pragma once
+
+#include "backends/cpu/simd.h"
+#include "core/dtype.h"
+#include "core/tensor.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+typedef uint16_t HVec __attribute__((vector_size(kWidth * 2)));
+
+static inline Vec load(const Bf16* p) {
+  HVec half;
+  memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, UVec) << 16);
+}
+
+static inline void store(Bf16* p, Vec v) {
+  const UVec bits = (UVec)v;
+  const UVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const UVec quiet = (bits >> 16) | 0x40u;  // NaN stays NaN
+  const HVec half = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, HVec);
+  memcpy(p, &half, sizeof half);
+}
+
+static inline Vec load(const F16* p) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));  // GCC bug 105593 warns without maskz
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  float x[kWidth];
+  for (int i = 0; i < kWidth; ++i) x[i] = f16_to_float(p[i].bits);
+  return load(x);
+#endif
+}
+
+static inline void store(F16* p, Vec v) {
+  float x[kWidth];
+  store(x, v);
+  for (int i = 0; i < kWidth; ++i) p[i].bits = float_to_f16(x[i]);
+}
+
+// The first n of a vector; the rest is 0, or stays as it is.
+template <typename T>
+static inline Vec load(const T* p, int n) {
+  if (n == kWidth) return load(p);
+  T part[kWidth] = {};
+  memcpy(part, p, size_t(n) * sizeof(T));
+  return load(part);
+}
+
+template <typename T>
+static inline void store(T* p, Vec v, int n) {
+  if (n == kWidth) return store(p, v);
+  T part[kWidth];
+  store(part, v);
+  memcpy(p, part, size_t(n) * sizeof(T));
+}
+
+// body(i, n) for each vector of [begin, end): n is kWidth but for the last.
+template <typename Body>
+__attribute__((always_inline)) static inline void each_vector(int64_t begin, int64_t end, Body body) {
+  int64_t i = begin;
+  for (; i + kWidth <= end; i += kWidth) body(i, kWidth);
+  if (i < end) body(i, int(end - i));
+}
+
+template <typename T>
+static inline T* data_as(const Tensor& t) {
+  return static_cast<T*>(t.data);
+}
+
+// Calls body(T{}) with the element type of a float32 or bfloat16 tensor.
+template <typename Body>
+static inline void with_type(DType dtype, Body body) {
+  if (dtype == DType::kF32) body(float{});
+  if (dtype == DType::kBF16) body(Bf16{});
+}
+
+template <typename Body>
+static inline void with_any_type(DType dtype, Body body) {
+  if (dtype == DType::kF16) return body(F16{});
+  with_type(dtype, body);
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA
+
+// On a lambda that each_vector calls twice: both copies are inlined, the first with n constant.
+#define NIBBLE_INLINE __attribute__((always_inline))
