@@ -14,6 +14,14 @@ export { type Example, ExampleBuilder, type ExampleOptions, notTrained } from ".
 export { type LintFinding, lintExamples, type MaskedToken, previewMask, printMask } from "./masking.ts";
 export { permutation, philox } from "./philox.ts";
 export { parseRecipe, printRecipe, type RecipeSources, readRecipe, stepsOf } from "./recipe.ts";
-export { flagName, type RecipeField, recipeFields, type TrainRecipe, yamlKey } from "./recipe-fields.ts";
+export {
+  baseQuantTypes,
+  blockSizes,
+  flagName,
+  type RecipeField,
+  recipeFields,
+  type TrainRecipe,
+  yamlKey,
+} from "./recipe-fields.ts";
 export { StreamDecoder } from "./stream-decoder.ts";
 export { type DecodeOptions, type EncodeOptions, loadTokenizer, TextTokenizer } from "./tokenizer.ts";

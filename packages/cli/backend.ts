@@ -1,0 +1,115 @@
+// What the commands need done, whoever does it: this process's engine (embedded.ts) or a running stack (remote.ts).
+import type { ChatMessage, TrainRecipe } from "#packages/data";
+import type { QuantOptions, SamplingOptions } from "#packages/engine";
+
+export interface QuantizeJob {
+  modelDir: string;
+  outDir: string;
+  quant: QuantOptions;
+  threads: number | null;
+}
+
+export interface QuantizeProgress {
+  tensorsDone: number;
+  tensorsTotal: number;
+}
+
+export interface QuantizeSummary {
+  outDir: string;
+  digest: string;
+  parameters: number;
+  quantizedParameters: number;
+  bitsPerParameter: number;
+  bytesRead: number;
+  bytesWritten: number;
+  bytesPeak: number;
+  seconds: number;
+}
+
+export interface TrainingJob {
+  recipe: TrainRecipe;
+  evalFile: string | null;
+  evalSteps: number;
+}
+
+export type TrainProgress =
+  | { kind: "log"; text: string; severity: "info" | "warning" }
+  | {
+      kind: "step";
+      step: number;
+      steps: number;
+      loss: number;
+      gradNorm: number;
+      lr: number;
+      tokensPerSecond: number;
+      seconds: number;
+      memoryBytes: number;
+    }
+  | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number };
+
+export interface TrainSummary {
+  outDir: string;
+  steps: number;
+  firstLoss: number;
+  lastLoss: number;
+  evalLoss: number | null;
+  seconds: number;
+  tokens: number;
+  baseDigest: string;
+  trainedParameters: number;
+  memoryPeakBytes: number;
+}
+
+export interface OpenOptions {
+  /** Null: what the stack has loaded. */
+  modelDir: string | null;
+  /** A folder; with a stack also a name in the registry, adapters/…. Null: the base alone. */
+  adapter: string | null;
+  /** Null: 4 for a quantized folder, 16 otherwise. */
+  bits: 4 | 16 | null;
+  dtype: "float32" | "bfloat16";
+  threads: number | null;
+  /** Room for prompt and answer; null: as much as the first request needs. */
+  contextTokens: number | null;
+}
+
+export interface AnswerRequest {
+  input: { prompt: string } | { inputIds: number[] } | { messages: ChatMessage[] };
+  /** Null: 256, or what the context leaves. */
+  maxNewTokens: number | null;
+  sampling: SamplingOptions;
+  ignoreEos: boolean;
+  wantLogits: boolean;
+}
+
+export interface Answer {
+  tokenIds: number[];
+  text: string;
+  finishReason: string;
+  promptTokens: number;
+  /** 0 where nothing of the kind was computed. */
+  prefillTokensPerSecond: number;
+  decodeTokensPerSecond: number;
+  logits: number[] | null;
+}
+
+export const maxNewTokensDefault = 256;
+
+/** A model that answers. */
+export interface Answerer {
+  answer(request: AnswerRequest, call: { signal: AbortSignal; onText?: (text: string) => void }): Promise<Answer>;
+  close(): Promise<void>;
+}
+
+export interface Backend {
+  quantize(
+    job: QuantizeJob,
+    call: { signal: AbortSignal; onProgress: (p: QuantizeProgress) => void },
+  ): Promise<QuantizeSummary>;
+  train(
+    job: TrainingJob,
+    call: { signal: AbortSignal; onEvent: (event: TrainProgress) => void },
+  ): Promise<TrainSummary>;
+  open(options: OpenOptions, signal: AbortSignal): Promise<Answerer>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,105 @@
+// nibble generate: continues a prompt or token ids.
+import { type Command, Option } from "commander";
+import type { Answer, OpenOptions } from "../backend.ts";
+import { usageError } from "../errors.ts";
+import { type Io, line, printJson } from "../io.ts";
+import { dtypeOption, endpointOption, jsonOption, threadsOption, tokenIds } from "../options.ts";
+import { addSampling, type SamplingFlags, samplingOf } from "../sampling-options.ts";
+import { withBackend } from "./run.ts";
+
+export interface ModelFlags extends SamplingFlags {
+  model?: string;
+  adapter?: string;
+  bits?: "4" | "16";
+  dtype: OpenOptions["dtype"];
+  threads?: number;
+  endpoint?: string;
+}
+
+interface Options extends ModelFlags {
+  prompt?: string;
+  inputIds?: number[];
+  json?: boolean;
+  logits?: boolean;
+}
+
+/** The options that say which model answers, and how. */
+export function addModel(command: Command): Command {
+  command
+    .option("--model <dir>", "model folder, 16-bit or quantized; with --endpoint default what is loaded there")
+    .option("--adapter <dir>", "adapter folder; with --endpoint also a name in its registry, adapters/…")
+    .addOption(
+      new Option("--bits <bits>", "of the linear layers (default: 4 for a quantized folder, 16 otherwise)").choices([
+        "4",
+        "16",
+      ]),
+    )
+    .addOption(dtypeOption())
+    .addOption(threadsOption())
+    .addOption(endpointOption());
+  return addSampling(command);
+}
+
+export function openOptionsOf(io: Io, flags: ModelFlags, contextTokens: number | null): OpenOptions {
+  const { model, adapter = null, bits, dtype, threads = null, endpoint = io.env["NIBBLE_ENDPOINT"] } = flags;
+  if (model === undefined && endpoint === undefined) throw usageError("required option '--model <dir>' not specified");
+  const bitsOf = bits === undefined ? null : bits === "4" ? 4 : 16;
+  return { modelDir: model ?? null, adapter, bits: bitsOf, dtype, threads, contextTokens };
+}
+
+export function addGenerate(program: Command, io: Io): void {
+  const command = program
+    .command("generate")
+    .description("continue a prompt")
+    .option("--prompt <text>", "text to continue")
+    .addOption(new Option("--input-ids <ids>", "token ids to continue instead, such as 1,2,3").argParser(tokenIds));
+  addModel(command)
+    .addOption(jsonOption())
+    .option("--logits", "with --json: the logits from which the last token was chosen")
+    .action((options: Options) => generate(io, options));
+}
+
+async function generate(io: Io, options: Options): Promise<void> {
+  const { prompt, inputIds, json = false, logits = false } = options;
+  if ((prompt === undefined) === (inputIds === undefined)) {
+    throw usageError("expected one of --prompt and --input-ids");
+  }
+  if (logits && !json) throw usageError("--logits: expected --json as well");
+  const open = openOptionsOf(io, options, null);
+  const { maxNewTokens = null, ignoreEos = false } = options;
+  const input = inputIds === undefined ? { prompt: prompt ?? "" } : { inputIds };
+  const request = { input, maxNewTokens, sampling: samplingOf(options), ignoreEos, wantLogits: logits };
+  await withBackend(io, options.endpoint, async (backend) => {
+    const model = await backend.open(open, io.signal);
+    try {
+      const onText = (piece: string) => void io.stdout.write(piece);
+      const answer = await model.answer(request, { signal: io.signal, ...(json ? {} : { onText }) });
+      if (json) printJson(io, asJson(answer));
+      else printFigures(io, answer);
+    } finally {
+      await model.close();
+    }
+  });
+}
+
+function asJson({ tokenIds, text, prefillTokensPerSecond, decodeTokensPerSecond, ...rest }: Answer): object {
+  return {
+    token_ids: tokenIds,
+    text,
+    prefill_tokens_per_second: prefillTokensPerSecond,
+    decode_tokens_per_second: decodeTokensPerSecond,
+    finish_reason: rest.finishReason,
+    prompt_tokens: rest.promptTokens,
+    ...(rest.logits === null ? {} : { logits: rest.logits }),
+  };
+}
+
+export function printFigures(io: Io, answer: Answer): void {
+  line(io.stdout, "");
+  const { promptTokens, tokenIds, prefillTokensPerSecond, decodeTokensPerSecond, finishReason } = answer;
+  line(
+    io.stderr,
+    `(${promptTokens} + ${tokenIds.length} tokens, prefill ${prefillTokensPerSecond.toFixed(1)} tokens/s, ` +
+      `decode ${decodeTokensPerSecond.toFixed(1)} tokens/s, ended by ${finishReason})`,
+  );
+}

@@ -1,0 +1,63 @@
+// nibble quantize: a 16- or 32-bit model folder into a 4-bit one.
+import { type Command, Option } from "commander";
+import { baseQuantTypes, blockSizes } from "#packages/data";
+import { bytes, count, duration } from "../format.ts";
+import { type Io, line, printJson } from "../io.ts";
+import { endpointOption, jsonOption, threadsOption } from "../options.ts";
+import { bar, StatusLine } from "../progress.ts";
+import { withBackend } from "./run.ts";
+
+interface Options {
+  out: string;
+  type: (typeof baseQuantTypes)[number];
+  blockSize: string;
+  doubleQuant: boolean;
+  threads?: number;
+  endpoint?: string;
+  json?: boolean;
+}
+
+export function addQuantize(program: Command, io: Io): void {
+  program
+    .command("quantize")
+    .description("store a model's linear layers in 4 bits")
+    .argument("<model-dir>", "model folder to read: config.json and safetensors")
+    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
+    .addOption(new Option("--type <type>", "4-bit type").choices(baseQuantTypes).default("nf4"))
+    .addOption(
+      new Option("--block-size <n>", "weights that share one absmax").choices(blockSizes.map(String)).default("64"),
+    )
+    .option("--no-double-quant", "keep each block's absmax in 32 bits")
+    .addOption(threadsOption())
+    .addOption(endpointOption())
+    .addOption(jsonOption())
+    .action((modelDir: string, options: Options) => quantize(io, modelDir, options));
+}
+
+async function quantize(io: Io, modelDir: string, options: Options): Promise<void> {
+  const { out: outDir, type, blockSize, doubleQuant, threads = null } = options;
+  const status = new StatusLine(io);
+  const quant = { type, blockSize: Number(blockSize), doubleQuant };
+  const summary = await withBackend(io, options.endpoint, (backend) =>
+    backend.quantize(
+      { modelDir, outDir, quant, threads },
+      {
+        signal: io.signal,
+        onProgress: ({ tensorsDone, tensorsTotal }) =>
+          status.show(`${bar(tensorsDone / Math.max(1, tensorsTotal))}  ${tensorsDone}/${tensorsTotal} tensors`),
+      },
+    ),
+  ).finally(() => status.clear());
+  if (options.json) return printJson(io, summary);
+  const { parameters, quantizedParameters, bitsPerParameter, bytesRead, bytesWritten, bytesPeak, seconds } = summary;
+  line(io.stdout, `wrote ${summary.outDir}`);
+  line(
+    io.stdout,
+    `  ${count(quantizedParameters)} of ${count(parameters)} parameters in ${bitsPerParameter.toFixed(3)} bits each`,
+  );
+  line(
+    io.stdout,
+    `  ${bytes(bytesRead)} read, ${bytes(bytesWritten)} written, peak ${bytes(bytesPeak)}, ${duration(seconds)}`,
+  );
+  line(io.stdout, `  digest ${summary.digest}`);
+}

@@ -1,0 +1,22 @@
+// What every command does around its own work: choose the backend, close it whatever happens.
+import type { Backend } from "../backend.ts";
+import type { Io } from "../io.ts";
+
+/** Imported when needed: --help and a wrong flag should not wait for the engine or gRPC to load. */
+async function backendOf(endpoint: string | undefined): Promise<Backend> {
+  if (endpoint === undefined) return new (await import("../embedded.ts")).EmbeddedBackend();
+  return new (await import("../remote/index.ts")).RemoteBackend(endpoint);
+}
+
+export async function withBackend<T>(
+  io: Io,
+  endpoint: string | undefined,
+  work: (backend: Backend) => Promise<T>,
+): Promise<T> {
+  const backend = await backendOf(endpoint ?? io.env["NIBBLE_ENDPOINT"]);
+  try {
+    return await work(backend);
+  } finally {
+    await backend.close();
+  }
+}

@@ -1,0 +1,30 @@
+// Options that several commands share, and checks of their values.
+import { InvalidArgumentError, Option } from "commander";
+
+function number(text: string, expected: string, ok: (n: number) => boolean): number {
+  const value = text.trim() === "" ? Number.NaN : Number(text);
+  if (Number.isFinite(value) && ok(value)) return value;
+  throw new InvalidArgumentError(`expected ${expected}`);
+}
+
+export const whole = (min: number) => (text: string) =>
+  number(text, `a whole number >= ${min}`, (n) => Number.isSafeInteger(n) && n >= min);
+
+export const real = (expected: string, ok: (n: number) => boolean) => (text: string) => number(text, expected, ok);
+
+/** "1,2,3". */
+export function tokenIds(text: string): number[] {
+  const ids = text.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
+  if (ids.every((id) => Number.isSafeInteger(id) && id >= 0)) return ids;
+  throw new InvalidArgumentError("expected token ids such as 1,2,3");
+}
+
+export const endpointOption = () =>
+  new Option("--endpoint <host:port>", "work through a running stack (nibble start); paths are the server's");
+
+export const jsonOption = () => new Option("--json", "print one JSON object on stdout, nothing else");
+
+export const threadsOption = () => new Option("--threads <n>", "CPU threads (default: all cores)").argParser(whole(1));
+
+export const dtypeOption = () =>
+  new Option("--dtype <dtype>", "what the engine computes in").choices(["float32", "bfloat16"]).default("float32");

@@ -1,0 +1,49 @@
+// The command line as a whole: which commands there are. What they do is in commands/.
+import { readFileSync } from "node:fs";
+import { Command } from "commander";
+import { addAdapters } from "./commands/adapters.ts";
+import { addChat } from "./commands/chat.ts";
+import { addGenerate } from "./commands/generate.ts";
+import { addJobs } from "./commands/jobs.ts";
+import { addQuantize } from "./commands/quantize.ts";
+import { addStart } from "./commands/start.ts";
+import { addTrain } from "./commands/train.ts";
+import { commanderErrorLine } from "./errors.ts";
+import type { Io } from "./io.ts";
+
+function versionOfPackage(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** Settings that commander hands on to the commands made after. */
+function configured(io: Io): Command {
+  return new Command("nibble")
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void io.stdout.write(text),
+      writeErr: (text) => void io.stderr.write(text),
+      outputError: (text, write) => write(commanderErrorLine(text)),
+    })
+    .configureHelp({ helpWidth: 120 });
+}
+
+export function createProgram(io: Io): Command {
+  const program = configured(io)
+    .description("Fine-tunes and serves language models whose frozen base is stored in 4 bits (QLoRA).")
+    .version(versionOfPackage(), "--version", "print the version")
+    .helpCommand("help [command]", "print the help of a command")
+    .addHelpText(
+      "after",
+      "\nExit codes: 0 done, 1 failure, 2 wrong usage or bad input, 130 Ctrl-C." +
+        "\nNIBBLE_DEBUG=1 shows the stack of an error; NIBBLE_ENDPOINT stands for --endpoint.",
+    );
+  addQuantize(program, io);
+  addTrain(program, io);
+  addGenerate(program, io);
+  addChat(program, io);
+  addAdapters(program, io);
+  addJobs(program, io);
+  addStart(program, io);
+  return program;
+}

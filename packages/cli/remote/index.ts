@@ -1,0 +1,133 @@
+// The backend behind --endpoint: everything happens in a running stack; paths are made absolute and are the server's.
+import { resolve } from "node:path";
+import {
+  QuantizeModelMetadataSchema,
+  type QuantizeModelResponse,
+  QuantizeModelResponseSchema,
+} from "#gen/nibble/quantizer/v1/quantizer_pb.ts";
+import { type Finished, State } from "#gen/nibble/trainer/v1/events_pb.ts";
+import type { TrainingJob as JobMessage } from "#gen/nibble/trainer/v1/trainer_pb.ts";
+import { type Connection, connect, waitForOperation, watchJob } from "#packages/client";
+import { NibbleError } from "#packages/errors";
+import { fromStatus } from "#packages/rpc";
+import type {
+  Answerer,
+  Backend,
+  OpenOptions,
+  QuantizeJob,
+  QuantizeProgress,
+  QuantizeSummary,
+  TrainingJob,
+  TrainProgress,
+  TrainSummary,
+} from "../backend.ts";
+import { RemoteModel } from "./model.ts";
+import { enumName, progressOf, quantTypeOf, trainingSpec } from "./wire.ts";
+
+export class RemoteBackend implements Backend {
+  private readonly connection: Connection;
+
+  constructor(endpoint: string) {
+    this.connection = connect({ endpoint });
+  }
+
+  async quantize(
+    job: QuantizeJob,
+    { signal, onProgress }: { signal: AbortSignal; onProgress: (p: QuantizeProgress) => void },
+  ): Promise<QuantizeSummary> {
+    const { quantizer, operations } = this.connection;
+    const { type, blockSize, doubleQuant } = job.quant;
+    const operation = await quantizer.quantizeModel(
+      {
+        modelDir: resolve(job.modelDir),
+        outDir: resolve(job.outDir),
+        quantType: quantTypeOf(type),
+        blockSize,
+        doubleQuant,
+        ...(job.threads === null ? {} : { threads: job.threads }),
+      },
+      { signal },
+    );
+    try {
+      const response = await waitForOperation(operations, operation, QuantizeModelResponseSchema, {
+        metadata: QuantizeModelMetadataSchema,
+        onMetadata: (m) => onProgress({ tensorsDone: Number(m.tensorsDone), tensorsTotal: Number(m.tensorsTotal) }),
+        signal,
+      });
+      return quantizeSummary(response);
+    } catch (thrown) {
+      if (signal.aborted) await operations.cancelOperation({ name: operation.name });
+      throw signal.aborted ? signal.reason : thrown;
+    }
+  }
+
+  async train(
+    job: TrainingJob,
+    { signal, onEvent }: { signal: AbortSignal; onEvent: (event: TrainProgress) => void },
+  ): Promise<TrainSummary> {
+    const { trainer } = this.connection;
+    const created = await trainer.createTrainingJob({ trainingJob: { spec: trainingSpec(job) } }, { signal });
+    const name = created.trainingJob?.name ?? "";
+    onEvent({ kind: "log", severity: "info", text: name });
+    try {
+      for await (const event of watchJob(trainer, name, { signal })) {
+        const progress = progressOf(event);
+        if (progress) onEvent(progress);
+      }
+    } catch (thrown) {
+      if (signal.aborted) await trainer.cancelTrainingJob({ name });
+      throw signal.aborted ? signal.reason : thrown;
+    }
+    const { trainingJob } = await trainer.getTrainingJob({ name }, { signal });
+    return trainSummary(name, trainingJob);
+  }
+
+  open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {
+    return RemoteModel.open(this.connection, options, signal);
+  }
+
+  async close(): Promise<void> {
+    this.connection.close();
+  }
+}
+
+function quantizeSummary(response: QuantizeModelResponse): QuantizeSummary {
+  return {
+    outDir: response.outDir,
+    digest: response.digest,
+    parameters: Number(response.parameters),
+    quantizedParameters: Number(response.parametersQuantized),
+    bitsPerParameter: response.bitsPerParameter,
+    bytesRead: Number(response.bytesRead),
+    bytesWritten: Number(response.bytesWritten),
+    bytesPeak: Number(response.bytesPeak),
+    seconds: response.seconds,
+  };
+}
+
+/** Throws what ended a job that did not succeed. */
+function trainSummary(name: string, job: JobMessage | undefined): TrainSummary {
+  if (job?.error) throw fromStatus(job.error, "train");
+  if (job?.state !== State.SUCCEEDED || !job.result) {
+    throw new NibbleError(`${name}: expected a result, got state ${enumName(State, job?.state ?? 0)}`, {
+      code: "INTERNAL",
+      op: "train",
+    });
+  }
+  return summaryOf(job.result);
+}
+
+function summaryOf(result: Finished): TrainSummary {
+  return {
+    outDir: result.artifactDir,
+    steps: Number(result.steps),
+    firstLoss: result.firstLoss,
+    lastLoss: result.lastLoss,
+    evalLoss: result.evalLoss ?? null,
+    seconds: result.seconds,
+    tokens: Number(result.tokens),
+    baseDigest: result.baseDigest,
+    trainedParameters: Number(result.parametersTrained),
+    memoryPeakBytes: Number(result.memory?.bytesPeak ?? 0),
+  };
+}

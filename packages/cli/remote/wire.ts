@@ -1,0 +1,99 @@
+// Between the command line's words and the messages of the services.
+import { resolve } from "node:path";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
+import type { SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
+import type { Event, StepProgress } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { Schedule, type TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import type { TrainRecipe } from "#packages/data";
+import type { QuantOptions } from "#packages/engine";
+import type { AnswerRequest, TrainingJob, TrainProgress } from "../backend.ts";
+
+const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
+const dtypes = { float32: ComputeDtype.FLOAT32, bfloat16: ComputeDtype.BFLOAT16 } as const;
+const schedules = { constant: Schedule.CONSTANT, linear: Schedule.LINEAR, cosine: Schedule.COSINE } as const;
+
+/** "SUCCEEDED" for State.SUCCEEDED: generated enums have no way back from a number. */
+export function enumName(values: Readonly<Record<string, number>>, value: number): string {
+  return Object.keys(values).find((name) => values[name] === value) ?? String(value);
+}
+
+export const quantTypeOf = (type: QuantOptions["type"]): QuantType => quantTypes[type];
+export const computeDtypeOf = (dtype: TrainRecipe["dtype"]): ComputeDtype => dtypes[dtype];
+
+/** Every field is sent: what the recipe says is what is done, whatever the server's defaults are. */
+export function trainingSpec({
+  recipe,
+  evalFile,
+  evalSteps,
+}: TrainingJob): MessageInitShape<typeof TrainingSpecSchema> {
+  const { steps, threads } = recipe;
+  return {
+    modelDir: resolve(recipe.model),
+    dataFile: resolve(recipe.data),
+    outputDir: resolve(recipe.out),
+    evalDataFile: evalFile === null ? "" : resolve(evalFile),
+    initAdapterDir: recipe.initAdapter === null ? "" : resolve(recipe.initAdapter),
+    fullParameter: recipe.full,
+    rank: recipe.rank,
+    alpha: recipe.alpha,
+    dropout: recipe.dropout,
+    useRslora: recipe.rslora,
+    targetModules: recipe.targets === "all-linear" ? [] : [...recipe.targets],
+    learningRate: recipe.lr,
+    weightDecay: recipe.weightDecay,
+    adamBeta1: recipe.beta1,
+    adamBeta2: recipe.beta2,
+    adamEpsilon: recipe.eps,
+    maxGradNorm: recipe.maxGradNorm,
+    ...(steps === null ? { epochs: recipe.epochs } : { steps: BigInt(steps) }),
+    batchSize: recipe.batchSize,
+    gradAccum: recipe.gradAccum,
+    schedule: schedules[recipe.schedule],
+    warmup: recipe.warmup,
+    seed: recipe.seed,
+    shuffle: recipe.shuffle,
+    trainOnSource: recipe.trainOnSource,
+    maxLength: recipe.maxLength,
+    evalSteps: BigInt(evalSteps),
+    gradientCheckpointing: recipe.gradientCheckpointing,
+    computeDtype: computeDtypeOf(recipe.dtype),
+    ...(threads === null ? {} : { threads }),
+    bits: recipe.bits,
+    quantType: quantTypeOf(recipe.quantType),
+    blockSize: recipe.blockSize,
+    doubleQuant: recipe.doubleQuant,
+  };
+}
+
+export function samplingParams(request: AnswerRequest): MessageInitShape<typeof SamplingParamsSchema> {
+  const { maxNewTokens, sampling, ignoreEos } = request;
+  return { ...sampling, ignoreEos, ...(maxNewTokens === null ? {} : { maxNewTokens }) };
+}
+
+function stepOf(p: StepProgress): TrainProgress {
+  return {
+    kind: "step",
+    step: Number(p.step),
+    steps: Number(p.stepsTotal),
+    loss: p.loss,
+    gradNorm: p.gradNorm,
+    lr: p.learningRate,
+    tokensPerSecond: p.tokensPerSecond,
+    seconds: p.seconds,
+    memoryBytes: Number(p.memory?.bytesTotal ?? 0),
+  };
+}
+
+/** Null for what the progress of a run does not show. */
+export function progressOf({ event }: Event): TrainProgress | null {
+  if (event.case === "step") return stepOf(event.value);
+  if (event.case === "log") {
+    const severity = event.value.severity === Severity.INFO ? "info" : "warning";
+    return { kind: "log", text: event.value.text, severity };
+  }
+  if (event.case !== "eval") return null;
+  const { step, loss, tokens, seconds } = event.value;
+  return { kind: "eval", step: Number(step), loss, tokens: Number(tokens), seconds };
+}

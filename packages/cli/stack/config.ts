@@ -1,0 +1,48 @@
+// Where a stack listens and keeps its files: the one place that says so. `npm start` prints it.
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const serviceNames = ["quantizer", "trainer", "registry", "inference"] as const;
+export type ServiceName = (typeof serviceNames)[number];
+
+export interface StackConfig {
+  /** Only this machine can reach it unless told otherwise. */
+  host: string;
+  /** Of the address in front of all services; the services have the ports after it. 0: any free ones. */
+  port: number;
+  /** Jobs, adapters and databases are kept here. */
+  home: string;
+}
+
+export const portDefault = 50050;
+export const endpointDefault = `127.0.0.1:${portDefault}`;
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+
+/** NIBBLE_HOST, NIBBLE_PORT and NIBBLE_HOME. @throws RangeError for what is no port. */
+export function stackConfig(env: Readonly<Record<string, string | undefined>>): StackConfig {
+  const port = Number(env["NIBBLE_PORT"] ?? portDefault);
+  if (!Number.isInteger(port) || port < 0 || port > 65_535 - serviceNames.length) {
+    throw new RangeError(`[start] NIBBLE_PORT: expected a port, got ${env["NIBBLE_PORT"]}`);
+  }
+  return { host: env["NIBBLE_HOST"] ?? "127.0.0.1", port, home: resolve(env["NIBBLE_HOME"] ?? join(root, ".nibble")) };
+}
+
+/** A service's folder in services/ is called after its name, the registry's after what it keeps. */
+export function mainOf(name: ServiceName): string {
+  return join(root, "services", name === "registry" ? "adapter-registry" : name, "main.ts");
+}
+
+/** What a service of the stack is told: its own address and folder, and where the registry is. */
+export function serviceEnv(
+  { host, port, home }: StackConfig,
+  name: ServiceName,
+  registry: string | undefined,
+): Record<string, string> {
+  const prefix = `NIBBLE_${name.toUpperCase()}`;
+  return {
+    [`${prefix}_HOST`]: host,
+    [`${prefix}_PORT`]: String(port === 0 ? 0 : port + 1 + serviceNames.indexOf(name)),
+    [`${prefix}_DIR`]: join(home, name),
+    ...(registry === undefined ? {} : { NIBBLE_REGISTRY_ENDPOINT: registry }),
+  };
+}

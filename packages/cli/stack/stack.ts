@@ -1,0 +1,114 @@
+// All services as child processes of this one, and one address in front of them. It stops them in the order in which
+// they depend on each other.
+import { Operations } from "#gen/google/longrunning/operations_pb.ts";
+import { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
+import { QuantizerService } from "#gen/nibble/quantizer/v1/quantizer_pb.ts";
+import { RegistryService } from "#gen/nibble/registry/v1/registry_pb.ts";
+import { TrainerService } from "#gen/nibble/trainer/v1/trainer_pb.ts";
+import { NibbleError } from "#packages/errors";
+import { createServer, type Forwarded, forward, type RunningServer } from "#packages/rpc";
+import { mainOf, type ServiceName, type StackConfig, serviceEnv } from "./config.ts";
+import { ServiceProcess } from "./service-process.ts";
+
+export interface StackOptions {
+  config: StackConfig;
+  /** The services' log lines. */
+  onLog?: (service: ServiceName, line: string) => void;
+  signal?: AbortSignal;
+}
+
+/** Started first, stopped last: the others call the registry. */
+const startOrder: readonly ServiceName[] = ["registry", "quantizer", "inference", "trainer"];
+const drainMs = 10_000;
+
+export class Stack {
+  /** host:port of each service. */
+  readonly addresses: Readonly<Record<ServiceName, string>>;
+  private readonly processes: readonly ServiceProcess[];
+  private readonly forwards: readonly Forwarded[];
+  private readonly front: RunningServer;
+  private isStopping = false;
+
+  private constructor(
+    addresses: Record<ServiceName, string>,
+    processes: ServiceProcess[],
+    forwards: Forwarded[],
+    front: RunningServer,
+  ) {
+    this.addresses = addresses;
+    this.processes = processes;
+    this.forwards = forwards;
+    this.front = front;
+  }
+
+  /** @throws what a service said that could not start; nothing is left running then. */
+  static async start(options: StackOptions): Promise<Stack> {
+    const { config } = options;
+    const processes: ServiceProcess[] = [];
+    const forwards: Forwarded[] = [];
+    const addresses = {} as Record<ServiceName, string>;
+    try {
+      for (const name of startOrder) {
+        const process = await startService(name, addresses, options);
+        processes.push(process);
+        addresses[name] = process.address;
+      }
+      forwards.push(...frontServices(addresses));
+      const front = await createServer({ services: forwards, host: config.host, port: config.port });
+      return new Stack(addresses, processes, forwards, front);
+    } catch (thrown) {
+      for (const one of forwards) one.close();
+      await stopAll(processes);
+      throw thrown;
+    }
+  }
+
+  /** The address at which all services are. */
+  get endpoint(): string {
+    return this.front.address;
+  }
+
+  /** Rejects when a service ends that was not told to; never resolves. */
+  async failure(): Promise<never> {
+    const ended = await Promise.race(this.processes.map((p) => p.exited.then(() => p.name)));
+    if (this.isStopping) return new Promise<never>(() => {});
+    throw new NibbleError(`${ended}: ended by itself; its log says why`, { code: "INTERNAL", op: "stack" });
+  }
+
+  async stop(): Promise<void> {
+    this.isStopping = true;
+    const drained = this.front.drain(drainMs);
+    await stopAll(this.processes);
+    await drained;
+    for (const one of this.forwards) one.close();
+  }
+}
+
+function frontServices(addresses: Record<ServiceName, string>): Forwarded[] {
+  return [
+    forward(QuantizerService, addresses.quantizer),
+    forward(Operations, addresses.quantizer),
+    forward(TrainerService, addresses.trainer),
+    forward(RegistryService, addresses.registry),
+    forward(InferenceService, addresses.inference),
+  ];
+}
+
+async function stopAll(processes: readonly ServiceProcess[]): Promise<void> {
+  for (const process of processes.toReversed()) await process.stop();
+}
+
+/** One service by itself; `known` are the addresses of those it may call. */
+export function startService(
+  name: ServiceName,
+  known: Partial<Record<ServiceName, string>>,
+  { config, onLog, signal }: StackOptions,
+): Promise<ServiceProcess> {
+  return ServiceProcess.start({
+    name,
+    script: mainOf(name),
+    env: serviceEnv(config, name, known.registry),
+    ...(onLog ? { onLog: (line) => onLog(name, line) } : {}),
+    ...(signal ? { signal } : {}),
+  });
+}

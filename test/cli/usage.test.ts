@@ -1,0 +1,88 @@
+// What the command line says to wrong input: one line, the right exit code, nothing on stdout.
+import assert from "node:assert/strict";
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { nibble } from "../support/cli.ts";
+import { goldenPath, temporaryFolder } from "../support/folders.ts";
+
+async function refused(args: readonly string[], message: RegExp, code = 2): Promise<void> {
+  const run = await nibble(args);
+  assert.match(run.stderr, message, args.join(" "));
+  assert.match(run.stderr, /^error: \[[a-z_]+\] [^\n]+\n$/, `one line: ${run.stderr}`);
+  assert.deepEqual([run.code, run.stdout], [code, ""], args.join(" "));
+}
+
+test("help and version go to stdout with exit code 0", async () => {
+  const help = await nibble(["--help"]);
+  assert.deepEqual([help.code, help.stderr], [0, ""]);
+  for (const command of ["quantize", "train", "generate", "chat", "adapters", "jobs", "start"]) {
+    assert.match(help.stdout, new RegExp(`^  ${command} `, "m"));
+  }
+  const version = await nibble(["--version"]);
+  assert.deepEqual([version.code, version.stderr], [0, ""]);
+  assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
+});
+
+test("every field of a recipe is a flag of train", async () => {
+  const { stdout } = await nibble(["train", "--help"]);
+  for (const flag of ["--init-adapter", "--no-shuffle", "--gradient-checkpointing", "--bits <4|16>", "--full"]) {
+    assert.ok(stdout.includes(`  ${flag} `), flag);
+  }
+});
+
+test("wrong command lines", async () => {
+  const generate = ["generate", "--model", "m"];
+  await refused(["train", "--rnk", "4"], /\[usage\] unknown option '--rnk' \(Did you mean --rank\?\)/);
+  await refused(["qantize"], /unknown command 'qantize' \(Did you mean quantize\?\)/);
+  await refused(["quantize", "m"], /required option '--out <dir>' not specified/);
+  await refused(
+    ["quantize", "m", "--out", "o", "--type", "nf5"],
+    /'nf5' is invalid. Allowed choices are nf4, fp4, int4/,
+  );
+  await refused(["quantize", "m", "--out", "o", "--block-size", "60"], /'60' is invalid/);
+  await refused(generate, /expected one of --prompt and --input-ids/);
+  await refused([...generate, "--prompt", "a", "--input-ids", "1"], /expected one of/);
+  await refused([...generate, "--input-ids", "1,x"], /expected token ids such as 1,2,3/);
+  await refused([...generate, "--prompt", "a", "--max-new-tokens", "0"], /expected a whole number >= 1/);
+  await refused([...generate, "--prompt", "a", "--top-p", "0"], /expected a number in 0\.\.1, 0 excluded/);
+  await refused([...generate, "--prompt", "a", "--logits"], /--logits: expected --json/);
+  await refused(["generate", "--prompt", "a"], /required option '--model <dir>' not specified/);
+});
+
+test("wrong recipes", async (t) => {
+  const config = join(temporaryFolder(t), "recipe.yaml");
+  writeFileSync(config, "model: m\ndata: d\nout: o\ngrad_acum: 2\n");
+  const paths = ["--model", "m", "--data", "d.jsonl", "--out", "o"];
+  await refused(["train", "--config", config], /unknown key grad_acum; did you mean grad_accum\?/);
+  await refused(["train", "--config", "no-such.yaml"], /no-such\.yaml/);
+  await refused(["train", "--model", "m", "--out", "o"], /data: expected training rows/);
+  await refused(["train", ...paths, "--rank", "0"], /rank: expected a whole number >= 1, got "0"/);
+  await refused(["train", ...paths, "--full"], /full: expected bits 16/);
+});
+
+test("what is not there is named, and nothing is written", async (t) => {
+  const out = join(temporaryFolder(t), "out");
+  const model = goldenPath("llama_tied");
+  await refused(["quantize", "no/model", "--out", out], /no\/model/);
+  await refused(["generate", "--model", "no/model", "--prompt", "a"], /no\/model/);
+  await refused(["train", "--model", "no/model", "--data", "d.jsonl", "--out", out], /no\/model/);
+  await refused(["train", "--model", model, "--data", "no.jsonl", "--out", out], /no\.jsonl/);
+  assert.equal(existsSync(out), false);
+});
+
+test("rows are refused with file and line", async (t) => {
+  const folder = temporaryFolder(t);
+  const data = join(folder, "rows.jsonl");
+  const train = ["train", "--model", goldenPath("llama_tied"), "--data", data, "--out", join(folder, "out")];
+  writeFileSync(data, '{"prompt":"a","completion":"b"}\n{"prompt":"a","completions":"b"}\n');
+  await refused(train, /rows\.jsonl:2: expected the keys of one of/);
+  writeFileSync(data, "");
+  await refused(train, /rows\.jsonl: expected at least one row, got none/);
+  assert.equal(existsSync(join(folder, "out")), false);
+});
+
+test("NIBBLE_DEBUG=1 shows where an error came from", async () => {
+  const run = await nibble(["generate", "--model", "no/model", "--prompt", "a"], { env: { NIBBLE_DEBUG: "1" } });
+  assert.match(run.stderr, /^error: .*\n.*\n\s+at /);
+});
