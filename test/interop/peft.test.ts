@@ -12,7 +12,7 @@ import { defaultQuant, Engine, type EngineModel } from "#packages/engine";
 import { goldenPath } from "../support/golden-model.ts";
 
 const python = process.env["NIBBLE_PYTHON"] ?? "python3";
-const script = fileURLToPath(new URL("peft.py", import.meta.url));
+const script = fileURLToPath(new URL("greedy.py", import.meta.url));
 const found = spawnSync(python, ["-c", "import torch, transformers, peft, bitsandbytes"], { encoding: "utf8" });
 const skip = found.status === 0 ? false : `${python} has no torch, transformers, peft and bitsandbytes`;
 

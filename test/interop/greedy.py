@@ -1,6 +1,6 @@
 """What the reference stack makes of folders that Nibble wrote. Prints one JSON object.
 
-usage: peft.py MODEL_DIR ADAPTER_DIR|- IDS NEW_TOKENS   (transformers, peft, bitsandbytes on the CPU)
+usage: greedy.py MODEL_DIR ADAPTER_DIR|- IDS NEW_TOKENS   (transformers, peft, bitsandbytes on the CPU)
 """
 import json
 import sys
