@@ -17,7 +17,8 @@ warnings.showwarning = lambda message, *rest, **more: messages.append(str(messag
 model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, device_map="cpu")
 if adapter_dir != "-":
     model = PeftModel.from_pretrained(model, adapter_dir)
-model.eval()
+# On CPUs with AVX-512 BF16 bitsandbytes' eval mode rounds to bfloat16; training mode (no dropout here) does not.
+model.train()
 with torch.no_grad():
     logits = model(input_ids=prompt).logits[0, -1].tolist()
     new = model.generate(input_ids=prompt, max_new_tokens=count, do_sample=False, eos_token_id=None)[0, prompt.shape[1]:]
