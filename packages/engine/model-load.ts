@@ -1,7 +1,7 @@
 // A model folder into native memory: weights stay 16-bit, come pre-quantized, or are quantized tensor by
 // tensor on the way, so that the 16-bit model never exists whole.
 
-import { convert, type Device, Tensor, type Weight } from "#native";
+import { codeValues, convert, type Device, Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ModelFolder, ModelHasher, StoredQuantState, TensorToWrite } from "#packages/hub";
 import type { LinearLayer, NormLayer } from "./layers.ts";
@@ -10,6 +10,7 @@ import { linearsOf } from "./models/llama.ts";
 import {
   defaultQuant,
   freeWeight,
+  nestedBlock,
   type QuantOptions,
   quantizeMatrix,
   refuseNonfinite,
@@ -55,24 +56,41 @@ function specOf(folder: ModelFolder, name: string): Pick<TensorToWrite, "dtype" 
   return { dtype, shape };
 }
 
-/** A stored 4-bit weight as it is. */
+/** A stored 4-bit weight as it is; its code tables must be those that the kernels decode with. */
 function loadQuantized(folder: ModelFolder, state: StoredQuantState, device: Device): Weight {
   const { tensors, nested, shape, dtype, quantType, blockSize } = state;
   const [out, inFeatures] = shape;
+  checkTable(folder, tensors.quantMap, codeValues(quantType));
   const codes = uploadTensor(folder, tensors.weight, device);
   const absmax = uploadTensor(folder, tensors.absmax, device);
   const quant = { dtype, type: quantType, blockSize, absmax };
   if (nested === null || tensors.nestedAbsmax === null || tensors.nestedQuantMap === null) {
+    refuseNonfinite(absmax, tensors.absmax);
     return { out, in: inFeatures, data: codes, quant: { ...quant, nested: null } };
   }
+  if (nested.blockSize !== nestedBlock) {
+    const message = `${tensors.absmax}: nested_blocksize: expected ${nestedBlock}, got ${nested.blockSize}`;
+    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+  }
   const constants = uploadTensor(folder, tensors.nestedAbsmax, device);
+  refuseNonfinite(constants, tensors.nestedAbsmax);
   const map = uploadTensor(folder, tensors.nestedQuantMap, device);
+  refuseNonfinite(map, tensors.nestedQuantMap);
   return {
     out,
     in: inFeatures,
     data: codes,
     quant: { ...quant, nested: { absmax: constants, map, offset: nested.offset } },
   };
+}
+
+function checkTable(folder: ModelFolder, name: string, expected: Float32Array): void {
+  const bytes = folder.read(name);
+  const got = new Float32Array(bytes.buffer, bytes.byteOffset, expected.length);
+  const at = expected.findIndex((value, i) => value !== got[i]);
+  if (at < 0) return;
+  const message = `${name}[${at}]: expected ${expected[at]}, got ${got[at]}: codes of another table cannot be read`;
+  throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
 }
 
 class Loader {

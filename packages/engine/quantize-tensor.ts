@@ -23,7 +23,8 @@ export interface QuantOptions {
 /** QLoRA's own choice (arXiv:2305.14314 §3). */
 export const defaultQuant: QuantOptions = { type: "nf4", blockSize: 64, doubleQuant: true };
 
-const nestedBlock = 256;
+/** Block constants that share one constant of their own (QLoRA §3). */
+export const nestedBlock = 256;
 /** Refuses NaN and Inf: a block with one of them would lose all its other values. */
 export function refuseNonfinite(t: Tensor, name: string): void {
   const bad = countNonfinite(t);

@@ -2,6 +2,7 @@
 import { codeValues, type Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
 import { type QuantState, quantStateJson, quantStateNames, quantStateSpecs, type TensorToWrite } from "#packages/hub";
+import { nestedBlock } from "./quantize-tensor.ts";
 
 function bytesOf(values: Float32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
@@ -16,7 +17,7 @@ export function weightTensors(prefix: string, w: Weight): TensorToWrite[] {
     blockSize: quant.blockSize,
     dtype: quant.dtype as QuantState["dtype"],
     shape: [w.out, w.in],
-    nested: quant.nested && { blockSize: 256, offset: quant.nested.offset },
+    nested: quant.nested && { blockSize: nestedBlock, offset: quant.nested.offset },
   };
   const names = quantStateNames(prefix, state);
   const bytes = new Map<string | null, Uint8Array>([
