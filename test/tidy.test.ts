@@ -34,14 +34,9 @@ const mayImport: Record<string, readonly string[]> = {
   "packages/sql": ["packages/errors"],
   "packages/client": ["packages/errors", "packages/hub", "packages/rpc"],
 };
-const servicesMayImport = [
-  "packages/errors",
-  "packages/hub",
-  "packages/data",
-  "packages/engine",
-  "packages/rpc",
-  "packages/client",
-];
+const servicesMayImport = ["errors", "hub", "data", "engine", "rpc", "client", "jobs", "sql"].map(
+  (p) => `packages/${p}`,
+);
 
 function partOf(path: string): string {
   const [top = "", second = ""] = path.split("/");
