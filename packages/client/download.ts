@@ -1,7 +1,8 @@
 // Fetches a version into a folder that appears whole and verified. What had arrived when a download broke off stays
 // beside the target, under a name that holds the version's digest, and is resumed by the next one. Two downloads of
 // the same content may share those files: both write the same bytes at the same places.
-import { constants, existsSync, statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { constants, statSync } from "node:fs";
 import { type FileHandle, mkdir, open, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import type { File, Version } from "#gen/nibble/registry/v1/registry_pb.ts";
@@ -13,6 +14,8 @@ import { callOptions, Retries, type RetryOptions } from "./retry.ts";
 import type { TransferProgress } from "./upload.ts";
 
 const op = "download_adapter";
+/** Downloads into one place at a time that get in each other's way, after which it is given up. */
+const attemptsMax = 5;
 
 export interface DownloadOptions extends RetryOptions {
   onProgress?: (progress: TransferProgress) => void;
@@ -44,18 +47,48 @@ export async function downloadAdapter(
     op,
   );
   const target = resolve(intoDir);
-  if (await holds(target, version)) return version;
-  const digest = version.digest.replace(/^sha256:/, "").slice(0, 16);
+  const digest = createHash("sha256").update(version.digest).digest("hex").slice(0, 16);
   const staging = join(dirname(target), `.${basename(target)}.download-${digest}`);
   try {
-    await fetchAll(registry, version, staging, options);
-    publishFolder(staging, target, isAdapterFile(version));
+    for (let attempt = 0; attempt < attemptsMax; attempt++) {
+      if (await holds(target, version)) return await cleared(staging, version);
+      if (await fetchAndPublish(registry, version, staging, target, options)) return version;
+    }
   } catch (thrown) {
-    // Another download of the same version may have been faster and moved the folder.
-    if (!existsSync(staging) && (await holds(target, version))) return version;
     throw NibbleError.from(thrown, op);
   }
+  const message = `${target}: expected to be the only download into it, others keep replacing it`;
+  throw new NibbleError(message, { code: "ABORTED", op, details: { target } });
+}
+
+/** Removes what is left of a download that another one overtook. */
+async function cleared(staging: string, version: Version): Promise<Version> {
+  await rm(staging, { recursive: true, force: true });
   return version;
+}
+
+/** False if another download of the same version moved the files away meanwhile. */
+async function fetchAndPublish(
+  registry: RegistryClient,
+  version: Version,
+  staging: string,
+  target: string,
+  options: DownloadOptions,
+): Promise<boolean> {
+  try {
+    await fetchAll(registry, version, staging, options);
+    if (!hasSizes(staging, version) || (await holds(target, version))) return false;
+    publishFolder(staging, target, isAdapterFile(version));
+    return true;
+  } catch (thrown) {
+    if (isMissingFile(thrown)) return false;
+    throw thrown;
+  }
+}
+
+function isMissingFile(thrown: unknown): boolean {
+  if (!(thrown instanceof Error)) return false;
+  return (thrown as NodeJS.ErrnoException).code === "ENOENT" || isMissingFile(thrown.cause);
 }
 
 function isAdapterFile(version: Version): (name: string) => boolean {
@@ -64,11 +97,15 @@ function isAdapterFile(version: Version): (name: string) => boolean {
   return (name) => known.has(name);
 }
 
+function hasSizes(folder: string, version: Version): boolean {
+  return version.files.every(({ path, sizeBytes }) => {
+    const found = statSync(join(folder, path), { throwIfNoEntry: false });
+    return found !== undefined && BigInt(found.size) === sizeBytes;
+  });
+}
+
 async function holds(folder: string, version: Version): Promise<boolean> {
-  for (const file of version.files) {
-    const path = join(folder, file.path);
-    if (!existsSync(path) || BigInt(statSync(path).size) !== file.sizeBytes) return false;
-  }
+  if (!hasSizes(folder, version)) return false;
   for (const file of version.files) {
     if ((await sha256OfFile(join(folder, file.path))).sha256 !== file.sha256) return false;
   }
