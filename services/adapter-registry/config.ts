@@ -1,5 +1,5 @@
 // The registry's settings, read once from the environment; a value that makes no sense stops the start.
-import { NibbleError } from "#packages/errors";
+import { type Environment, textSetting, wholeSetting } from "#packages/rpc";
 
 export interface Config {
   /** NIBBLE_REGISTRY_HOST: address to listen on. Default: 127.0.0.1. */
@@ -18,25 +18,14 @@ export interface Config {
   drainMs: number;
 }
 
-export type Environment = Readonly<Record<string, string | undefined>>;
-
-function wholeNumber(env: Environment, name: string, fallback: number, max = Number.MAX_SAFE_INTEGER): number {
-  const text = env[name];
-  if (text === undefined || text === "") return fallback;
-  const value = Number(text);
-  if (Number.isSafeInteger(value) && value >= 0 && value <= max) return value;
-  const message = `${name}: expected a whole number from 0 to ${max}, got ${JSON.stringify(text)}`;
-  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "config", details: { name } });
-}
-
 export function readConfig(env: Environment = process.env): Config {
   return {
-    host: env["NIBBLE_REGISTRY_HOST"] || "127.0.0.1",
-    port: wholeNumber(env, "NIBBLE_REGISTRY_PORT", 50_053, 65_535),
-    dir: env["NIBBLE_REGISTRY_DIR"] || ".nibble/registry",
-    uploadsMax: wholeNumber(env, "NIBBLE_REGISTRY_UPLOADS_MAX", 16),
-    versionBytesMax: wholeNumber(env, "NIBBLE_REGISTRY_VERSION_BYTES_MAX", 16 * 2 ** 30),
-    freeBytesMin: wholeNumber(env, "NIBBLE_REGISTRY_FREE_BYTES_MIN", 64 * 2 ** 20),
-    drainMs: wholeNumber(env, "NIBBLE_REGISTRY_DRAIN_MS", 10_000),
+    host: textSetting(env, "NIBBLE_REGISTRY_HOST", "127.0.0.1"),
+    port: wholeSetting(env, "NIBBLE_REGISTRY_PORT", 50_053, { max: 65_535 }),
+    dir: textSetting(env, "NIBBLE_REGISTRY_DIR", ".nibble/registry"),
+    uploadsMax: wholeSetting(env, "NIBBLE_REGISTRY_UPLOADS_MAX", 16, { min: 1 }),
+    versionBytesMax: wholeSetting(env, "NIBBLE_REGISTRY_VERSION_BYTES_MAX", 16 * 2 ** 30),
+    freeBytesMin: wholeSetting(env, "NIBBLE_REGISTRY_FREE_BYTES_MIN", 64 * 2 ** 20),
+    drainMs: wholeSetting(env, "NIBBLE_REGISTRY_DRAIN_MS", 10_000),
   };
 }

@@ -23,8 +23,16 @@ import {
 const weights = "adapter_model.safetensors";
 const weightsOf = (dir: string) => sha256(readFileSync(join(dir, weights)));
 
-/** Passes connections on to the registry, and cuts each of the first ones after so many bytes in one direction. */
-async function cuttingProxy(t: TestContext, port: number, cuts: { direction: "up" | "down"; bytes: number }[]) {
+interface Cut {
+  direction: "up" | "down";
+  /** Cut after so many bytes… */
+  bytes?: number;
+  /** …or instead of passing on this text. */
+  text?: string;
+}
+
+/** Passes connections on to the registry, and cuts each of the first ones where it is told. */
+async function cuttingProxy(t: TestContext, port: number, cuts: Cut[]) {
   const sockets = new Set<Socket>();
   const passed = { up: 0, down: 0 };
   let connections = 0;
@@ -40,7 +48,8 @@ async function cuttingProxy(t: TestContext, port: number, cuts: { direction: "up
       from.on("data", (data) => {
         bytes += data.length;
         passed[direction] += data.length;
-        if (cut?.direction === direction && bytes > cut.bytes) {
+        const isOver = bytes > (cut?.bytes ?? Number.POSITIVE_INFINITY) || (cut?.text && data.includes(cut.text));
+        if (cut?.direction === direction && isOver) {
           client.destroy();
           server.destroy();
         } else to.write(data);
@@ -110,9 +119,12 @@ test("an upload whose connection breaks is made again and gives one version", as
   const { client, server } = await startRegistry(t);
   const dir = wideAdapter(t, 20_000);
   // The second cut hits the answer: the version is there, and only its request id tells the client so.
-  const proxy = await cuttingProxy(t, server.port, [{ direction: "up", bytes: 700_000 }]);
+  const proxy = await cuttingProxy(t, server.port, [
+    { direction: "up", bytes: 700_000 },
+    { direction: "down", text: "adapters/a/versions/1" },
+  ]);
   const version = await uploadAdapter(clientOf(t, proxy.address), dir, { adapterId: "a", baseDigest });
-  assert.equal(proxy.connections(), 2);
+  assert.equal(proxy.connections(), 3);
   const { versions } = await client.listVersions({ parent: "adapters/a" });
   assert.deepEqual(
     versions.map(({ name }) => name),
