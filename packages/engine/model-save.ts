@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { convert, Tensor } from "#native";
 import { type FloatDType, ModelWriter, type TensorToWrite } from "#packages/hub";
+import { metricsFiles } from "./metrics-file.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 
 export interface SaveModelOptions {
@@ -39,6 +40,7 @@ function toWrite(name: string, t: Tensor, dtype: FloatDType): TensorToWrite {
 /** A new folder, or a new version of one: an error leaves the old one. */
 export function saveModel(out: string, model: LlamaModel, { sourceDir, dtype, figures }: SaveModelOptions): void {
   const writer = new ModelWriter(out, {
+    keep: metricsFiles,
     configText: readFileSync(join(sourceDir, "config.json"), "utf8"),
     configChanges: { dtype, torch_dtype: undefined },
     sourceFolder: sourceDir,

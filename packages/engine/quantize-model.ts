@@ -183,7 +183,11 @@ export async function quantizeModel(options: QuantizeModelOptions): Promise<Quan
     card: quantizedCard(modelDir, quant),
     ...(options.shardBytesMax === undefined ? {} : { shardBytesMax: options.shardBytesMax }),
   };
-  await writeModelFolder(outDir, writer, work.groups());
+  try {
+    await writeModelFolder(outDir, writer, work.groups());
+  } catch (thrown) {
+    throw NibbleError.from(thrown, op);
+  }
   return {
     outDir,
     digest: work.hasher.digest(folder.config),

@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import { type Example, ExampleBuilder, loadTokenizer, readDataset, stepsOf, type TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import { type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
 import { trainAllParameters } from "./full-parameters.ts";
 import {
   type Adapter,
@@ -15,6 +15,7 @@ import {
   loadAdapter,
   saveAdapter,
 } from "./lora.ts";
+import { metricsFiles } from "./metrics-file.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { saveModel } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
@@ -104,6 +105,7 @@ function prepareAdapter(job: TrainJob, model: LlamaModel, baseDigest: string): T
 }
 
 function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
+  checkModelTarget(job.recipe.out, metricsFiles);
   const parameters = trainAllParameters(model);
   return {
     parameters,
@@ -150,6 +152,14 @@ function logExamples(file: string, examples: readonly Example[], onEvent: RunCon
 
 /** @throws what loading, the rows and the steps throw; CANCELLED when the signal aborts. */
 export async function runTrainJob(job: TrainJob, context: RunContext): Promise<TrainReport> {
+  try {
+    return await run(job, context);
+  } catch (thrown) {
+    throw NibbleError.from(thrown, op);
+  }
+}
+
+async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
   const { recipe, device, evalFile, evalSteps } = job;
   checkDType(recipe);
   setThreadCount(recipe.threads ?? availableParallelism());
@@ -175,9 +185,9 @@ export async function runTrainJob(job: TrainJob, context: RunContext): Promise<T
     optimizer = new Adamw(trainable.parameters, recipe);
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
     const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
-    const run = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
-    await run.run();
-    const report = reportOf(run, { recipe, steps, baseDigest, model, parameters: trainable.parameters });
+    const steady = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
+    await steady.run();
+    const report = reportOf(steady, { recipe, steps, baseDigest, model, parameters: trainable.parameters });
     trainable.save(figuresOf(recipe, report));
     return report;
   } finally {

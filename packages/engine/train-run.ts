@@ -1,9 +1,8 @@
 // A run of training steps: rows in the cursor's order, metrics.jsonl, evaluations and events. It knows no
 // model folders: train-job.ts does.
-import { appendFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { type MemoryReport, memory } from "#native";
 import { BatchCursor, type Example, type TrainRecipe } from "#packages/data";
+import { MetricsFile } from "./metrics-file.ts";
 import type { StepResult, Trainer } from "./trainer.ts";
 
 export type TrainEvent =
@@ -39,7 +38,7 @@ export interface RunParts {
 export class TrainRun {
   private readonly parts: RunParts;
   private readonly context: RunContext;
-  private readonly metricsFile: string;
+  private readonly metrics: MetricsFile;
   private readonly losses: number[] = [];
   tokens = 0;
   seconds = 0;
@@ -48,7 +47,7 @@ export class TrainRun {
   constructor(parts: RunParts, context: RunContext) {
     this.parts = parts;
     this.context = context;
-    this.metricsFile = join(parts.recipe.out, "metrics.jsonl");
+    this.metrics = new MetricsFile(parts.recipe.out);
   }
 
   get firstLoss(): number {
@@ -61,9 +60,6 @@ export class TrainRun {
 
   async run(): Promise<void> {
     const { recipe, train, steps, evalSteps } = this.parts;
-    mkdirSync(recipe.out, { recursive: true });
-    if (existsSync(this.metricsFile)) renameSync(this.metricsFile, join(recipe.out, "metrics.previous.jsonl"));
-    writeFileSync(this.metricsFile, "");
     const { batchSize, gradAccum, seed, shuffle } = recipe;
     const cursor = new BatchCursor({ rowCount: train.length, batchSize, gradAccum, seed, shuffle });
     for (let step = 1; step <= steps; step++) {
@@ -87,15 +83,14 @@ export class TrainRun {
     this.losses.push(result.loss);
     this.tokens += result.tokens;
     this.seconds += seconds;
-    const { step, loss, gradNorm, lr, tokens } = result;
-    appendFileSync(this.metricsFile, `${JSON.stringify({ step, loss, grad_norm: gradNorm, lr, tokens, seconds })}\n`);
+    this.metrics.add(result, seconds);
     this.context.onEvent({
       kind: "step",
       ...result,
       steps: this.parts.steps,
       epoch: result.step / cursor.stepsPerEpoch,
       seconds,
-      tokensPerSecond: tokens / seconds,
+      tokensPerSecond: result.tokens / seconds,
       tokensTotal: this.tokens,
       memory: memory.report(),
       rssBytes: process.memoryUsage.rss(),

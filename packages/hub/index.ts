@@ -36,6 +36,7 @@ export {
   weightsFileName,
 } from "./model-folder.ts";
 export {
+  checkModelTarget,
   isModelFile,
   ModelWriter,
   type ModelWriterOptions,

@@ -47,6 +47,15 @@ export function isModelFile(name: string): boolean {
   return copiedFiles.includes(name) || isLicence(name) || /^model-\d{5}-of-\d{5}\.safetensors$/.test(name);
 }
 
+function isModelFileOr(keep: readonly string[] = []): (name: string) => boolean {
+  return (name) => isModelFile(name) || keep.includes(name);
+}
+
+/** Refuses an output folder that holds files of others; to be called before hours of work. */
+export function checkModelTarget(out: string, keep?: readonly string[]): void {
+  checkReplaceable(resolve(out), isModelFileOr(keep));
+}
+
 export interface TensorToWrite extends TensorSpec {
   bytes: Uint8Array;
 }
@@ -61,6 +70,8 @@ export interface ModelWriterOptions {
   card: ModelCard;
   /** A shard is closed before it would grow beyond this; one group of tensors may be larger. */
   shardBytesMax?: number;
+  /** Files beside the model (a run's metrics) that an existing output folder keeps. */
+  keep?: readonly string[];
   /** For tests that play a full disk. */
   write?: WriteCall;
 }
@@ -84,7 +95,7 @@ export class ModelWriter {
   constructor(out: string, options: ModelWriterOptions) {
     this.target = resolve(out);
     this.options = options;
-    checkReplaceable(this.target, isModelFile);
+    checkModelTarget(out, options.keep);
     const source = options.sourceFolder;
     if (source !== undefined && existsSync(this.target) && realpathSync(this.target) === realpathSync(source)) {
       const message = `${out}: expected an output folder other than the source model`;
@@ -127,7 +138,8 @@ export class ModelWriter {
       this.nameShards();
       openModelFolder(this.staging).close();
       const files = readdirSync(this.staging).sort();
-      publishFolder(this.staging, this.target, isModelFile);
+      this.copyKept();
+      publishFolder(this.staging, this.target, isModelFileOr(this.options.keep));
       const tensorCount = this.shards.reduce((sum, shard) => sum + shard.names.length, 0);
       return { path: this.target, tensorCount, byteLength: this.byteLength, files };
     });
@@ -138,6 +150,13 @@ export class ModelWriter {
     this.spool?.abort();
     this.spool = undefined;
     rmSync(this.staging, { recursive: true, force: true });
+  }
+
+  private copyKept(): void {
+    for (const name of this.options.keep ?? []) {
+      const kept = join(this.target, name);
+      if (existsSync(kept)) copyFileSync(kept, join(this.staging, name));
+    }
   }
 
   private openShard(): SafetensorsSpool {

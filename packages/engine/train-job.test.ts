@@ -1,0 +1,138 @@
+// Jobs from files to files on a tiny model: what they write, that they repeat, and what they refuse.
+import assert from "node:assert/strict";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, describe, test } from "node:test";
+import { memory } from "#native";
+import { parseRecipe } from "#packages/data";
+import { openAdapterFolder, openModelFolder } from "#packages/hub";
+import { goldenPath } from "../../test/support/golden-model.ts";
+import { runTrainJob } from "./train-job.ts";
+import type { TrainEvent } from "./train-run.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "nibble-train-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const data = join(folder, "rows.jsonl");
+const row = (i: number) => JSON.stringify({ prompt: `The quick number ${i}`, completion: ` is ${i * 7} and sings` });
+writeFileSync(data, Array.from({ length: 12 }, (_, i) => row(i)).join("\n"));
+
+let runs = 0;
+
+async function train(
+  flags: Record<string, unknown>,
+  options: { signal?: AbortSignal; onEvent?: (e: TrainEvent) => void } = {},
+) {
+  const out = join(folder, `out-${runs++}`);
+  const all = { model: goldenPath("llama_untied"), data, out, rank: 4, steps: 6, batchSize: 4, lr: 5e-3, ...flags };
+  const job = { recipe: parseRecipe({ flags: all }), evalFile: data, evalSteps: 0, device: "cpu" } as const;
+  const signal = options.signal ?? new AbortController().signal;
+  return runTrainJob(job, { signal, onEvent: options.onEvent ?? (() => {}) });
+}
+
+const weights = (out: string) => readFileSync(join(out, "adapter_model.safetensors"));
+
+describe("a job", () => {
+  test("writes a PEFT folder pinned to its base, and a row of metrics a step", async () => {
+    const steps: number[] = [];
+    const report = await train({}, { onEvent: (e) => e.kind === "step" && steps.push(e.step) });
+    assert.deepEqual(steps, [1, 2, 3, 4, 5, 6]);
+    const lines = readFileSync(join(report.outDir, "metrics.jsonl"), "utf8")
+      .trim()
+      .split("\n")
+      .map((l) => JSON.parse(l));
+    assert.deepEqual(Object.keys(lines[0]), ["step", "loss", "grad_norm", "lr", "tokens", "seconds"]);
+    assert.equal(lines.at(-1).loss, report.lastLoss);
+    assert.ok(report.lastLoss < report.firstLoss);
+    assert.ok(report.evalLoss !== null && report.evalLoss < report.firstLoss);
+    using base = openModelFolder(goldenPath("llama_untied"));
+    using adapter = openAdapterFolder(report.outDir, { config: base.config, digest: report.baseDigest });
+    assert.equal(adapter.modules.size, 14);
+  });
+
+  test("repeats bit for bit, whatever the threads, with dropout and checkpointing or without", async () => {
+    const flags = { dropout: 0.2, gradientCheckpointing: false };
+    const first = await train({ ...flags, threads: 1 });
+    const second = await train({ ...flags, threads: 3 });
+    const checkpointed = await train({ ...flags, gradientCheckpointing: true });
+    assert.deepEqual(weights(second.outDir), weights(first.outDir));
+    assert.deepEqual(weights(checkpointed.outDir), weights(first.outDir));
+    const other = await train({ ...flags, seed: 43 });
+    assert.notDeepEqual(weights(other.outDir), weights(first.outDir));
+  });
+
+  test("splitting a batch into micro-batches changes nothing but rounding", async () => {
+    const whole = await train({ batchSize: 4, gradAccum: 1, shuffle: false });
+    const split = await train({ batchSize: 1, gradAccum: 4, shuffle: false });
+    assert.ok(Math.abs(whole.lastLoss - split.lastLoss) < 1e-4 * whole.lastLoss);
+  });
+
+  test("learns in bfloat16 as in float32, nearly", async () => {
+    const [wide, narrow] = [await train({ dtype: "float32" }), await train({ dtype: "bfloat16" })];
+    assert.ok(
+      Math.abs(wide.lastLoss - narrow.lastLoss) < 0.03 * wide.lastLoss,
+      `${wide.lastLoss} and ${narrow.lastLoss}`,
+    );
+    assert.notEqual(wide.lastLoss, narrow.lastLoss);
+  });
+
+  test("goes on from an adapter", async () => {
+    const first = await train({ steps: 12 });
+    const second = await train({ initAdapter: first.outDir, steps: 2 });
+    assert.ok(second.firstLoss < first.firstLoss);
+  });
+
+  test("trains all parameters of a 16-bit model into a folder that opens", async () => {
+    const report = await train({ full: true, bits: 16, lr: 1e-3, out: join(folder, "full") });
+    assert.ok(report.lastLoss < report.firstLoss);
+    using model = openModelFolder(report.outDir);
+    assert.equal(model.info("model.norm.weight").dtype, "bfloat16");
+  });
+});
+
+describe("what a job refuses", () => {
+  const refuses = (name: string, flags: Record<string, unknown>, pattern: RegExp) =>
+    test(name, () => assert.rejects(train(flags), pattern));
+  const rows = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text);
+    return join(folder, name);
+  };
+  refuses("an empty data set", { data: rows("empty.jsonl", "") }, /empty/);
+  refuses(
+    "unknown keys, with file and line",
+    { data: rows("keys.jsonl", `${row(1)}\n{"question": 1}`) },
+    /keys\.jsonl:2/,
+  );
+  refuses(
+    "nothing to train on",
+    { data: rows("none.jsonl", '{"input_ids":[5,6],"labels":[-100,-100]}') },
+    /none\.jsonl:1/,
+  );
+  refuses("a target that no layer has", { targets: ["q_porj"] }, /q_porj/);
+  refuses(
+    "an adapter of another base",
+    { initAdapter: goldenPath("train/init_adapter"), model: goldenPath("llama_untied_i192") },
+    /expected/,
+  );
+
+  test("cancelling ends the job at the next micro-batch and writes no adapter", async () => {
+    const controller = new AbortController();
+    const out = join(folder, "cancelled");
+    const cancelled = train(
+      { out, steps: 1000 },
+      { signal: controller.signal, onEvent: (e) => e.kind === "step" && e.step === 2 && controller.abort() },
+    );
+    await assert.rejects(cancelled, { code: "CANCELLED" });
+    assert.ok(!existsSync(join(out, "adapter_model.safetensors")));
+    assert.equal(readFileSync(join(out, "metrics.jsonl"), "utf8").trim().split("\n").length, 2);
+  });
+
+  test("after all of these no native memory is left", () => {
+    const { current } = memory.report();
+    assert.equal(
+      Object.values(current).reduce((a, b) => a + b, 0),
+      current.workspace,
+    );
+  });
+});
