@@ -14,8 +14,10 @@ export interface RecipeSources {
   flags?: Readonly<Record<string, unknown>>;
 }
 
-function fail(where: string, message: string): never {
-  throw new NibbleError(`${where}: ${message}`, { code: "INVALID_ARGUMENT", op, details: { where } });
+/** `key` is the field of TrainRecipe that is wrong, for callers that have names of their own for them. */
+function fail(where: string, message: string, key?: string): never {
+  const details = { where, ...(key === undefined ? {} : { key }) };
+  throw new NibbleError(`${where}: ${message}`, { code: "INVALID_ARGUMENT", op, details });
 }
 
 export function readRecipe(options: { file?: string; flags?: Readonly<Record<string, unknown>> }): TrainRecipe {
@@ -46,7 +48,7 @@ export function parseRecipe({ yaml, flags = {} }: RecipeSources): TrainRecipe {
   take(flags, (key) => key, "flags");
   for (const { key, fallback, help } of recipeFields) {
     if (fallback === undefined && recipe[key] === undefined)
-      fail("recipe", `${yamlKey(key)}: expected ${help}, got nothing`);
+      fail("recipe", `${yamlKey(key)}: expected ${help}, got nothing`, key);
   }
   const whole = recipe as unknown as TrainRecipe;
   checkTogether(whole, given);
@@ -67,7 +69,7 @@ function checked(field: RecipeField, name: string, value: unknown, where: string
   if (value === null && field.fallback === null) return null;
   const read = field.check.read(value);
   if (read !== undefined) return read;
-  return fail(where, `${name}: expected ${field.check.expected}, got ${JSON.stringify(value)}`);
+  return fail(where, `${name}: expected ${field.check.expected}, got ${JSON.stringify(value)}`, field.key);
 }
 
 function unknownKey(name: string, spell: (key: string) => string, where: string): never {
@@ -95,16 +97,21 @@ function editDistance(a: string, b: string): number {
 function checkTogether(recipe: TrainRecipe, given: ReadonlyMap<string, string>): void {
   const where = (key: string) => given.get(key) ?? "recipe";
   if (given.has("steps") && given.get("steps") === given.get("epochs") && recipe.steps !== null) {
-    fail(where("steps"), "steps, epochs: expected one of the two, got both");
+    fail(where("steps"), "steps, epochs: expected one of the two, got both", "steps");
   }
   if (recipe.full && recipe.bits !== 16)
-    fail(where("full"), "full: expected bits 16, got bits 4 (frozen weights cannot be trained)");
-  if (recipe.full && recipe.initAdapter !== null) fail(where("initAdapter"), "init_adapter: expected none with full");
+    fail(where("full"), "full: expected bits 16, got bits 4 (frozen weights cannot be trained)", "full");
+  if (recipe.full && recipe.initAdapter !== null)
+    fail(where("initAdapter"), "init_adapter: expected none with full", "initAdapter");
   if (recipe.warmup >= 1 && !Number.isInteger(recipe.warmup)) {
-    fail(where("warmup"), `warmup: expected whole steps or a part below 1, got ${recipe.warmup}`);
+    fail(where("warmup"), `warmup: expected whole steps or a part below 1, got ${recipe.warmup}`, "warmup");
   }
   if (recipe.steps !== null && recipe.warmup > recipe.steps) {
-    fail(where("warmup"), `warmup: expected at most the ${recipe.steps} steps of the run, got ${recipe.warmup}`);
+    fail(
+      where("warmup"),
+      `warmup: expected at most the ${recipe.steps} steps of the run, got ${recipe.warmup}`,
+      "warmup",
+    );
   }
 }
 

@@ -31,6 +31,8 @@ export interface TrainJob {
   evalFile: string | null;
   /** Steps between evaluations; 0 = at the end only. */
   evalSteps: number;
+  /** Digest that the base must have; undefined: any. */
+  baseDigest?: string;
   device: Device;
 }
 
@@ -181,6 +183,7 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
   let optimizer: Adamw | undefined;
   try {
     const baseDigest = hasher.digest(folder.config);
+    checkDigest(job, baseDigest);
     trainable = recipe.full ? prepareFull(job, model) : prepareAdapter(job, model, baseDigest);
     optimizer = new Adamw(trainable.parameters, recipe);
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
@@ -196,6 +199,12 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     freeModel(model);
     memory.trim();
   }
+}
+
+function checkDigest({ baseDigest: expected, recipe }: TrainJob, got: string): void {
+  if (expected === undefined || expected === got) return;
+  const message = `base_digest: expected ${expected}, got ${got} for ${recipe.model}`;
+  throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { expected, got } });
 }
 
 function checkDType({ full, dtype }: TrainRecipe): void {

@@ -11,7 +11,7 @@ import {
 } from "#gen/nibble/quantizer/v1/quantizer_pb.ts";
 import type { QuantizeProgress } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
-import type { RunQueue } from "#packages/jobs";
+import { Once, type RunQueue } from "#packages/jobs";
 import { orAborted, toStatus } from "#packages/rpc";
 import type { Quantize } from "./quantization.ts";
 import { newRecord, type OperationRecord, type OperationStore } from "./store.ts";
@@ -39,8 +39,7 @@ const cancelled = () => new NibbleError("the operation: was cancelled", { code: 
 export class Operations {
   readonly #parts: OperationsParts;
   readonly #live = new Map<string, Live>();
-  /** Keys whose operation is just being recorded, so that two calls at a time do not both make one. */
-  readonly #creating = new Map<string, Promise<OperationRecord>>();
+  readonly #creating = new Once<OperationRecord>();
 
   constructor(parts: OperationsParts) {
     this.#parts = parts;
@@ -63,14 +62,8 @@ export class Operations {
   async create(request: QuantizeModelRequest): Promise<OperationRecord> {
     const { requestId } = request;
     if (requestId === "") return this.#create(request);
-    const creation = this.#creating.get(requestId) ?? this.#findOrCreate(request);
-    this.#creating.set(requestId, creation);
-    try {
-      const record = await creation;
-      if (equals(QuantizeModelRequestSchema, record.request, request)) return record;
-    } finally {
-      this.#creating.delete(requestId);
-    }
+    const record = await this.#creating.run(requestId, () => this.#findOrCreate(request));
+    if (equals(QuantizeModelRequestSchema, record.request, request)) return record;
     const message = `request_id: ${requestId} was used for another request`;
     throw new NibbleError(message, { code: "ALREADY_EXISTS", op, details: { field: "request_id" } });
   }

@@ -1,0 +1,86 @@
+// The engine's events as the contract's. It knows no jobs and no engine at work.
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import type { MemoryUsageSchema } from "#gen/nibble/common/v1/common_pb.ts";
+import {
+  EvalResultSchema,
+  type Event,
+  FinishedSchema,
+  LogLineSchema,
+  Severity,
+  StepProgressSchema,
+} from "#gen/nibble/trainer/v1/events_pb.ts";
+import type { MemoryReport, TrainEvent, TrainReport } from "#packages/engine";
+
+export type Payload = Event["event"];
+
+/** Steps whose mean time the estimate of the rest stands on. */
+const etaStepsMax = 20;
+
+export function memoryOf(report: MemoryReport): MessageInitShape<typeof MemoryUsageSchema> {
+  const kinds = Object.entries(report.current);
+  const total = kinds.reduce((sum, [, bytes]) => sum + bytes, 0);
+  return {
+    bytesByKind: Object.fromEntries(kinds.map(([kind, bytes]) => [kind, BigInt(bytes)])),
+    bytesTotal: BigInt(total),
+    bytesPeak: BigInt(report.peakTotal),
+  };
+}
+
+export function logLine(severity: Severity, text: string): Payload {
+  return { case: "log", value: create(LogLineSchema, { severity, text }) };
+}
+
+/** The engine's events, one by one, as payloads; it remembers what estimates and totals need. */
+export class Translator {
+  readonly #recent: number[] = [];
+  tokensTrained = 0;
+
+  translate(event: TrainEvent): Payload {
+    if (event.kind === "step") return { case: "step", value: this.#step(event) };
+    if (event.kind === "log") {
+      return logLine(event.severity === "warning" ? Severity.WARNING : Severity.INFO, event.text);
+    }
+    const { step, loss, tokens, seconds } = event;
+    const value = create(EvalResultSchema, { step: BigInt(step), loss, tokens: BigInt(tokens), seconds });
+    return { case: "eval", value };
+  }
+
+  #step(event: TrainEvent & { kind: "step" }) {
+    this.tokensTrained += event.trainedTokens;
+    this.#recent.push(event.seconds);
+    if (this.#recent.length > etaStepsMax) this.#recent.shift();
+    const mean = this.#recent.reduce((sum, seconds) => sum + seconds, 0) / this.#recent.length;
+    return create(StepProgressSchema, {
+      step: BigInt(event.step),
+      stepsTotal: BigInt(event.steps),
+      loss: event.loss,
+      gradNorm: event.gradNorm,
+      learningRate: event.lr,
+      tokens: BigInt(event.trainedTokens),
+      tokensProcessed: BigInt(event.tokens),
+      tokensPerSecond: event.tokensPerSecond,
+      seconds: event.seconds,
+      memory: memoryOf(event.memory),
+      eta: durationFromMs(Math.round(mean * (event.steps - event.step) * 1000)),
+      epoch: event.epoch,
+    });
+  }
+}
+
+export function finished(report: TrainReport, tokensTrained: number, adapterVersion: string): Payload {
+  const value = create(FinishedSchema, {
+    artifactDir: report.outDir,
+    steps: BigInt(report.steps),
+    firstLoss: report.firstLoss,
+    lastLoss: report.lastLoss,
+    ...(report.evalLoss === null ? {} : { evalLoss: report.evalLoss }),
+    seconds: report.seconds,
+    tokens: BigInt(tokensTrained),
+    baseDigest: report.baseDigest,
+    parametersTrained: BigInt(report.trainedParameters),
+    adapterVersion,
+    memory: memoryOf(report.memory),
+  });
+  return { case: "finished", value };
+}

@@ -1,0 +1,37 @@
+// A job's work: training by the engine, then the registry if the job names one. It knows no records.
+import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import { Engine, type TrainReport } from "#packages/engine";
+import { finished, type Payload, Translator } from "./payloads.ts";
+import { recipeOf } from "./recipe.ts";
+import { type Register, registered } from "./registration.ts";
+
+/** Resolves when the job has succeeded; its last payload is then `finished`. */
+export type Train = (
+  job: { id: string; spec: TrainingSpec },
+  emit: (payload: Payload) => void,
+  signal: AbortSignal,
+) => Promise<void>;
+
+/** Trains with an engine of its own for each job: one that died takes no later job with it. */
+export function engineTrainer(options: { threads: number; register: Register }): Train {
+  return async ({ id, spec }, emit, signal) => {
+    const recipe = recipeOf(spec, options.threads);
+    const translator = new Translator();
+    const engine = new Engine();
+    let report: TrainReport;
+    try {
+      const job = {
+        recipe,
+        evalFile: spec.evalDataFile || null,
+        evalSteps: Number(spec.evalSteps ?? 0n),
+        device: "cpu" as const,
+        ...(spec.baseDigest ? { baseDigest: spec.baseDigest } : {}),
+      };
+      report = await engine.train(job, { signal, onEvent: (event) => emit(translator.translate(event)) });
+    } finally {
+      await engine.close();
+    }
+    const version = await registered({ id, spec, recipe, report }, { register: options.register, emit, signal });
+    emit(finished(report, translator.tokensTrained, version));
+  };
+}
