@@ -1,8 +1,16 @@
 // Model folders that tests make from the golden ones.
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import { openModelFolder, type TensorToWrite, writeModelFolder } from "#packages/hub";
-import { goldenPath, temporaryFolder } from "./folders.ts";
+import {
+  openAdapterFolder,
+  openModelFolder,
+  readModelConfig,
+  type TensorToWrite,
+  writeAdapterFolder,
+  writeModelFolder,
+} from "#packages/hub";
+import { copyOfGolden, goldenPath, temporaryFolder } from "./folders.ts";
 
 /** The untied golden model with its first layer repeated: work that lasts long enough to be stopped. */
 export async function deepModel(t: TestContext, layerCount: number): Promise<string> {
@@ -22,5 +30,32 @@ export async function deepModel(t: TestContext, layerCount: number): Promise<str
   const card = { title: "deep", summary: "For a test.", figures: [], baseModel: "", tags: [] };
   const configChanges = { num_hidden_layers: layerCount };
   await writeModelFolder(out, { configText: folder.configText, configChanges, sourceFolder: source, card }, groups());
+  return out;
+}
+
+/** A golden model that takes sequences of any length a test may want: answers that do not end by themselves in time. */
+export function longModel(t: TestContext, positions: number): string {
+  const folder = copyOfGolden(t, "llama_untied_nf4_dq");
+  const file = join(folder, "config.json");
+  const config = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
+  writeFileSync(file, JSON.stringify({ ...config, max_position_embeddings: positions }));
+  return folder;
+}
+
+/** The golden adapter again, made out as trained on the base with this digest. */
+export function adapterOfBase(t: TestContext, baseDigest: string | null): string {
+  const golden = openAdapterFolder(goldenPath("train", "qlora_adapter"));
+  const out = join(temporaryFolder(t), "adapter");
+  const { config: base } = readModelConfig(goldenPath("llama_untied_nf4_dq"));
+  const [module = ""] = golden.modules.keys();
+  writeAdapterFolder(out, {
+    config: golden.config,
+    base,
+    baseDigest,
+    dtype: golden.dtype(module, "lora_A"),
+    card: { title: "adapter", summary: "For a test.", figures: [] },
+    bytesOf: (name, matrix) => golden.read(name, matrix),
+  });
+  golden.close();
   return out;
 }

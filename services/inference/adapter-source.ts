@@ -1,0 +1,60 @@
+// Where adapters come from: a folder, or the registry by way of a cache folder. It knows no engine.
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { connect, downloadAdapter, resolveVersion } from "#packages/client";
+import { NibbleError } from "#packages/errors";
+import { adapterConfigFileName, adapterWeightsFileName, openAdapterFolder } from "#packages/hub";
+
+const op = "load_adapter";
+/** Failed calls in a row before the registry counts as gone: about a second. */
+const registryRetriesMax = 4;
+
+export type AdapterSource = { case: "adapterDir"; value: string } | { case: "registryName"; value: string };
+
+/** An adapter on this machine. */
+export interface LocalAdapter {
+  dir: string;
+  /** `adapters/{adapter}/versions/{version}`; "" for one that came from a folder. */
+  version: string;
+  /** sha256 over its two files, in hex: tells whether two loads mean the same adapter. */
+  content: string;
+  /** Null where the adapter does not say. */
+  baseDigest: string | null;
+}
+
+export interface AdapterFetcher {
+  /**
+   * Brings an adapter here. `baseDigest` is the loaded model's: a version of another base is not downloaded.
+   * @throws NOT_FOUND, UNAVAILABLE, DATA_LOSS, FAILED_PRECONDITION.
+   */
+  fetch(source: AdapterSource, baseDigest: string, signal: AbortSignal): Promise<LocalAdapter>;
+}
+
+export function refuseOtherBase(what: string, expected: string, got: string): never {
+  const message = `${what}: the adapter was made for another base: expected ${expected}, got ${got}`;
+  throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { expected, got } });
+}
+
+async function local(dir: string, version: string): Promise<LocalAdapter> {
+  const folder = openAdapterFolder(dir);
+  folder.close();
+  const hash = createHash("sha256");
+  for (const name of [adapterConfigFileName, adapterWeightsFileName]) hash.update(await readFile(join(dir, name)));
+  return { dir, version, content: hash.digest("hex"), baseDigest: folder.baseDigest };
+}
+
+/** `cacheDir` holds what came from the registry, a folder a version's digest. */
+export function adapterFetcher({ registry, cacheDir }: { registry: string; cacheDir: string }): AdapterFetcher {
+  return {
+    fetch: async (source, baseDigest, signal) => {
+      if (source.case === "adapterDir") return local(source.value, "");
+      using connection = connect({ endpoint: registry });
+      const version = await resolveVersion(connection.registry, source.value, signal);
+      if (version.baseDigest !== baseDigest) refuseOtherBase(version.name, version.baseDigest, baseDigest);
+      const dir = join(cacheDir, version.digest.replace("sha256:", ""));
+      await downloadAdapter(connection.registry, version.name, dir, { signal, retriesMax: registryRetriesMax });
+      return local(dir, version.name);
+    },
+  };
+}

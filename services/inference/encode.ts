@@ -1,0 +1,155 @@
+// Between the contract's messages and the domain's plain values.
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
+import {
+  type ChatMessage,
+  FinishReason,
+  type GenerateResponseSchema,
+  Role,
+  type SamplingParams,
+} from "#gen/nibble/inference/v1/generation_pb.ts";
+import type { LoadedAdapterSchema, LoadModelRequest, ModelSchema } from "#gen/nibble/inference/v1/inference_pb.ts";
+import { defaultQuant, type MemoryReport, type QuantOptions } from "#packages/engine";
+import { NibbleError } from "#packages/errors";
+import { checkId } from "#packages/rpc";
+import type { ServedAdapter } from "./adapters.ts";
+import type { AnswerEnd, AnswerEvent, AnswerRequest } from "./answer.ts";
+import type { LoadedModel, ModelSettings } from "./model.ts";
+
+const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
+const quantNames = new Map<QuantType, QuantOptions["type"]>([
+  [QuantType.NF4, "nf4"],
+  [QuantType.FP4, "fp4"],
+  [QuantType.INT4, "int4"],
+]);
+const dtypes = { float32: ComputeDtype.FLOAT32, bfloat16: ComputeDtype.BFLOAT16 } as const;
+const roles = new Map<Role, string>([
+  [Role.SYSTEM, "system"],
+  [Role.USER, "user"],
+  [Role.ASSISTANT, "assistant"],
+]);
+const reasons = { eos: FinishReason.EOS, length: FinishReason.LENGTH, stop: FinishReason.STOP } as const;
+const maxNewTokensDefault = 256;
+
+export function modelSettings(request: LoadModelRequest, threadsDefault: number): ModelSettings {
+  const { quantization, bits } = request;
+  if (quantization && bits === 16) {
+    const message = "quantization: expected none with bits 16";
+    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "load_model", details: { field: "quantization" } });
+  }
+  const quant = quantization && {
+    type: quantNames.get(quantization.type) ?? defaultQuant.type,
+    blockSize: quantization.blockSize || defaultQuant.blockSize,
+    doubleQuant: quantization.doubleQuant,
+  };
+  return {
+    id: checkId(request.modelId || "base", "model_id", "load_model"),
+    modelDir: request.modelDir,
+    bits: quant ? 4 : (bits as 4 | 16 | undefined),
+    quant: quant ?? defaultQuant,
+    dtype: request.computeDtype === ComputeDtype.BFLOAT16 ? "bfloat16" : "float32",
+    threads: request.threads ?? threadsDefault,
+  };
+}
+
+function encodeMemory({ current, peakTotal }: MemoryReport) {
+  const kinds = Object.entries(current);
+  return {
+    bytesByKind: Object.fromEntries(kinds.map(([kind, bytes]) => [kind, BigInt(bytes)])),
+    bytesTotal: BigInt(kinds.reduce((sum, [, bytes]) => sum + bytes, 0)),
+    bytesPeak: BigInt(peakTotal),
+  };
+}
+
+export async function encodeModel(model: LoadedModel): Promise<MessageInitShape<typeof ModelSchema>> {
+  const { settings, engineModel, contextLength, tokenizer, loadMs } = model;
+  const { architecture, digest, quant, parameters, vocabSize } = engineModel.info;
+  return {
+    name: `models/${settings.id}`,
+    modelDir: settings.modelDir,
+    architecture,
+    digest,
+    quantization: quant ? { ...quant, type: quantTypes[quant.type] } : { type: QuantType.UNSPECIFIED },
+    parameters: BigInt(parameters),
+    contextLength,
+    vocabSize,
+    computeDtype: dtypes[settings.dtype],
+    memory: encodeMemory(await model.memory()),
+    loadTime: timestampFromMs(loadMs),
+    hasChatTemplate: (tokenizer?.chatTemplate ?? null) !== null,
+  };
+}
+
+export function encodeAdapter({
+  id,
+  source,
+  info,
+  loadMs,
+}: ServedAdapter): MessageInitShape<typeof LoadedAdapterSchema> {
+  return {
+    name: `loadedAdapters/${id}`,
+    adapterDir: source.version === "" ? source.dir : "",
+    adapterVersion: source.version,
+    baseDigest: info.baseDigest ?? "",
+    rank: info.rank,
+    scaling: info.scaling,
+    targetModules: [...info.targetModules],
+    bytes: BigInt(info.bytes),
+    loadTime: timestampFromMs(loadMs),
+  };
+}
+
+export function decodeMessages(messages: readonly ChatMessage[]): { role: string; content: string }[] {
+  return messages.map(({ role, content }) => ({ role: roles.get(role) ?? "user", content }));
+}
+
+/** The contract's defaults: greedy, all tokens, 256 of them. */
+export function decodeSampling(
+  params: SamplingParams | undefined,
+): Pick<AnswerRequest, "maxNewTokens" | "sampling" | "stops" | "ignoreEos"> {
+  return {
+    maxNewTokens: params?.maxNewTokens ?? maxNewTokensDefault,
+    sampling: {
+      temperature: params?.temperature ?? 0,
+      topK: params?.topK ?? 0,
+      topP: params?.topP ?? 1,
+      minP: params?.minP ?? 0,
+      repetitionPenalty: params?.repetitionPenalty ?? 1,
+      seed: params?.seed ?? 0,
+    },
+    stops: params?.stop ?? [],
+    ignoreEos: params?.ignoreEos ?? false,
+  };
+}
+
+const rate = (count: number, seconds: number) => (seconds > 0 ? count / seconds : 0);
+
+function encodeEnd({ reason, text, tokens, timing, logits }: AnswerEnd) {
+  const { promptTokens, prefillSeconds, decodeSeconds, queueSeconds } = timing;
+  return {
+    finishReason: reasons[reason],
+    text,
+    logits: logits ? Array.from(logits) : [],
+    usage: {
+      promptTokens,
+      completionTokens: tokens,
+      prefillSeconds,
+      prefillTokensPerSecond: rate(promptTokens, prefillSeconds),
+      decodeSeconds,
+      // The engine may have computed a token more than a stop text let through.
+      decodeTokensPerSecond: rate(Math.max(0, timing.newTokens - 1), decodeSeconds),
+      queueSeconds,
+    },
+  };
+}
+
+/** Generate and Chat answer with the same events. */
+export function encodeEvent(
+  event: AnswerEvent,
+  returnLogprobs: boolean,
+): { event: NonNullable<MessageInitShape<typeof GenerateResponseSchema>["event"]> } {
+  if (event.kind === "end") return { event: { case: "completion", value: encodeEnd(event.end) } };
+  const { id, text, logprob } = event.token;
+  return { event: { case: "token", value: returnLogprobs ? { id, text, logprob } : { id, text } } };
+}

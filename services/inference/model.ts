@@ -1,0 +1,147 @@
+// A base model in memory: an engine of its own, the tokenizer, and what uses it now. It knows no adapters' sources and
+// no transport.
+import { resolve } from "node:path";
+import { loadTokenizer, type TextTokenizer } from "#packages/data";
+import { Engine, type EngineModel, type MemoryReport, type QuantOptions } from "#packages/engine";
+import { NibbleError } from "#packages/errors";
+import type { Config } from "./config.ts";
+
+const op = "load_model";
+
+export interface ModelSettings {
+  id: string;
+  modelDir: string;
+  /** Undefined: as the folder has them. */
+  bits: 4 | 16 | undefined;
+  /** For a 16-bit folder with bits 4. */
+  quant: QuantOptions;
+  dtype: "float32" | "bfloat16";
+  threads: number;
+}
+
+export type ServingLimits = Pick<Config, "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "waitingMax">;
+
+export class LoadedModel {
+  readonly settings: ModelSettings;
+  readonly engineModel: EngineModel;
+  /** Null for a folder without one: it takes token ids only. */
+  readonly tokenizer: TextTokenizer | null;
+  /** Prompt and answer together, in tokens. */
+  readonly contextLength: number;
+  readonly loadMs: number;
+  readonly #engine: Engine;
+  #users = 0;
+  #isClosing = false;
+  #idle = Promise.withResolvers<void>();
+
+  private constructor(
+    settings: ModelSettings,
+    parts: { engine: Engine; engineModel: EngineModel; tokenizer: TextTokenizer | null },
+    contextLength: number,
+    loadMs: number,
+  ) {
+    this.settings = settings;
+    this.#engine = parts.engine;
+    this.engineModel = parts.engineModel;
+    this.tokenizer = parts.tokenizer;
+    this.contextLength = contextLength;
+    this.loadMs = loadMs;
+  }
+
+  /** @throws what the folder or its tokenizer is refused for; nothing stays in memory then. */
+  static async open(
+    settings: ModelSettings,
+    limits: ServingLimits,
+    { now, signal }: { now: () => number; signal?: AbortSignal },
+  ): Promise<LoadedModel> {
+    const { modelDir, bits, quant, dtype, threads } = settings;
+    const engine = new Engine({ threads });
+    try {
+      const options = { modelDir, device: "cpu" as const, dtype, quant: bits === 4 ? quant : null, ...limits };
+      const engineModel = await engine.openModel(options, signal ? { signal } : {});
+      const { info } = engineModel;
+      if (bits === 16 && info.quant !== null) {
+        const message = `bits: expected 4 for ${modelDir}, which is quantized, got 16`;
+        throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "bits" } });
+      }
+      const tokenizer = tokenizerOf(modelDir, info.vocabSize);
+      const contextLength = Math.min(info.maxPositions, limits.cacheTokensMax);
+      return new LoadedModel(settings, { engine, engineModel, tokenizer }, contextLength, now());
+    } catch (thrown) {
+      await engine.close();
+      throw thrown;
+    }
+  }
+
+  isLike(other: ModelSettings): boolean {
+    const { modelDir, ...rest } = this.settings;
+    const { modelDir: otherDir, ...otherRest } = other;
+    return resolve(modelDir) === resolve(otherDir) && JSON.stringify(rest) === JSON.stringify(otherRest);
+  }
+
+  /**
+   * Runs work that needs the model to stay.
+   * @throws FAILED_PRECONDITION while the model is being unloaded.
+   */
+  async use<T>(work: () => Promise<T>): Promise<T> {
+    const release = this.hold();
+    try {
+      return await work();
+    } finally {
+      release();
+    }
+  }
+
+  /** As `use`, for work that is no promise: call what it returns when it has ended. */
+  hold(): () => void {
+    if (this.#isClosing) {
+      const message = `models/${this.settings.id}: is being unloaded`;
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+    }
+    this.#users++;
+    return () => {
+      this.#users--;
+      if (this.#users === 0) this.#idle.resolve();
+    };
+  }
+
+  memory(): Promise<MemoryReport> {
+    return this.#engine.memory();
+  }
+
+  /** Waits until nothing uses it, then frees it; bytes freed. New uses are refused meanwhile. */
+  async unload(): Promise<number> {
+    this.#isClosing = true;
+    while (this.#users > 0) {
+      this.#idle = Promise.withResolvers();
+      await this.#idle.promise;
+    }
+    try {
+      const before = await bytesOf(this.#engine);
+      await this.engineModel.close();
+      return before - (await bytesOf(this.#engine));
+    } finally {
+      await this.#engine.close();
+    }
+  }
+
+  /** Drops it at once; answers under way end with UNAVAILABLE. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await this.#engine.close();
+  }
+}
+
+async function bytesOf(engine: Engine): Promise<number> {
+  const { current } = await engine.memory();
+  return Object.values(current).reduce((sum, bytes) => sum + bytes, 0);
+}
+
+function tokenizerOf(modelDir: string, vocabSize: number): TextTokenizer | null {
+  try {
+    return loadTokenizer(modelDir, { vocabSize });
+  } catch (thrown) {
+    if (NibbleError.from(thrown).code === "NOT_FOUND") return null;
+    throw thrown;
+  }
+}

@@ -1,0 +1,41 @@
+// Puts the inference service together from its settings, and loads the model that they name.
+import { mkdirSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { Logger } from "pino";
+import { defaultQuant } from "#packages/engine";
+import { checkId, type ServiceSetup } from "#packages/rpc";
+import { adapterFetcher } from "./adapter-source.ts";
+import type { Config } from "./config.ts";
+import { inferenceService } from "./service.ts";
+import { Serving } from "./serving.ts";
+
+export interface Surroundings {
+  /** Milliseconds since 1970. */
+  now: () => number;
+  logger: Logger;
+}
+
+export async function openInference(config: Config, { now, logger }: Surroundings): Promise<ServiceSetup> {
+  const cacheDir = join(resolve(config.dir), "adapters");
+  mkdirSync(cacheDir, { recursive: true });
+  const { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax } = config;
+  const serving = new Serving({
+    now,
+    logger,
+    fetcher: adapterFetcher({ registry: config.registry, cacheDir }),
+    limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax },
+  });
+  if (config.modelDir !== "") {
+    const { modelDir, dtype, threads } = config;
+    const id = checkId(config.modelId, "NIBBLE_INFERENCE_MODEL_ID", "config");
+    const bits = config.bits === 0 ? undefined : config.bits;
+    await serving.load({ id, modelDir, bits, quant: defaultQuant, dtype, threads }, "");
+  }
+  return {
+    host: config.host,
+    port: config.port,
+    drainMs: config.drainMs,
+    services: [inferenceService(serving, { threads: config.threads })],
+    close: () => serving.close(),
+  };
+}
