@@ -83,11 +83,15 @@ export function adapterParameters(adapter: Adapter): Parameter[] {
   return [...adapter.layers.values()].flatMap(({ trained }) => (trained ? [trained.a, trained.b] : []));
 }
 
+/** Of the matrices; gradients are counted apart. */
+export function adapterBytes(adapter: Adapter): number {
+  return [...adapter.layers.values()].reduce((sum, { a, b }) => sum + a.byteLength + b.byteLength, 0);
+}
+
 /** Bytes given back. */
 export function freeAdapter(adapter: Adapter): number {
-  let bytes = 0;
+  const bytes = adapterBytes(adapter);
   for (const { a, b, trained } of adapter.layers.values()) {
-    bytes += a.byteLength + b.byteLength;
     if (trained) {
       freeParameter(trained.a);
       freeParameter(trained.b);

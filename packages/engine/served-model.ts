@@ -1,6 +1,6 @@
 // A base model with its adapters, ready to answer: loading and unloading while requests run, and the
 // loop that turns the scheduler. It knows no transport; text is its callers' business.
-import { type Device, type DType, memory } from "#native";
+import type { Device, DType } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterFolder,
@@ -13,7 +13,7 @@ import {
 } from "#packages/hub";
 import { Scheduler } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
-import { type Adapter, freeAdapter, loadAdapter } from "./lora.ts";
+import { type Adapter, adapterBytes, freeAdapter, loadAdapter } from "./lora.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
@@ -113,9 +113,8 @@ export class ServedModel {
       throw new NibbleError(`adapter ${id} is loaded already`, { code: "ALREADY_EXISTS", op });
     }
     using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.info.digest });
-    const before = memory.report().current.adapter;
     const adapter = loadAdapter(folder, this.model.embed.device, false);
-    const bytes = memory.report().current.adapter - before;
+    const bytes = adapterBytes(adapter);
     const info = { ...describe(folder), id, bytes };
     this.adapters.set(id, { info, adapter, draining: false });
     return info;
@@ -135,9 +134,7 @@ export class ServedModel {
       throw thrown;
     }
     this.adapters.delete(id);
-    const before = memory.report().current.adapter;
-    freeAdapter(loaded.adapter);
-    return { bytesFreed: before - memory.report().current.adapter };
+    return { bytesFreed: freeAdapter(loaded.adapter) };
   }
 
   listAdapters(): AdapterInfo[] {

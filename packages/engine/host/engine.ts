@@ -91,9 +91,20 @@ export class Engine {
 
   private receive(message: FromWorker): void {
     const call = this.pending.get(message.id);
-    if (message.kind === "event") call?.onEvent(message.event);
+    if (message.kind === "event") this.deliver(message.id, message.event);
     else if (message.kind === "result") call?.resolve(message.result);
     else call?.reject(new NibbleError(message.error.message, message.error));
+  }
+
+  /** A listener that throws ends its own call, not the process. */
+  private deliver(id: number, event: unknown): void {
+    const call = this.pending.get(id);
+    try {
+      call?.onEvent(event);
+    } catch (thrown) {
+      this.send({ kind: "cancel", id });
+      call?.reject(NibbleError.from(thrown, "engine"));
+    }
   }
 
   private fail(error: NibbleError): void {
