@@ -1,0 +1,98 @@
+// Services as processes of their own: they say where they listen, stop when they are told to, refuse a port in use, and
+// find their jobs again after a kill.
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { State } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { connect, watchJob } from "#packages/client";
+import { fromStatus } from "#packages/rpc";
+import { goldenPath, temporaryFolder } from "../support/folders.ts";
+
+const names = { quantizer: "quantizer", trainer: "trainer", "adapter-registry": "registry", inference: "inference" };
+type Name = keyof typeof names;
+
+interface Process {
+  child: ChildProcess;
+  address: string;
+  exitCode: Promise<number | null>;
+}
+
+/** Resolves when the service listens or has ended; the address is "" then. */
+async function launch(t: TestContext, name: Name, settings: Record<string, string>): Promise<Process> {
+  const prefix = `NIBBLE_${names[name].toUpperCase()}`;
+  const env = Object.fromEntries(Object.entries({ PORT: "0", ...settings }).map(([key, v]) => [`${prefix}_${key}`, v]));
+  const main = fileURLToPath(new URL(`../../services/${name}/main.ts`, import.meta.url));
+  const child = spawn(process.execPath, [main], {
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  t.after(() => child.kill("SIGKILL"));
+  const exitCode = once(child, "exit").then(([code]) => code as number | null);
+  let address = "";
+  const listening = new Promise<void>((resolve) => {
+    createInterface({ input: child.stdout! })
+      .on("line", (text) => {
+        const line = JSON.parse(text) as { msg: string; address?: string };
+        if (line.msg !== "listening") return;
+        address = line.address ?? "";
+        resolve();
+      })
+      .on("close", resolve);
+  });
+  await listening;
+  return { child, address, exitCode };
+}
+
+for (const name of Object.keys(names) as Name[]) {
+  test(`${name} runs alone, refuses a port in use and a bad setting, and stops when it is told to`, async (t) => {
+    const model = name === "inference" ? { MODEL: goldenPath("llama_untied_nf4_dq") } : {};
+    const { child, address, exitCode } = await launch(t, name, { DIR: temporaryFolder(t), ...model });
+    assert.match(address, /^127\.0\.0\.1:\d+$/);
+    const port = address.split(":")[1] ?? "";
+    const second = await launch(t, name, { DIR: temporaryFolder(t), PORT: port });
+    assert.deepEqual([second.address, await second.exitCode], ["", 78]);
+    const bad = await launch(t, name, { DIR: temporaryFolder(t), PORT: "http" });
+    assert.equal(await bad.exitCode, 78);
+    child.kill("SIGTERM");
+    assert.equal(await exitCode, 0);
+  });
+}
+
+test("a trainer that is killed finds its jobs again", async (t) => {
+  const DIR = temporaryFolder(t);
+  const before = await launch(t, "trainer", { DIR, THREADS: "1" });
+  const dataFile = join(temporaryFolder(t), "rows.jsonl");
+  writeFileSync(dataFile, '{"prompt": "Name a colour: ", "completion": "blue"}\n');
+  const spec = {
+    modelDir: goldenPath("llama_untied_nf4_dq"),
+    dataFile,
+    outputDir: join(temporaryFolder(t), "out"),
+    batchSize: 1,
+    gradAccum: 1,
+  };
+  using first = connect({ endpoint: before.address });
+  const create = (trainingJobId: string, steps: bigint) =>
+    first.trainer.createTrainingJob({ trainingJobId, trainingJob: { spec: { ...spec, steps } } });
+  await create("long", 1_000_000n);
+  await create("short", 2n);
+  for await (const { event } of watchJob(first.trainer, "trainingJobs/long")) {
+    if (event.case === "step" && event.value.step === 3n) break;
+  }
+  before.child.kill("SIGKILL");
+  await before.exitCode;
+  const after = await launch(t, "trainer", { DIR, THREADS: "1" });
+  using second = connect({ endpoint: after.address });
+  const { trainingJob: long } = await second.trainer.getTrainingJob({ name: "trainingJobs/long" });
+  assert.equal(long?.state, State.FAILED);
+  assert.equal(long?.error && fromStatus(long.error).code, "ABORTED");
+  let sequence = 0n;
+  for await (const event of watchJob(second.trainer, "trainingJobs/long")) assert.equal(event.sequence, ++sequence);
+  for await (const _ of watchJob(second.trainer, "trainingJobs/short"));
+  const { trainingJob: short } = await second.trainer.getTrainingJob({ name: "trainingJobs/short" });
+  assert.equal(short?.state, State.SUCCEEDED);
+});
