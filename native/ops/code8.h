@@ -15,9 +15,9 @@ struct Codebook8 {
   uint8_t nearest[65536];  // code of the step t, see nearest_code8
 };
 
-// x in [-1, 1] (clamped).
+// x in [-1, 1] (clamped; NaN counts as -1).
 inline uint8_t nearest_code8(const Codebook8& book, float x) {
-  x = x < -1.0f ? -1.0f : x > 1.0f ? 1.0f : x;
+  x = x > -1.0f ? (x < 1.0f ? x : 1.0f) : -1.0f;
   const float step = ((x + 1.0f) * 0.5f) * 65535.0f + 0.5f;
   return book.nearest[uint32_t(step) & 0xffffu];
 }

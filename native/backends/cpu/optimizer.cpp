@@ -1,4 +1,4 @@
-// Same steps as backends/reference/optimizer.cpp, in float32, each operation rounded: no fma here, for
+// Same steps as backends/reference/optimizer.cpp, in float32; roundings are part of the contract, for
 // the bytes of 8-bit state are defined.
 #include "ops/optimizer.h"
 
@@ -30,12 +30,23 @@ inline Vec square_root(Vec v) {
 #endif
 }
 
+// a * b + c rounded once on every instruction set.
+inline Vec fused(Vec a, Vec b, Vec c) {
+#if defined(__AVX2__) || defined(__AVX512F__)
+  return fma(a, b, c);
+#else
+  float x[kWidth];
+  for (int i = 0; i < kWidth; ++i) x[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return load(x);
+#endif
+}
+
 // m, v decoded in, new out.
 inline void update(const AdamwFactors& f, float* p, const float* g, float* m, float* v, int n) {
   // [1] moments
   const Vec scaled = load(g, n) * splat(f.grad_scale);
-  const Vec new_m = load(m, n) * splat(f.beta1) + scaled * splat(f.gain1);
-  const Vec new_v = load(v, n) * splat(f.beta2) + scaled * scaled * splat(f.gain2);
+  const Vec new_m = fused(scaled, splat(f.gain1), load(m, n) * splat(f.beta1));
+  const Vec new_v = fused(scaled * splat(f.gain2), scaled, load(v, n) * splat(f.beta2));
   store(m, new_m, n);
   store(v, new_v, n);
   // [2] weight decay, then the step

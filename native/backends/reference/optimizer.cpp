@@ -41,8 +41,8 @@ void adamw8_block(const AdamwArgs& a, const AdamwFactors& f, int64_t start, int6
   for (int64_t i = 0; i < count; ++i) {
     // [1] moments, from the decoded ones
     const float g = a.g.f32()[start + i] * f.grad_scale;
-    m[i] = signed_book.value[a.m.u8()[start + i]] * m_absmax * f.beta1 + g * f.gain1;
-    v[i] = unsigned_book.value[a.v.u8()[start + i]] * v_absmax * f.beta2 + g * g * f.gain2;
+    m[i] = std::fma(g, f.gain1, signed_book.value[a.m.u8()[start + i]] * m_absmax * f.beta1);
+    v[i] = std::fma(g * f.gain2, g, unsigned_book.value[a.v.u8()[start + i]] * v_absmax * f.beta2);
     // [2] weight decay, then the step
     float& p = a.p.f32()[start + i];
     p = p * f.decay - f.step_size * (m[i] / (std::sqrt(v[i]) / f.root + f.eps));
