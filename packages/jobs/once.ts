@@ -9,7 +9,8 @@ export class Once<T> {
     try {
       return await attempt;
     } finally {
-      this.#running.delete(key);
+      // By the time the last sharer comes here, the key may already be a later attempt's.
+      if (this.#running.get(key) === attempt) this.#running.delete(key);
     }
   }
 }
