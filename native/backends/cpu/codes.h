@@ -33,6 +33,29 @@ static inline Vec look_up(const uint8_t* bytes, const Table& table) {
 #endif
 }
 
+// 2 * kWidth codes from kWidth bytes: those of the high nibbles, which come first, and those of the low
+// ones. Half the work of two look_up, for callers who can take even and odd elements apart.
+static inline void look_up_apart(const uint8_t* bytes, const Table& table, Vec& high, Vec& low) {
+#if defined(__AVX512F__)
+  const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  low = _mm512_permutexvar_ps(codes, load(table.value));
+  high = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), load(table.value));
+#elif defined(__AVX2__)
+  const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+  const __m256i above = _mm256_srli_epi32(codes, 4);
+  const __m256 first = load(table.value), second = load(table.value + 8);
+  low = _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, codes), _mm256_permutevar8x32_ps(second, codes),
+                         _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
+  high = _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, above), _mm256_permutevar8x32_ps(second, above),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(above, 28)));
+#else
+  for (int i = 0; i < kWidth; ++i) {
+    high[i] = table.value[bytes[i] >> 4];
+    low[i] = table.value[bytes[i] & 15];
+  }
+#endif
+}
+
 class Codes {
  public:
   explicit Codes(const Weight& w)

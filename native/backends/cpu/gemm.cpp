@@ -10,10 +10,10 @@ namespace {
 
 constexpr int64_t kPackedFloatsMax = 8 << 20;  // of A at once; more rows go in slabs
 constexpr int64_t kSlabRowsMin = 256;
-constexpr int64_t kPackRows = 64;      // of A in one task
-constexpr int64_t kTasksMax = 32;      // enough to share out, few enough to pack B seldom
-constexpr int64_t kTaskFlops = 8e6;    // a task is worth its start from here
-constexpr int64_t kBlockRowsMin = 128;
+constexpr int64_t kPackRows = 64;       // of A in one task
+constexpr int64_t kTasksMax = 32;       // enough to share out, few enough to pack B seldom
+constexpr int64_t kTaskFlops = 8e6;     // a task is worth its start from here
+constexpr int64_t kBlockRowsMin = 256;  // fewer would decode B too often for what is done with it
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
@@ -34,8 +34,8 @@ Plan plan_of(const Term* terms, int count, int64_t m, int64_t n) {
   Plan plan{n, slab, slab, kPanelColumns};
   const int64_t wanted = least(2 * slab * n * depth / kTaskFlops, kTasksMax);
   auto tasks = [&] { return blocks_of(slab, plan.block_rows) * blocks_of(n, plan.block_columns); };
-  while (tasks() < wanted && plan.block_columns > 2 * kTileColumns) plan.block_columns /= 2;
   while (tasks() < wanted && plan.block_rows > kBlockRowsMin) plan.block_rows = (plan.block_rows + 1) / 2;
+  while (tasks() < wanted && plan.block_columns > 2 * kTileColumns) plan.block_columns /= 2;
   return plan;
 }
 

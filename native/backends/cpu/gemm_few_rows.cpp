@@ -8,11 +8,13 @@ namespace nibble::cpu::NIBBLE_ISA {
 namespace {
 
 constexpr int64_t kTaskElements = 1 << 16;  // weights read by one task
+constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
+constexpr int kPair = 2 * kWidth;
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t pitch_of(int64_t depth) { return (depth + 15) / 16 * 16; }
 
-// Running dot products of ROWS rows of x with one row of weights; two vectors each, so that adds overlap.
+// Running dot products of ROWS rows of x with one row of weights; even and odd vectors apart, so that adds overlap.
 template <int ROWS>
 struct Dots {
   Vec even[ROWS] = {}, odd[ROWS] = {};
@@ -34,16 +36,26 @@ struct Dots {
   }
 };
 
-template <int ROWS, typename T>
-void dot_dense(const T* w, int64_t depth, const float* x, int64_t pitch, float* out) {
-  Dots<ROWS> dots;
+// COUNT rows of weights at once, out[c * ROWS + r]: several streams from memory are faster than one.
+template <int ROWS, int COUNT, typename T>
+void dot_dense(const T* w, int64_t w_pitch, int64_t depth, const float* x, int64_t pitch, float* out) {
+  Vec total[COUNT][ROWS] = {};
+  float rest[COUNT][ROWS] = {};
   int64_t k = 0;
-  for (; k + 2 * kWidth <= depth; k += 2 * kWidth) {
-    dots.add_even(load_wide(w + k), x + k, pitch);
-    dots.add_odd(load_wide(w + k + kWidth), x + k + kWidth, pitch);
+  for (; k + kWidth <= depth; k += kWidth) {
+#pragma GCC unroll 4
+    for (int c = 0; c < COUNT; ++c) {
+      const Vec row = load_wide(w + c * w_pitch + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) total[c][r] = fma(row, load(x + r * pitch + k), total[c][r]);
+    }
   }
-  for (; k < depth; ++k) dots.add_one(widen_one(w[k]), x + k, pitch);
-  dots.add_to(out);
+  for (; k < depth; ++k) {
+    for (int c = 0; c < COUNT; ++c)
+      for (int r = 0; r < ROWS; ++r) rest[c][r] += widen_one(w[c * w_pitch + k]) * x[r * pitch + k];
+  }
+  for (int c = 0; c < COUNT; ++c)
+    for (int r = 0; r < ROWS; ++r) out[c * kFewRows + r] += sum(total[c][r]) + rest[c][r];
 }
 
 template <int ROWS>
@@ -56,7 +68,7 @@ void dot_codes(const Codes& codes, int64_t first, int64_t depth, const float* x,
       dots.add_one(codes.at(e, table), x + (e - first), pitch);
       ++e;
     }
-    for (; e + 2 * kWidth <= end; e += 2 * kWidth) {
+    for (; e + kPair <= end; e += kPair) {
       const float* at = x + (e - first);
       dots.add_even(look_up(codes.bytes + e / 2, table), at, pitch);
       dots.add_odd(look_up(codes.bytes + e / 2 + kWidth / 2, table), at + kWidth, pitch);
@@ -66,23 +78,80 @@ void dot_codes(const Codes& codes, int64_t first, int64_t depth, const float* x,
   dots.add_to(out);
 }
 
-// out[r] += x[r] . row `n` of b
+// The same where x was taken apart.
 template <int ROWS>
-void dot_row(const Matrix& b, int64_t n, int64_t depth, const float* x, float* out) {
-  const int64_t first = n * b.columns, pitch = pitch_of(depth);
-  if (b.codes != nullptr) return dot_codes<ROWS>(*b.codes, first, depth, x, pitch, out);
-  if (b.dtype == DType::kF32)
-    return dot_dense<ROWS>(static_cast<const float*>(b.data) + first, depth, x, pitch, out);
-  if (b.dtype == DType::kBF16)
-    return dot_dense<ROWS>(static_cast<const BFloat16*>(b.data) + first, depth, x, pitch, out);
-  dot_dense<ROWS>(static_cast<const Float16*>(b.data) + first, depth, x, pitch, out);
+void dot_codes_apart(const Codes& codes, int64_t first, int64_t depth, const float* x, int64_t pitch, float* out) {
+  Dots<ROWS> dots;
+  for (int64_t e = first; e < first + depth;) {
+    const int64_t block = codes.block_of(e), end = least(codes.block_end(block), first + depth);
+    const Table table = codes.table(block);
+    __builtin_prefetch(codes.bytes + e / 2 + kAheadBytes);
+    for (; e < end; e += kPair, x += kPair) {
+      Vec high, low;
+      look_up_apart(codes.bytes + e / 2, table, high, low);
+      dots.add_even(high, x, pitch);
+      dots.add_odd(low, x + kWidth, pitch);
+    }
+  }
+  dots.add_to(out);
+}
+
+// Whether each pair of vectors of a row lies in whole bytes of one block: x is then kept with the even
+// elements of each pair before the odd ones.
+bool is_apart(const Matrix& b, int64_t depth) {
+  return b.codes != nullptr && b.columns % kPair == 0 && depth % kPair == 0;
+}
+
+void take_apart(float* x, int64_t depth) {
+  float pair[kPair];
+  for (int64_t k = 0; k < depth; k += kPair) {
+    memcpy(pair, x + k, sizeof pair);
+    for (int i = 0; i < kPair; ++i) x[k + i % 2 * kWidth + i / 2] = pair[i];
+  }
+}
+
+constexpr int kGroup = 4;  // rows of weights in one call of dot_rows
+
+// out[c * kFewRows + r] += x[r] . row `n + c` of b, for c < count <= kGroup
+template <int ROWS, typename T>
+void dot_rows_dense(const Matrix& b, int64_t n, int64_t count, int64_t depth, const float* x, float* out) {
+  const T* w = static_cast<const T*>(b.data) + n * b.columns;
+  const int64_t pitch = pitch_of(depth);
+  if (count == kGroup) return dot_dense<ROWS, kGroup>(w, b.columns, depth, x, pitch, out);
+  for (int64_t c = 0; c < count; ++c)
+    dot_dense<ROWS, 1>(w + c * b.columns, b.columns, depth, x, pitch, out + c * kFewRows);
+}
+
+template <int ROWS>
+void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t depth, const float* x, float* out) {
+  if (b.codes != nullptr) {
+    const auto dot = is_apart(b, depth) ? dot_codes_apart<ROWS> : dot_codes<ROWS>;
+    for (int64_t c = 0; c < count; ++c)
+      dot(*b.codes, (n + c) * b.columns, depth, x, pitch_of(depth), out + c * kFewRows);
+  } else if (b.dtype == DType::kF32) {
+    dot_rows_dense<ROWS, float>(b, n, count, depth, x, out);
+  } else if (b.dtype == DType::kBF16) {
+    dot_rows_dense<ROWS, BFloat16>(b, n, count, depth, x, out);
+  } else {
+    dot_rows_dense<ROWS, Float16>(b, n, count, depth, x, out);
+  }
 }
 
 template <int ROWS = kFewRows>
-void dot_row_of(int64_t rows, const Matrix& b, int64_t n, int64_t depth, const float* x, float* out) {
+void dot_rows_of(int64_t rows, const Matrix& b, int64_t n, int64_t count, int64_t depth, const float* x, float* out) {
   if constexpr (ROWS > 0) {
-    if (rows == ROWS) return dot_row<ROWS>(b, n, depth, x, out);
-    dot_row_of<ROWS - 1>(rows, b, n, depth, x, out);
+    if (rows == ROWS) return dot_rows<ROWS>(b, n, count, depth, x, out);
+    dot_rows_of<ROWS - 1>(rows, b, n, count, depth, x, out);
+  }
+}
+
+// All rows of A, one term after the other, in the order in which the dot products read them.
+void lay_out(const Term* terms, int count, int64_t m, float* to) {
+  for (int t = 0; t < count; ++t) {
+    for (int64_t r = 0; r < m; ++r, to += pitch_of(terms[t].depth)) {
+      fetch(terms[t].a.matrix, r, 0, terms[t].depth, to);
+      if (is_apart(terms[t].b.matrix, terms[t].depth)) take_apart(to, terms[t].depth);
+    }
   }
 }
 
@@ -96,25 +165,24 @@ void gemm_few_rows(const Term* terms, int count, const Result& result) {
     depth += terms[t].depth;
   }
   Workspace x(floats);
-  float* to = x.data();
-  for (int t = 0; t < count; ++t) {
-    for (int64_t r = 0; r < m; ++r, to += pitch_of(terms[t].depth)) {
-      fetch(terms[t].a.matrix, r, 0, terms[t].depth, to);
-    }
-  }
-  int64_t columns = kTaskElements / (depth > 0 ? depth : 1);  // of c in one task
-  columns = columns < 1 ? 1 : columns;
+  lay_out(terms, count, m, x.data());
+  int64_t columns = kTaskElements / (depth > 0 ? depth : 1) / kGroup * kGroup;  // of c in one task
+  columns = columns < kGroup ? kGroup : columns;
   parallel_for((n + columns - 1) / columns, [&](int64_t task) {
-    for (int64_t j = task * columns; j < least((task + 1) * columns, n); ++j) {
-      float sums[kFewRows] = {};
+    const int64_t end = least((task + 1) * columns, n);
+    for (int64_t j = task * columns; j < end; j += kGroup) {
+      const int64_t group = least(kGroup, end - j);
+      float sums[kGroup * kFewRows] = {};
       const float* from = x.data();
       for (int t = 0; t < count; ++t) {
-        dot_row_of(m, terms[t].b.matrix, j, terms[t].depth, from, sums);
+        dot_rows_of(m, terms[t].b.matrix, j, group, terms[t].depth, from, sums);
         from += m * pitch_of(terms[t].depth);
       }
       for (int64_t r = 0; r < m; ++r) {
-        const float value = sums[r] + (result.bias != nullptr ? result.bias[j] : 0);
-        put_row(result.c, r * n + j, 1, &value, result.add);
+        float values[kGroup];
+        for (int64_t c = 0; c < group; ++c)
+          values[c] = sums[c * kFewRows + r] + (result.bias != nullptr ? result.bias[j + c] : 0);
+        put_row(result.c, r * n + j, group, values, result.add);
       }
     }
   });

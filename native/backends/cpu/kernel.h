@@ -24,6 +24,11 @@ constexpr int64_t kPitch = kDepth + 16;
 // c[r, j] (+)= sum over k < depth of a[r * kPitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth.
 template <int ROWS, int VECS>
 static void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t c_pitch, bool add) {
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < VECS; ++v) __builtin_prefetch(c + r * c_pitch + v * kWidth, 1);
+  }
   Vec sum[ROWS][VECS] = {};
   for (int64_t k = 0; k < depth; ++k) {
     Vec column[VECS];
