@@ -52,13 +52,21 @@ class Tile {
  private:
   int64_t position_of(int64_t r) const { return run_.position + r / heads_; }
 
-  int64_t key_at(int64_t position) const {
+  // Where the keys [from, from + count) begin in the tensors.
+  void find_keys(int64_t from, int64_t count, int64_t* at) const {
     const int64_t kv_heads = a_.shape.kv_heads, kv = head_ / (a_.shape.heads / kv_heads);
-    int64_t row = run_.source + position;
-    if (a_.pages != nullptr) {
-      row = a_.pages[run_.source * a_.pages_max + position / a_.page] * a_.page + position % a_.page;
+    if (a_.pages == nullptr) {
+      for (int64_t t = 0; t < count; ++t) at[t] = ((run_.source + from + t) * kv_heads + kv) * size_;
+      return;
     }
-    return (row * kv_heads + kv) * size_;
+    const int32_t* page = a_.pages + run_.source * a_.pages_max + from / a_.page;
+    for (int64_t t = 0, row = from % a_.page; t < count; ++t, ++row) {
+      if (row == a_.page) {
+        row = 0;
+        ++page;
+      }
+      at[t] = ((*page * a_.page + row) * kv_heads + kv) * size_;
+    }
   }
 
   int64_t query_at(int64_t r) const { return ((run_.row + r / heads_) * a_.shape.heads + head_ + r % heads_) * size_; }
@@ -73,11 +81,10 @@ class Tile {
   }
 
   void load_keys(int64_t from, int64_t keys) {
-    for (int64_t t = 0; t < keys; ++t) {
-      const int64_t at = key_at(from + t);
-      load_row(a_.k, at, size_, s_.rows + t * padded_);
-      load_row(a_.v, at, size_, s_.values + t * padded_);
-    }
+    int64_t at[kBlockMax];
+    find_keys(from, keys, at);
+    for (int64_t t = 0; t < keys; ++t) load_row(a_.k, at[t], size_, s_.rows + t * padded_);
+    for (int64_t t = 0; t < keys; ++t) load_row(a_.v, at[t], size_, s_.values + t * padded_);
     const int64_t whole = vectors_of(keys) * kWidth;
     clear_rows(s_.rows + keys * padded_, (whole - keys) * padded_);
     transpose(s_.rows, whole, padded_, s_.keys, block_);

@@ -79,25 +79,35 @@ static inline void multiply(int64_t rows, int64_t vectors, const Strided& a, con
   product_rows<kTileRows>(rows, vectors, a, b, p);
 }
 
+template <int... L>
+struct Lanes {};
+#if defined(__AVX512F__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+
+// Exchanges the off-diagonal squares of Step lanes, for all pairs of rows that lie Step apart. Shuffles
+// number the lanes of the pair 0 ... 2 kWidth - 1, and are constants: few sets can shuffle by a variable.
+template <int Step, int... L>
+static inline void exchange(Vec* row, Lanes<L...> lanes) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kWidth; ++r) {
+    if (r & Step) continue;
+    const Vec upper = row[r], lower = row[r + Step];
+    row[r] = __builtin_shufflevector(upper, lower, (L & Step ? kWidth + L - Step : L)...);
+    row[r + Step] = __builtin_shufflevector(upper, lower, (L & Step ? kWidth + L : L + Step)...);
+  }
+  if constexpr (Step * 2 < kWidth) exchange<Step * 2>(row, lanes);
+}
+
 // to[c][r] = from[r][c] for a square of kWidth: log2(kWidth) rounds of exchanges.
 static inline void transpose_square(const float* from, int64_t from_step, float* to, int64_t to_step) {
   Vec row[kWidth];
   for (int r = 0; r < kWidth; ++r) row[r] = load(from + r * from_step);
-#pragma GCC unroll 4
-  for (int step = 1; step < kWidth; step *= 2) {
-    IVec low, high;  // lanes of the pair (upper row, lower row), numbered 0 ... 2 kWidth - 1
-    for (int l = 0; l < kWidth; ++l) {
-      low[l] = l & step ? kWidth + l - step : l;
-      high[l] = l & step ? kWidth + l : l + step;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kWidth; ++r) {
-      if (r & step) continue;
-      const Vec upper = row[r], lower = row[r + step];
-      row[r] = __builtin_shuffle(upper, lower, low);
-      row[r + step] = __builtin_shuffle(upper, lower, high);
-    }
-  }
+  exchange<1>(row, AllLanes{});
   for (int r = 0; r < kWidth; ++r) store(to + r * to_step, row[r]);
 }
 
