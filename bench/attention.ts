@@ -31,21 +31,29 @@ const [heads, kvHeads, headSize] = [Number(options.heads), Number(options["kv-he
 const dtype = options.dtype === "bfloat16" ? "bfloat16" : "float32";
 const device = "cpu";
 
-/** Seconds of the fastest and of the median run. */
-function time(run: () => void): { best: number; median: number } {
-  run();
-  const seconds = Array.from({ length: Number(options.runs) }, () => {
-    const started = performance.now();
-    run();
-    return (performance.now() - started) / 1000;
-  }).sort((a, b) => a - b);
-  return { best: seconds[0]!, median: seconds[seconds.length >> 1]! };
+interface Taken {
+  /** Seconds on the clock, median of the runs. */
+  wall: number;
+  /** Seconds that cores worked, least of the runs: what other processes take is not in it. */
+  cores: number;
 }
 
-function report(what: string, work: number, unit: string, { best, median }: { best: number; median: number }): void {
-  const rate = (seconds: number) => (work / seconds / 1e9).toFixed(1).padStart(7);
-  const ms = (median * 1000).toFixed(2).padStart(9);
-  process.stdout.write(`${what.padEnd(34)}${ms} ms${rate(median)} ${unit} (best run ${rate(best).trim()})\n`);
+function time(run: () => void): Taken {
+  run();
+  const runs = Array.from({ length: Number(options.runs) }, () => {
+    const [started, used] = [performance.now(), process.cpuUsage()];
+    run();
+    const { user, system } = process.cpuUsage(used);
+    return { wall: (performance.now() - started) / 1e3, cores: (user + system) / 1e6 };
+  });
+  const walls = runs.map((r) => r.wall).sort((a, b) => a - b);
+  return { wall: walls[walls.length >> 1]!, cores: Math.min(...runs.map((r) => r.cores)) };
+}
+
+function report(what: string, work: number, unit: string, { wall, cores }: Taken): void {
+  const rate = (seconds: number) => (work / seconds / 1e9).toFixed(1).padStart(6);
+  const ms = (wall * 1000).toFixed(2).padStart(8);
+  process.stdout.write(`${what.padEnd(18)}${ms} ms ${rate(wall)} ${unit}, ${rate(cores)} for each core's second\n`);
 }
 
 function benchPacked(rows: number): void {
