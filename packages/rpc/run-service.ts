@@ -21,8 +21,18 @@ export interface ServiceSetup extends Omit<ServerOptions, "services" | "logger">
 /** Exit codes, as sysexits names them. */
 export const exitCodes = { ok: 0, internal: 70, unavailable: 69, config: 78 } as const;
 
+/**
+ * Not pino's own stream: when whoever reads the log is gone, that one's flush at the exit tries again for ever, and
+ * the process never ends. Node's stdout is as synchronous for pipes, and its error is let go here.
+ */
+function standardOutput(): { write(line: string): void } {
+  process.stdout.on("error", () => {});
+  return { write: (line) => void process.stdout.write(line) };
+}
+
 export function createLogger(name: string, level = "info"): Logger {
-  return pino({ name, level, base: { name, pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime });
+  const base = { name, pid: process.pid };
+  return pino({ name, level, base, timestamp: pino.stdTimeFunctions.isoTime }, standardOutput());
 }
 
 function exitCodeOf(error: NibbleError): number {
