@@ -51,6 +51,17 @@ describe("a job", () => {
     assert.equal(adapter.modules.size, 14);
   });
 
+  test("measures held-out rows before the first step and after the last", async () => {
+    const evals: { step: number; loss: number }[] = [];
+    const report = await train({}, { onEvent: (e) => e.kind === "eval" && evals.push(e) });
+    assert.deepEqual(
+      evals.map((e) => e.step),
+      [0, 6],
+    );
+    assert.ok(evals[1]!.loss < evals[0]!.loss);
+    assert.equal(report.evalLoss, evals[1]!.loss);
+  });
+
   test("repeats bit for bit, whatever the threads, with dropout and checkpointing or without", async () => {
     const flags = { dropout: 0.2, gradientCheckpointing: false };
     const first = await train({ ...flags, threads: 1 });

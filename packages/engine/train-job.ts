@@ -29,7 +29,7 @@ export interface TrainJob {
   recipe: TrainRecipe;
   /** Held-out rows, never trained. */
   evalFile: string | null;
-  /** Steps between evaluations; 0 = at the end only. */
+  /** Steps between evaluations, besides those before the first and after the last; 0 = none. */
   evalSteps: number;
   /** Digest that the base must have; undefined: any. */
   baseDigest?: string;

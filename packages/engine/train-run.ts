@@ -31,7 +31,7 @@ export interface RunParts {
   evaluation: readonly Example[];
   recipe: TrainRecipe;
   steps: number;
-  /** Steps between evaluations; 0 = at the end only. */
+  /** Steps between evaluations, besides those before the first and after the last; 0 = none. */
   evalSteps: number;
 }
 
@@ -62,6 +62,8 @@ export class TrainRun {
     const { recipe, train, steps, evalSteps } = this.parts;
     const { batchSize, gradAccum, seed, shuffle } = recipe;
     const cursor = new BatchCursor({ rowCount: train.length, batchSize, gradAccum, seed, shuffle });
+    // What the base alone can do: a fresh adapter changes nothing yet.
+    await this.evaluate(0);
     for (let step = 1; step <= steps; step++) {
       await this.step(cursor);
       if (evalSteps > 0 && step % evalSteps === 0 && step < steps) await this.evaluate(step);

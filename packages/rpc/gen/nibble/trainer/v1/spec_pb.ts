@@ -223,7 +223,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   maxLength?: number | undefined;
 
   /**
-   * Steps between evaluations; 0: only at the end. Default: 0.
+   * Steps between evaluations, besides those before the first and after the last step; 0: none. Default: 0.
    *
    * @generated from field: optional int64 eval_steps = 42;
    */
