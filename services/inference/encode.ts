@@ -53,13 +53,17 @@ export function modelSettings(request: LoadModelRequest, threadsDefault: number)
   };
 }
 
-function encodeMemory({ current, peakTotal }: MemoryReport) {
-  const kinds = Object.entries(current);
+function encodeMemory({ current, peak, peakTotal }: MemoryReport) {
   return {
-    bytesByKind: Object.fromEntries(kinds.map(([kind, bytes]) => [kind, BigInt(bytes)])),
-    bytesTotal: BigInt(kinds.reduce((sum, [, bytes]) => sum + bytes, 0)),
+    bytesByKind: exact(current),
+    bytesTotal: BigInt(Object.values(current).reduce((sum, bytes) => sum + bytes, 0)),
     bytesPeak: BigInt(peakTotal),
+    bytesPeakByKind: exact(peak),
   };
+}
+
+function exact(byKind: Record<string, number>): Record<string, bigint> {
+  return Object.fromEntries(Object.entries(byKind).map(([kind, bytes]) => [kind, BigInt(bytes)]));
 }
 
 export async function encodeModel(model: LoadedModel): Promise<MessageInitShape<typeof ModelSchema>> {

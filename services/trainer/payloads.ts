@@ -18,13 +18,16 @@ export type Payload = Event["event"];
 const etaStepsMax = 20;
 
 export function memoryOf(report: MemoryReport): MessageInitShape<typeof MemoryUsageSchema> {
-  const kinds = Object.entries(report.current);
-  const total = kinds.reduce((sum, [, bytes]) => sum + bytes, 0);
   return {
-    bytesByKind: Object.fromEntries(kinds.map(([kind, bytes]) => [kind, BigInt(bytes)])),
-    bytesTotal: BigInt(total),
+    bytesByKind: exact(report.current),
+    bytesTotal: BigInt(Object.values(report.current).reduce((sum, bytes) => sum + bytes, 0)),
     bytesPeak: BigInt(report.peakTotal),
+    bytesPeakByKind: exact(report.peak),
   };
+}
+
+function exact(byKind: Record<string, number>): Record<string, bigint> {
+  return Object.fromEntries(Object.entries(byKind).map(([kind, bytes]) => [kind, BigInt(bytes)]));
 }
 
 export function logLine(severity: Severity, text: string): Payload {

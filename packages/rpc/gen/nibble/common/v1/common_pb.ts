@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nibble/common/v1/common.proto.
  */
 export const file_nibble_common_v1_common: GenFile = /*@__PURE__*/
-  fileDesc("Ch1uaWJibGUvY29tbW9uL3YxL2NvbW1vbi5wcm90bxIQbmliYmxlLmNvbW1vbi52MSKxAQoLTWVtb3J5VXNhZ2USRQoNYnl0ZXNfYnlfa2luZBgBIAMoCzIuLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNCeUtpbmRFbnRyeRITCgtieXRlc190b3RhbBgCIAEoAxISCgpieXRlc19wZWFrGAMgASgDGjIKEEJ5dGVzQnlLaW5kRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASJ2CgxRdWFudGl6YXRpb24SMwoEdHlwZRgBIAEoDjIbLm5pYmJsZS5jb21tb24udjEuUXVhbnRUeXBlQgi6SAWCAQIQARIbCgpibG9ja19zaXplGAIgASgFQge6SAQaAigAEhQKDGRvdWJsZV9xdWFudBgDIAEoCCpkCglRdWFudFR5cGUSGgoWUVVBTlRfVFlQRV9VTlNQRUNJRklFRBAAEhIKDlFVQU5UX1RZUEVfTkY0EAESEgoOUVVBTlRfVFlQRV9GUDQQAhITCg9RVUFOVF9UWVBFX0lOVDQQAypkCgxDb21wdXRlRHR5cGUSHQoZQ09NUFVURV9EVFlQRV9VTlNQRUNJRklFRBAAEhkKFUNPTVBVVEVfRFRZUEVfRkxPQVQzMhABEhoKFkNPTVBVVEVfRFRZUEVfQkZMT0FUMTYQAmIGcHJvdG8z", [file_buf_validate_validate]);
+  fileDesc("Ch1uaWJibGUvY29tbW9uL3YxL2NvbW1vbi5wcm90bxIQbmliYmxlLmNvbW1vbi52MSK5AgoLTWVtb3J5VXNhZ2USRQoNYnl0ZXNfYnlfa2luZBgBIAMoCzIuLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNCeUtpbmRFbnRyeRITCgtieXRlc190b3RhbBgCIAEoAxISCgpieXRlc19wZWFrGAMgASgDEk4KEmJ5dGVzX3BlYWtfYnlfa2luZBgEIAMoCzIyLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNQZWFrQnlLaW5kRW50cnkaMgoQQnl0ZXNCeUtpbmRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBGjYKFEJ5dGVzUGVha0J5S2luZEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEidgoMUXVhbnRpemF0aW9uEjMKBHR5cGUYASABKA4yGy5uaWJibGUuY29tbW9uLnYxLlF1YW50VHlwZUIIukgFggECEAESGwoKYmxvY2tfc2l6ZRgCIAEoBUIHukgEGgIoABIUCgxkb3VibGVfcXVhbnQYAyABKAgqZAoJUXVhbnRUeXBlEhoKFlFVQU5UX1RZUEVfVU5TUEVDSUZJRUQQABISCg5RVUFOVF9UWVBFX05GNBABEhIKDlFVQU5UX1RZUEVfRlA0EAISEwoPUVVBTlRfVFlQRV9JTlQ0EAMqZAoMQ29tcHV0ZUR0eXBlEh0KGUNPTVBVVEVfRFRZUEVfVU5TUEVDSUZJRUQQABIZChVDT01QVVRFX0RUWVBFX0ZMT0FUMzIQARIaChZDT01QVVRFX0RUWVBFX0JGTE9BVDE2EAJiBnByb3RvMw", [file_buf_validate_validate]);
 
 /**
  * Memory in use, by what it is used for. Exact: each allocation is counted by kind.
@@ -42,6 +42,13 @@ export type MemoryUsage = Message<"nibble.common.v1.MemoryUsage"> & {
    * @generated from field: int64 bytes_peak = 3;
    */
   bytesPeak: bigint;
+
+  /**
+   * The most bytes of each kind since the work began. Kinds peak at different times: their sum can exceed bytes_peak.
+   *
+   * @generated from field: map<string, int64> bytes_peak_by_kind = 4;
+   */
+  bytesPeakByKind: { [key: string]: bigint };
 };
 
 /**
