@@ -43,6 +43,7 @@ export type TrainProgress =
       lr: number;
       tokensPerSecond: number;
       seconds: number;
+      /** The most so far. */
       memoryBytes: number;
     }
   | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number };

@@ -22,12 +22,10 @@ import {
 const stepTokensMax = 512;
 const adapterId = "adapter";
 
-const sum = (values: Record<string, number>) => Object.values(values).reduce((a, b) => a + b, 0);
-
 function progressOf(event: TrainEvent): TrainProgress {
   if (event.kind !== "step") return event;
   const { kind, step, steps, loss, gradNorm, lr, tokensPerSecond, seconds, memory } = event;
-  return { kind, step, steps, loss, gradNorm, lr, tokensPerSecond, seconds, memoryBytes: sum(memory.current) };
+  return { kind, step, steps, loss, gradNorm, lr, tokensPerSecond, seconds, memoryBytes: memory.peakTotal };
 }
 
 export class EmbeddedBackend implements Backend {

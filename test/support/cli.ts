@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const main = fileURLToPath(new URL("../../packages/cli/main.ts", import.meta.url));
+export const mainFile = fileURLToPath(new URL("../../packages/cli/main.ts", import.meta.url));
 
 export interface Run {
   code: number | null;
@@ -18,7 +18,7 @@ export interface RunOptions {
 }
 
 export function nibble(args: readonly string[], { env = {}, input = "", interrupt }: RunOptions = {}): Promise<Run> {
-  const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", main, ...args], {
+  const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", mainFile, ...args], {
     env: { ...process.env, NIBBLE_DEBUG: "", NIBBLE_ENDPOINT: undefined, ...env },
   });
   const run: Run = { code: null, stdout: "", stderr: "" };

@@ -5,7 +5,7 @@ import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
 import type { SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { Event, StepProgress } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
-import { Schedule, type TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import { type RegistryTargetSchema, Schedule, type TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import type { TrainRecipe } from "#packages/data";
 import type { QuantOptions } from "#packages/engine";
 import type { AnswerRequest, TrainingJob, TrainProgress } from "../backend.ts";
@@ -23,11 +23,10 @@ export const quantTypeOf = (type: QuantOptions["type"]): QuantType => quantTypes
 export const computeDtypeOf = (dtype: TrainRecipe["dtype"]): ComputeDtype => dtypes[dtype];
 
 /** Every field is sent: what the recipe says is what is done, whatever the server's defaults are. */
-export function trainingSpec({
-  recipe,
-  evalFile,
-  evalSteps,
-}: TrainingJob): MessageInitShape<typeof TrainingSpecSchema> {
+export function trainingSpec(
+  { recipe, evalFile, evalSteps }: TrainingJob,
+  registryTarget?: MessageInitShape<typeof RegistryTargetSchema>,
+): MessageInitShape<typeof TrainingSpecSchema> {
   const { steps, threads } = recipe;
   return {
     modelDir: resolve(recipe.model),
@@ -64,6 +63,7 @@ export function trainingSpec({
     quantType: quantTypeOf(recipe.quantType),
     blockSize: recipe.blockSize,
     doubleQuant: recipe.doubleQuant,
+    ...(registryTarget ? { registryTarget } : {}),
   };
 }
 
@@ -82,7 +82,7 @@ function stepOf(p: StepProgress): TrainProgress {
     lr: p.learningRate,
     tokensPerSecond: p.tokensPerSecond,
     seconds: p.seconds,
-    memoryBytes: Number(p.memory?.bytesTotal ?? 0),
+    memoryBytes: Number(p.memory?.bytesPeak ?? 0),
   };
 }
 

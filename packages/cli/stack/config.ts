@@ -32,6 +32,15 @@ export function mainOf(name: ServiceName): string {
   return join(root, "services", name === "registry" ? "adapter-registry" : name, "main.ts");
 }
 
+function portOf(port: number, name: ServiceName): number {
+  return port === 0 ? 0 : port + 1 + serviceNames.indexOf(name);
+}
+
+/** Every port that a stack needs to be free. */
+export function portsOf({ port }: StackConfig): number[] {
+  return port === 0 ? [] : [port, ...serviceNames.map((name) => portOf(port, name))];
+}
+
 /** What a service of the stack is told: its own address and folder, and where the registry is. */
 export function serviceEnv(
   { host, port, home }: StackConfig,
@@ -41,7 +50,7 @@ export function serviceEnv(
   const prefix = `NIBBLE_${name.toUpperCase()}`;
   return {
     [`${prefix}_HOST`]: host,
-    [`${prefix}_PORT`]: String(port === 0 ? 0 : port + 1 + serviceNames.indexOf(name)),
+    [`${prefix}_PORT`]: String(portOf(port, name)),
     [`${prefix}_DIR`]: join(home, name),
     ...(registry === undefined ? {} : { NIBBLE_REGISTRY_ENDPOINT: registry }),
   };

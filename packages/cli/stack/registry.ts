@@ -12,7 +12,8 @@ export async function withRegistry(
   const given = endpoint ?? io.env["NIBBLE_ENDPOINT"];
   if (given !== undefined) {
     using connection = connect({ endpoint: given });
-    return work(connection.registry);
+    await work(connection.registry);
+    return;
   }
   const config = { ...stackConfig(io.env), port: 0 };
   const service = await startService("registry", {}, { config, signal: io.signal });

@@ -8,6 +8,7 @@ import { TrainerService } from "#gen/nibble/trainer/v1/trainer_pb.ts";
 import { NibbleError } from "#packages/errors";
 import { createServer, type Forwarded, forward, type RunningServer } from "#packages/rpc";
 import { mainOf, type ServiceName, type StackConfig, serviceEnv } from "./config.ts";
+import { refuseTakenPorts } from "./ports.ts";
 import { ServiceProcess } from "./service-process.ts";
 
 export interface StackOptions {
@@ -17,8 +18,8 @@ export interface StackOptions {
   signal?: AbortSignal;
 }
 
-/** Started first, stopped last: the others call the registry. */
-const startOrder: readonly ServiceName[] = ["registry", "quantizer", "inference", "trainer"];
+/** Started after the registry and stopped before it: some of them call it. */
+const callers: readonly ServiceName[] = ["quantizer", "inference", "trainer"];
 const drainMs = 10_000;
 
 export class Stack {
@@ -44,15 +45,20 @@ export class Stack {
   /** @throws what a service said that could not start; nothing is left running then. */
   static async start(options: StackOptions): Promise<Stack> {
     const { config } = options;
+    await refuseTakenPorts(config);
     const processes: ServiceProcess[] = [];
     const forwards: Forwarded[] = [];
     const addresses = {} as Record<ServiceName, string>;
+    const start = async (name: ServiceName) => {
+      const process = await startService(name, addresses, options);
+      processes.push(process);
+      addresses[name] = process.address;
+    };
     try {
-      for (const name of startOrder) {
-        const process = await startService(name, addresses, options);
-        processes.push(process);
-        addresses[name] = process.address;
-      }
+      await start("registry");
+      const others = await Promise.allSettled(callers.map(start));
+      const failed = others.find((one) => one.status === "rejected");
+      if (failed) throw failed.reason;
       forwards.push(...frontServices(addresses));
       const front = await createServer({ services: forwards, host: config.host, port: config.port });
       return new Stack(addresses, processes, forwards, front);
@@ -95,7 +101,10 @@ function frontServices(addresses: Record<ServiceName, string>): Forwarded[] {
 }
 
 async function stopAll(processes: readonly ServiceProcess[]): Promise<void> {
-  for (const process of processes.toReversed()) await process.stop();
+  const stop = (isRegistry: boolean) =>
+    processes.filter(({ name }) => (name === "registry") === isRegistry).map((process) => process.stop());
+  await Promise.all(stop(false));
+  await Promise.all(stop(true));
 }
 
 /** One service by itself; `known` are the addresses of those it may call. */
