@@ -17,6 +17,7 @@ struct Silu {
   static void both(Vec g, Vec& act, Vec& slope) {
     Vec s, rest;
     sigmoid_and_rest(g, s, rest);
+    g = select(g < splat(-87.0f), splat(-87.0f), g);  // where s stops to shrink
     act = g * s;
     slope = s * fma(g, rest, splat(1.0f));
   }
@@ -37,12 +38,12 @@ struct GeluTanh {
   static Vec inner(Vec g) { return g * splat(kScale) * fma(g * g, splat(kCubic), splat(1.0f)); }
   static Vec act(Vec g) { return g * sigmoid(inner(g)); }
   static void both(Vec g, Vec& act, Vec& slope) {
-    const Vec all = g;
-    g = select(g > splat(30.0f), splat(30.0f), g);  // the slope is 1 or 0 from there on
-    g = select(g < splat(-30.0f), splat(-30.0f), g);
+    g = select(g < splat(-30.0f), splat(-30.0f), g);  // the slope is 0 or 1 from there on
+    const Vec whole = g;
+    g = select(g > splat(30.0f), splat(30.0f), g);
     Vec s, rest;
     sigmoid_and_rest(inner(g), s, rest);
-    act = all * s;
+    act = whole * s;
     slope = fma(g * s * rest * splat(kScale), fma(g * g, splat(3 * kCubic), splat(1.0f)), s);
   }
 };

@@ -1,8 +1,8 @@
 // Same steps as backends/reference/quantize4.cpp; blocks are shared out among the threads.
 #include "ops/quantize4.h"
 
-#include <cmath>
-
+#include "backends/cpu/codes.h"
+#include "backends/cpu/elements.h"
 #include "backends/cpu/ops.h"
 #include "core/thread_pool.h"
 
@@ -14,11 +14,10 @@ constexpr int64_t kBlockMax = 4096;
 constexpr int64_t kTaskElements = 1 << 16;
 
 void widen(const Tensor& t, int64_t start, int64_t count, float* out) {
-  if (t.dtype == DType::kF32) memcpy(out, t.f32() + start, size_t(count) * 4);
-  if (t.dtype == DType::kBF16)
-    for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(t.u16()[start + i]);
-  if (t.dtype == DType::kF16)
-    for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(t.u16()[start + i]);
+  with_any_type(t.dtype, [&](auto type) {
+    const auto* from = data_as<decltype(type)>(t) + start;
+    each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE { store(out + i, load(from + i, n), n); });
+  });
 }
 
 float absmax_of(const float* x, int64_t count) {
@@ -30,21 +29,40 @@ float absmax_of(const float* x, int64_t count) {
   return bits_to_float(top);
 }
 
-// Ranks of a block; `count` may end past the data, where x is 0.
-void codes_of(const Codebook4& book, const float* x, int64_t count, uint8_t* code) {
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef uint16_t Pairs __attribute__((vector_size(16)));
+typedef uint8_t PackedBytes __attribute__((vector_size(8)));
+typedef uint8_t RankBytes __attribute__((vector_size(kWidth)));
+
+// Ranks of x, as nearest_code4 finds them.
+void ranks_of(const Codebook4& book, const float* x, int64_t count, uint8_t* rank) {
+  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
+    const Vec v = load(x + i, n);
+    IVec below{};
+    for (int t = 0; t < 15; ++t) below += (IVec)(v <= splat(book.threshold[t]));  // -1 where true
+    const RankBytes bytes = __builtin_convertvector(below + 15, RankBytes);
+    memcpy(rank + i, &bytes, size_t(n));
+  });
+}
+
+// count is even.
+void pack_codes(const Codebook4& book, const uint8_t* rank, int64_t count, uint8_t* out) {
+  Bytes table;
+  memcpy(&table, book.code_of_rank, sizeof table);
   int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) {
-    const Vec v = load(x + i);
-    IVec rank{};
-    for (int t = 0; t < 15; ++t) rank += 1 + (IVec)(v <= splat(book.threshold[t]));
-    for (int k = 0; k < kWidth; ++k) code[i + k] = book.code_of_rank[rank[k]];
+  for (; i + 16 <= count; i += 16) {
+    Bytes ranks;
+    memcpy(&ranks, rank + i, sizeof ranks);
+    const Pairs codes = (Pairs)__builtin_shuffle(table, ranks);  // the first of two is the low byte
+    const PackedBytes packed = __builtin_convertvector(((codes & 15) << 4) | (codes >> 8), PackedBytes);
+    memcpy(out + i / 2, &packed, sizeof packed);
   }
-  for (; i < count; ++i) code[i] = nearest_code4(book, x[i]);
+  for (; i < count; i += 2) out[i / 2] = pack4(book.code_of_rank[rank[i]], book.code_of_rank[rank[i + 1]]);
 }
 
 void quantize_block(const Quantize4Args& a, const Codebook4& book, int64_t start, int64_t n) {
   float x[kBlockMax + 1];
-  uint8_t code[kBlockMax + 1];
+  uint8_t rank[kBlockMax + 1];
   const bool full = start + a.block_size <= n;
   const int64_t count = full ? a.block_size : n - start;
   widen(a.input, start, count, x);
@@ -62,10 +80,21 @@ void quantize_block(const Quantize4Args& a, const Codebook4& book, int64_t start
   }
   // [3] nearest code
   const int64_t even = (count + 1) / 2 * 2;
-  codes_of(book, x, even, code);
+  ranks_of(book, x, even, rank);
   // [4] pack, even index in the high nibble
-  uint8_t* out = a.codes.u8() + start / 2;
-  for (int64_t i = 0; i < even; i += 2) out[i / 2] = pack4(code[i], code[i + 1]);
+  pack_codes(book, rank, even, a.codes.u8() + start / 2);
+}
+
+template <typename T>
+void dequantize_block(const Codebook4& book, float absmax, const uint8_t* codes, int64_t count, T* out) {
+  Table table;
+  for (int k = 0; k < 16; ++k) table.value[k] = book.value[k] * absmax;
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(out + i, look_up(codes + i / 2, table));
+  for (; i < count; ++i) {
+    float part[kWidth] = {table.value[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15]};
+    store(out + i, load(part), 1);
+  }
 }
 
 }  // namespace
@@ -84,15 +113,15 @@ void quantize4(const Quantize4Args& a) {
 void dequantize4(const Dequantize4Args& a) {
   const int64_t n = a.output.count();
   const Codebook4 book = dequantize_codebook4(a.type, n);
-  parallel_for((n + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
-    const int64_t end = (task + 1) * kTaskElements < n ? (task + 1) * kTaskElements : n;
-    for (int64_t i = task * kTaskElements; i < end; ++i) {
-      const uint8_t byte = a.codes.u8()[i / 2];
-      const float value = book.value[i % 2 == 0 ? byte >> 4 : byte & 15] * a.absmax.f32()[i / a.block_size];
-      if (a.output.dtype == DType::kF32) a.output.f32()[i] = value;
-      if (a.output.dtype == DType::kBF16) a.output.u16()[i] = float_to_bf16(value);
-      if (a.output.dtype == DType::kF16) a.output.u16()[i] = float_to_f16(value);
-    }
+  with_any_type(a.output.dtype, [&](auto type) {
+    auto* out = data_as<decltype(type)>(a.output);
+    parallel_for((n + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
+      const int64_t end = (task + 1) * kTaskElements < n ? (task + 1) * kTaskElements : n;
+      for (int64_t i = task * kTaskElements; i < end; i += a.block_size) {
+        const int64_t count = end - i < a.block_size ? end - i : a.block_size;
+        dequantize_block(book, a.absmax.f32()[i / a.block_size], a.codes.u8() + i / 2, count, out + i);
+      }
+    });
   });
 }
 
