@@ -11,11 +11,11 @@ import { fileURLToPath } from "node:url";
 export const root = fileURLToPath(new URL("..", import.meta.url));
 const stampFolder = join(root, "build", "stamps");
 
-function say(text) {
+export function say(text) {
   process.stderr.write(`nibble: ${text}\n`);
 }
 
-function fail(text) {
+export function fail(text) {
   say(text);
   process.exit(1);
 }
@@ -26,7 +26,7 @@ function filesUnder(folder) {
     .flatMap((e) => (e.isDirectory() ? filesUnder(join(folder, e.name)) : [join(folder, e.name)]));
 }
 
-function digestOf(paths) {
+export function digestOf(paths) {
   const hash = createHash("sha256");
   for (const path of paths) {
     const files = statSync(path).isDirectory() ? filesUnder(path) : [path];
@@ -35,17 +35,17 @@ function digestOf(paths) {
   return hash.digest("hex");
 }
 
-function isStamped(name, digest) {
+export function isStamped(name, digest) {
   const file = join(stampFolder, name);
   return existsSync(file) && readFileSync(file, "utf8") === digest;
 }
 
-function stamp(name, digest) {
+export function stamp(name, digest) {
   mkdirSync(stampFolder, { recursive: true });
   writeFileSync(join(stampFolder, name), digest);
 }
 
-function run(command, args, what) {
+export function run(command, args, what) {
   const started = Date.now();
   const result = spawnSync(command, args, { cwd: root, encoding: "utf8", maxBuffer: 1 << 28 });
   if (result.error || result.status !== 0) {

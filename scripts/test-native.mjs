@@ -1,0 +1,57 @@
+// `npm run test:native [-- --tsan] [-- --gtest_filter=…]`: builds the C++ tests under sanitizers, address and
+// undefined behaviour unless asked for threads, and runs them. Installs GoogleTest where it is missing.
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { digestOf, fail, isStamped, root, run, say, stamp } from "./bootstrap.mjs";
+
+const threads = process.argv.includes("--tsan");
+const rest = process.argv.slice(2).filter((argument) => argument !== "--tsan");
+const name = threads ? "native-test-tsan" : "native-test";
+const folder = join(root, "build", name);
+
+function works(command, args) {
+  const result = spawnSync(command, args, { stdio: "ignore" });
+  return !result.error && result.status === 0;
+}
+
+/** Whether the compiler finds the headers. */
+function hasGoogleTest() {
+  const source = "#include <gtest/gtest.h>\n";
+  return (
+    spawnSync("c++", ["-x", "c++", "-E", "-"], { input: source, stdio: ["pipe", "ignore", "ignore"] }).status === 0
+  );
+}
+
+function installGoogleTest() {
+  if (hasGoogleTest()) return;
+  if (process.getuid?.() !== 0 || !works("apt-get", ["--version"])) {
+    fail("GoogleTest is missing; install it (Debian: apt-get install libgtest-dev) and run this again");
+  }
+  say("installing GoogleTest (libgtest-dev, once)…");
+  const install = ["install", "-y", "--no-install-recommends", "libgtest-dev"];
+  if (works("apt-get", install)) return;
+  run("apt-get", ["update"], "apt-get update");
+  run("apt-get", install, "installing libgtest-dev");
+}
+
+function build() {
+  const folders = ["core", "ops", "backends", "test"].map((f) => join(root, "native", f));
+  const digest = digestOf([join(root, "native", "CMakeLists.txt"), ...folders]);
+  if (isStamped(name, digest) && existsSync(join(folder, "nibble_test"))) return;
+  installGoogleTest();
+  const sanitizers = threads ? "thread" : "address,undefined";
+  say(`building the C++ tests with -fsanitize=${sanitizers} (a minute or two)…`);
+  const options = ["-DNIBBLE_TESTS=ON", `-DNIBBLE_SANITIZE=${sanitizers}`];
+  run("cmake", ["-S", join(root, "native"), "-B", folder, ...options], "configuring the C++ tests");
+  const parallel = ["--parallel", String(availableParallelism())];
+  say(`…done in ${run("cmake", ["--build", folder, ...parallel], "building the C++ tests")} s`);
+  stamp(name, digest);
+}
+
+build();
+const options = { UBSAN_OPTIONS: "print_stacktrace=1", TSAN_OPTIONS: "halt_on_error=1" };
+const env = { ...options, ...process.env };
+const result = spawnSync(join(folder, "nibble_test"), ["--gtest_brief=1", ...rest], { stdio: "inherit", env });
+process.exit(result.status ?? 1);
