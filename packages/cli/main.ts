@@ -13,7 +13,9 @@ export async function main(args: readonly string[]): Promise<void> {
   try {
     await createProgram(io).parseAsync(args, { from: "user" });
   } catch (thrown) {
-    const { exitCode, text } = failureOf(thrown, env["NIBBLE_DEBUG"] === "1");
+    // After Ctrl-C every call ends in its own way; what ended them says it best.
+    const cause = interrupt.signal.aborted ? interrupt.signal.reason : thrown;
+    const { exitCode, text } = failureOf(cause, env["NIBBLE_DEBUG"] === "1");
     stderr.write(text);
     process.exitCode = interrupt.exitCode ?? exitCode;
   }
