@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "backends/cpu/elements.h"
+#include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
@@ -59,14 +60,15 @@ void decode(const Codebook8& book, const uint8_t* code, float absmax, int64_t co
 }
 
 float absmax_of(const float* x, int64_t count) {
-  float top = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float magnitude = fabsf(x[i]);
+  Vec top{};
+  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
+    const Vec magnitude = (Vec)((UVec)load(x + i, n) & 0x7fffffffu);
     top = magnitude > top ? magnitude : top;
-  }
-  return top;
+  });
+  return max(top);
 }
 
+// nearest_code8 of each element, the look-up aside in vectors.
 float encode(const Codebook8& book, const float* x, int64_t count, uint8_t* code) {
   const float absmax = absmax_of(x, count);
   if (absmax == 0) {
@@ -74,7 +76,13 @@ float encode(const Codebook8& book, const float* x, int64_t count, uint8_t* code
     return absmax;
   }
   const float inverse = 1.0f / absmax;
-  for (int64_t i = 0; i < count; ++i) code[i] = nearest_code8(book, x[i] * inverse);
+  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
+    Vec v = load(x + i, n) * splat(inverse);
+    v = v > splat(-1.0f) ? (v < splat(1.0f) ? v : splat(1.0f)) : splat(-1.0f);
+    const Vec step = ((v + splat(1.0f)) * splat(0.5f)) * splat(65535.0f) + splat(0.5f);
+    const IVec at = __builtin_convertvector(step, IVec);
+    for (int k = 0; k < n; ++k) code[i + k] = book.nearest[at[k] & 0xffff];
+  });
   return absmax;
 }
 
