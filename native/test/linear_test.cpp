@@ -1,0 +1,110 @@
+// Matrix products over dense and 4-bit weights on tensors that end where their memory does: packing and
+// tiles that read a row or a code too many are an error here. Values are tested more widely in
+// native/linear.test.ts and native/cross-entropy.test.ts.
+#include "ops/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "ops/cross_entropy.h"
+#include "ops/quantize4.h"
+#include "test/support.h"
+
+namespace nibble::test {
+
+namespace {
+
+struct Form {
+  DType dtype;
+  bool quantized, nested;
+  int64_t block_size;
+};
+
+constexpr Form kForms[] = {
+    {DType::kF32, false, false, 0},  {DType::kBF16, false, false, 0}, {DType::kF16, false, false, 0},
+    {DType::kF32, true, false, 64},  {DType::kBF16, true, true, 64},  {DType::kF16, true, true, 32},
+    {DType::kBF16, true, false, 256},
+};
+
+Weight make_weight(Bench& b, const Form& form, int64_t out, int64_t in) {
+  Weight w{.out = out, .in = in, .data = b.random(form.dtype, {out, in}), .dtype = form.dtype};
+  if (!form.quantized) return w;
+  const int64_t blocks = (out * in + form.block_size - 1) / form.block_size;
+  const Tensor codes = b.filled(DType::kU8, {(out * in + 1) / 2}, 0), absmax = b.filled(DType::kF32, {blocks}, 0);
+  quantize4({.input = w.data, .codes = codes, .absmax = absmax, .type = Code4::kNf4, .block_size = form.block_size});
+  w.data = codes;
+  w.quantized = true;
+  w.block_size = form.block_size;
+  w.absmax = absmax;
+  if (!form.nested) return w;
+  const Tensor offset = b.filled(DType::kF32, {1}, 0);
+  w.absmax = b.filled(DType::kU8, {blocks}, 0);
+  w.nested_absmax = b.filled(DType::kF32, {(blocks + 255) / 256}, 0);
+  quantize_absmax({.absmax = absmax, .codes = w.absmax, .nested_absmax = w.nested_absmax, .offset = offset});
+  w.nested_map = b.random(DType::kF32, {256});
+  w.nested_offset = offset.f32()[0];
+  return w;
+}
+
+void run_linear(Bench& b, const Form& form, DType dtype, int64_t rows, int64_t out, int64_t in, int64_t rank) {
+  const Weight w = make_weight(b, form, out, in);
+  const Dropout dropout{.p = rank > 1 ? 0.2f : 0, .seed = 3, .stream = 4};
+  LinearForwardArgs f{.x = b.random(dtype, {rows, in}), .w = w, .bias = b.random(DType::kF32, {out}),
+                      .scaling = 0.5f, .dropout = dropout, .y = b.out(dtype, {rows, out})};
+  if (rank > 0) {
+    f.a = b.random(DType::kF32, {rank, in});
+    f.b = b.random(DType::kF32, {out, rank});
+    f.h = b.out(DType::kF32, {rows, rank});
+  }
+  linear_forward(f);
+  LinearBackwardArgs g{.d_y = b.random(dtype, {rows, out}), .x = f.x, .w = w, .a = f.a, .b = f.b, .scaling = 0.5f,
+                       .dropout = dropout, .h = f.h, .d_x = b.out(dtype, {rows, in})};
+  if (rank > 0) {
+    g.d_a = b.compared(b.random(DType::kF32, {rank, in}));
+    g.d_b = b.compared(b.random(DType::kF32, {out, rank}));
+  }
+  if (!form.quantized) g.d_w = b.compared(b.random(DType::kF32, {out, in}));
+  g.d_bias = b.compared(b.random(DType::kF32, {out}));
+  linear_backward(g);
+}
+
+}  // namespace
+
+TEST(Linear, LikeReference) {
+  struct Shape {
+    int64_t rows, out, in, rank;
+  };
+  const Shape shapes[] = {{0, 3, 5, 1}, {1, 1, 1, 0}, {1, 67, 35, 2}, {3, 33, 64, 4}, {7, 16, 129, 0}, {40, 50, 63, 8}};
+  for (const Form& form : kForms)
+    for (DType dtype : {DType::kF32, DType::kBF16})
+      for (const Shape& s : shapes)
+        expect_like_reference("linear", 5e-6,
+                              [&](Bench& b) { run_linear(b, form, dtype, s.rows, s.out, s.in, s.rank); });
+}
+
+TEST(Linear, LoraAddTouchesItsRowsOnly) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    expect_like_reference("lora_add", 3e-6, [&](Bench& b) {
+      lora_add({.x = b.random(dtype, {9, 37}), .a = b.random(DType::kF32, {3, 37}), .b = b.random(DType::kF32, {21, 3}),
+                .scaling = 2, .begin = 2, .end = 7, .y = b.compared(b.random(dtype, {9, 21}))});
+    });
+}
+
+TEST(CrossEntropy, LikeReference) {
+  for (const Form& form : kForms)
+    for (DType dtype : {DType::kF32, DType::kBF16})
+      for (int64_t rows : {0, 1, 13})
+        for (int64_t vocabulary : {1, 70, 1031})
+          expect_like_reference("linear_cross_entropy", 5e-6, [&](Bench& b) {
+            const Weight w = make_weight(b, form, vocabulary, 24);
+            const Tensor labels = b.indices(rows, vocabulary);
+            if (rows > 2) labels.i32()[1] = -1;
+            linear_cross_entropy({.x = b.random(dtype, {rows, 24}), .w = w, .labels = labels, .scale = 0.25f,
+                                  .loss = b.out(DType::kF32, {rows}), .d_x = b.out(dtype, {rows, 24}),
+                                  .d_w = form.quantized ? Tensor{}
+                                                        : b.compared(b.random(DType::kF32, {vocabulary, 24}))});
+          });
+}
+
+}  // namespace nibble::test
