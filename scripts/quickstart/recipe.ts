@@ -9,7 +9,43 @@ export const vocabSize = 1536;
 export const contextTokens = 256;
 
 /** Each part draws from a seed of its own: one may change without the others. */
-export const seeds = { tokenizer: 1, train: 11, heldOut: 12, corpus: 7, weights: 3 } as const;
+export const seeds = {
+  tokenizer: 1,
+  train: 11,
+  heldOut: 12,
+  primer: 5,
+  corpus: 7,
+  heldOutCorpus: 8,
+  weights: 3,
+} as const;
+
+/** Rows of repeated words that come before the corpus. */
+export const primerDocuments = 6000;
+
+export const pretraining = {
+  documents: 60_000,
+  /** About 1/sqrt(hidden size): a smaller start learns far later at this size. */
+  weightStd: 0.06,
+  evalSteps: 500,
+  /** As `nibble train` takes it. A batch is about 1000 tokens: many small steps teach more than few large ones. */
+  recipe: {
+    full: true,
+    bits: 16,
+    dtype: "float32",
+    epochs: 1,
+    shuffle: false,
+    batchSize: 16,
+    gradAccum: 1,
+    lr: 2e-3,
+    beta2: 0.95,
+    weightDecay: 0.1,
+    maxGradNorm: 1,
+    schedule: "cosine",
+    warmup: 100,
+    gradientCheckpointing: false,
+    maxLength: contextTokens,
+  },
+} as const;
 
 export const tokenizerDocuments = 20_000;
 export const trainRows = 2400;

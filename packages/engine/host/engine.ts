@@ -3,6 +3,7 @@ import { Worker } from "node:worker_threads";
 import type { MemoryReport } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { GeneratedToken } from "../generation/sequence.ts";
+import type { NewModelOptions } from "../new-model.ts";
 import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
 import type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "../served-model.ts";
 import type { TrainJob, TrainReport } from "../train-job.ts";
@@ -43,6 +44,11 @@ export class Engine {
     call: CallOptions<QuantizeProgress> = {},
   ): Promise<QuantizeReport> {
     return this.call("quantize", options, call);
+  }
+
+  /** A folder of random weights, for training all parameters from nothing. */
+  writeNewModel(options: NewModelOptions): Promise<void> {
+    return this.call("writeNewModel", options);
   }
 
   train(job: TrainJob, call: CallOptions<TrainEvent> = {}): Promise<TrainReport> {

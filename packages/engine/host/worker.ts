@@ -4,6 +4,7 @@ import { parentPort } from "node:worker_threads";
 import { type MemoryReport, memory, setThreadCount } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { GeneratedToken } from "../generation/sequence.ts";
+import { writeNewModel } from "../new-model.ts";
 import { type QuantizeModelOptions, quantizeModel } from "../quantize-model.ts";
 import { type GenerateInput, ServedModel, type ServeOptions } from "../served-model.ts";
 import { runTrainJob, type TrainJob } from "../train-job.ts";
@@ -29,6 +30,7 @@ const methods = {
   memory: (): MemoryReport => memory.report(),
   quantize: (options: QuantizeModelOptions, { signal, emit }: CallContext) =>
     quantizeModel({ ...options, signal, onProgress: emit }),
+  writeNewModel,
   train: (job: TrainJob, { signal, emit }: CallContext) => runTrainJob(job, { signal, onEvent: emit }),
   openModel: (options: ServeOptions, { signal }: CallContext) => {
     const opened = ServedModel.open(options, signal);
