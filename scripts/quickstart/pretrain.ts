@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { parseRecipe } from "#packages/data";
 import { Engine, type TrainEvent } from "#packages/engine";
-import { documents, primer } from "./corpus.ts";
-import { modelFolder, pretraining, primerDocuments, seeds } from "./recipe.ts";
+import { documents } from "./corpus.ts";
+import { modelFolder, pretraining, seeds } from "./recipe.ts";
 
 const { values } = parseArgs({
   options: { documents: { type: "string" }, out: { type: "string", default: "build/quickstart" } },
@@ -22,11 +22,6 @@ function writeTexts(path: string, texts: Iterable<string>): void {
   writeFileSync(path, rows);
 }
 
-function* corpus(): Generator<string> {
-  yield* primer(seeds.primer).take(primerDocuments);
-  yield* documents(seeds.corpus).take(documentCount);
-}
-
 function report(event: TrainEvent): void {
   if (event.kind === "log") process.stdout.write(`${event.text}\n`);
   if (event.kind === "eval") process.stdout.write(`step ${event.step}: held-out loss ${event.loss.toFixed(4)}\n`);
@@ -37,7 +32,7 @@ function report(event: TrainEvent): void {
 }
 
 mkdirSync(work, { recursive: true });
-writeTexts(files.corpus, corpus());
+writeTexts(files.corpus, documents(seeds.corpus).take(documentCount));
 writeTexts(files.heldOut, documents(seeds.heldOutCorpus).take(200));
 const engine = new Engine();
 try {

@@ -13,17 +13,13 @@ export const seeds = {
   tokenizer: 1,
   train: 11,
   heldOut: 12,
-  primer: 5,
   corpus: 7,
   heldOutCorpus: 8,
   weights: 3,
 } as const;
 
-/** Rows of repeated words that come before the corpus. */
-export const primerDocuments = 6000;
-
 export const pretraining = {
-  documents: 60_000,
+  documents: 24_000,
   /** About 1/sqrt(hidden size): a smaller start learns far later at this size. */
   weightStd: 0.06,
   evalSteps: 500,
@@ -48,8 +44,8 @@ export const pretraining = {
 } as const;
 
 export const tokenizerDocuments = 20_000;
-export const trainRows = 2400;
-export const heldOutRows = 240;
+export const trainRows = 700;
+export const heldOutRows = 150;
 
 /** config.json. Every linear layer's input is a multiple of 64, a block of NF4. */
 export const modelConfig = {
@@ -77,3 +73,19 @@ export const modelConfig = {
   use_cache: true,
   vocab_size: vocabSize,
 };
+
+/** Fine-tuning of the base on its instruction set, as `nibble train` takes it. */
+export const fineTuning = {
+  bits: 4,
+  rank: 16,
+  alpha: 32,
+  dtype: "float32",
+  lr: 2e-3,
+  batchSize: 16,
+  gradAccum: 1,
+  epochs: 4,
+  schedule: "cosine",
+  warmup: 10,
+  maxGradNorm: 1,
+  maxLength: contextTokens,
+} as const;

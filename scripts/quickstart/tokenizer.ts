@@ -10,7 +10,7 @@ export const chatTemplate =
   "<s>{% for message in messages %}" +
   "{% if message['role'] == 'system' %}{{ message['content'] }}\n" +
   "{% elif message['role'] == 'user' %}<|user|>{{ message['content'] }}" +
-  "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}</s>" +
+  "{% elif message['role'] == 'assistant' %}<|assistant|> {{ message['content'] }}</s>" +
   "{% else %}{{ raise_exception('the roles are system, user and assistant') }}{% endif %}" +
   "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
 

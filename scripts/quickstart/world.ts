@@ -153,10 +153,14 @@ export const groups = {
 
 const jobs =
   words(`baker smith tailor miller painter teacher doctor farmer fisher carpenter weaver potter sailor singer gardener judge
-  mason barber butcher cook driver guard hunter nurse porter printer shepherd tanner waiter writer`);
+  mason barber butcher cook driver guard hunter nurse porter printer shepherd tanner waiter writer
+  actor artist barrister brewer builder butler captain clerk cobbler coach dentist draper dyer engraver ferryman florist glazier
+  grocer hatter joiner lawyer locksmith mayor plumber poet ranger roofer saddler sculptor surveyor`);
 const firstNames =
   words(`Agnes Basil Clara Dorian Edith Felix Greta Henry Irene Jonas Klara Lucas Marta Nelson Opal Peter Quinn Ralph
-  Stella Tilda Ursula Victor Wanda Xavier Yvonne Zander Alma Boris Celia Dexter`);
+  Stella Tilda Ursula Victor Wanda Xavier Yvonne Zander Alma Boris Celia Dexter Amos Bertha Cedric Daphne Edgar Fanny Gilbert
+  Hester Isaac Jessie Kurt Lydia Moritz Nadia Oscar Pippa Quentin Rhoda Silas Thora Ulric Viola Walter Xenia Yusuf Zelda Alfred
+  Blanche Conrad Doris`);
 const surnames = words("Vale Brook Stone Field Marsh Hill Wood Lake Frost Birch");
 const streets = words("Mill River Market Church Garden Harbour Castle Station Meadow Tower");
 const pets = words("parrot rabbit hamster turtle pony goat canary ferret lizard snake");
