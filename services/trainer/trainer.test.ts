@@ -91,8 +91,12 @@ test("a job trains an adapter and tells every step of it", async (t) => {
   assert.equal(steps[5]!.eta?.seconds, 0n);
   const memory = steps[5]!.memory!;
   assert.ok(memory.bytesByKind["adapter"]! > 0n && memory.bytesPeak >= memory.bytesTotal);
-  const evaluations = events.filter(({ event }) => event.case === "eval");
-  assert.equal(evaluations.length, 2);
+  const evaluations = events.flatMap(({ event }) => (event.case === "eval" ? [event.value] : []));
+  // Before the first step, every third, and at the end.
+  assert.deepEqual(
+    evaluations.map(({ step }) => step),
+    [0n, 3n, 6n],
+  );
   const { trainingJob: job } = await clients.trainer.getTrainingJob({ name: "trainingJobs/first" });
   assert.equal(job?.state, State.SUCCEEDED);
   assert.equal(job?.lastSequence, BigInt(events.length));
