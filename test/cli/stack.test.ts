@@ -13,8 +13,10 @@ import { goldenPath, temporaryFolder } from "../support/folders.ts";
 interface Started {
   child: ChildProcess;
   endpoint: string;
-  /** Of the services. */
+  /** Of the services, the registry's first. */
   pids: number[];
+  /** Its lines on stderr. */
+  messages: string[];
 }
 
 async function startStack(t: TestContext, home: string): Promise<Started> {
@@ -37,14 +39,15 @@ async function startStack(t: TestContext, home: string): Promise<Started> {
     const { msg, pid } = JSON.parse(text);
     if (msg === "listening") pids.push(pid);
   });
-  for await (const text of createInterface({ input: child.stderr })) {
+  const messages: string[] = [];
+  const ready = Promise.withResolvers<string>();
+  createInterface({ input: child.stderr }).on("line", (text) => {
+    messages.push(text);
     const endpoint = /--endpoint (\S+);/.exec(text)?.[1];
-    if (endpoint) {
-      child.stderr.resume();
-      return { child, endpoint, pids };
-    }
-  }
-  throw new Error("the stack did not start");
+    if (endpoint) ready.resolve(endpoint);
+  });
+  child.once("close", () => ready.reject(new Error(`the stack did not start: ${messages.join("\n")}`)));
+  return { child, endpoint: await ready.promise, pids, messages };
 }
 
 function isAlive(pid: number): boolean {
@@ -134,6 +137,14 @@ describe("a stack", () => {
     const [code] = await once(child, "exit");
     assert.equal(code, 0);
     assert.deepEqual(pids.filter(isAlive), []);
+  });
+
+  test("a service that dies ends the stack with exit code 1 and its name", async (t) => {
+    const { child, pids, messages } = await startStack(t, temporaryFolder(t));
+    const exited = once(child, "exit");
+    process.kill(pids[0] ?? 0, "SIGKILL");
+    assert.deepEqual([(await exited)[0], pids.filter(isAlive)], [1, []]);
+    assert.match(messages.join("\n"), /^error: \[stack\] registry: ended by itself/m);
   });
 
   test("its services stop when it is killed", async (t) => {
