@@ -44,7 +44,12 @@ async function sideBySide(connection: ReturnType<typeof connect>, questions: Que
       ["with adapter", adapter],
     ] as const) {
       process.stdout.write(`  ${name.padEnd(15)}  `);
-      const onText = (text: string) => void process.stdout.write(text.replaceAll("\n", "⏎"));
+      let isBegun = false;
+      const onText = (text: string) => {
+        const shown = (isBegun ? text : text.trimStart()).replaceAll("\n", "⏎");
+        isBegun ||= shown !== "";
+        process.stdout.write(shown);
+      };
       const { usage } = await ask(connection, question, { adapter: of, signal: io.signal, onText });
       say();
       prompts += usage.promptTokens;
@@ -90,7 +95,6 @@ async function mainJob(stack: Stack, folder: string, size: ReturnType<typeof siz
   const training = await train(connection, options, io);
   const { finished } = training;
   say(`${finished.steps} steps, loss ${finished.firstLoss.toFixed(3)} → ${finished.lastLoss.toFixed(3)}`);
-  say(`registered as ${finished.adapterVersion}`);
 
   title("inference: the adapter from the registry, answers without and with it");
   const adapter = await loadAdapter(connection, signal);

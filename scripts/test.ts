@@ -14,6 +14,7 @@ const steps: { name: string; command: string; args: string[] }[] = [
   { name: "buf lint", command: process.execPath, args: ["scripts/proto.ts", "lint"] },
   { name: "buf breaking", command: process.execPath, args: ["scripts/proto.ts", "breaking"] },
   { name: "tests", command: process.execPath, args: ["--test", "--test-reporter=spec", ...files.sort()] },
+  { name: "demo, shortened", command: process.execPath, args: ["scripts/demo.ts", "--short"] },
 ];
 
 for (const step of steps) {
