@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { availableParallelism, cpus } from "node:os";
 import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import {
@@ -35,6 +36,9 @@ const [n, out, inFeatures] = (options.shape ?? `${options.size},${options.size},
   .split(",")
   .map(Number) as [number, number, number];
 
+// OpenBLAS's threads spin for some 20 ms after their work; we must not run beside them.
+const settleMs = 100;
+
 /** OpenBLAS in a process of its own that waits, idle, while we run. */
 class OpenBlas {
   readonly name: string;
@@ -60,7 +64,9 @@ class OpenBlas {
   /** Seconds of one x Wᵀ, x [m, k], W [n, k]. */
   async seconds(m: number, columns: number, k: number): Promise<number> {
     this.#child.stdin!.write(`${m} ${columns} ${k}\n`);
-    return Number((await this.#lines.next()).value);
+    const answer = Number((await this.#lines.next()).value);
+    await pause(settleMs);
+    return answer;
   }
 
   stop(): void {

@@ -19,12 +19,14 @@ struct Form {
   DType dtype;
   bool quantized, nested;
   int64_t block_size;
+  Code4 type = Code4::kNf4;
 };
 
 constexpr Form kForms[] = {
     {DType::kF32, false, false, 0},  {DType::kBF16, false, false, 0}, {DType::kF16, false, false, 0},
     {DType::kF32, true, false, 64},  {DType::kBF16, true, true, 64},  {DType::kF16, true, true, 32},
-    {DType::kBF16, true, false, 256},
+    {DType::kBF16, true, false, 256}, {DType::kF32, true, true, 64, Code4::kFp4},
+    {DType::kF32, true, false, 64, Code4::kInt4},
 };
 
 Weight make_weight(Bench& b, const Form& form, int64_t out, int64_t in) {
@@ -32,9 +34,10 @@ Weight make_weight(Bench& b, const Form& form, int64_t out, int64_t in) {
   if (!form.quantized) return w;
   const int64_t blocks = (out * in + form.block_size - 1) / form.block_size;
   const Tensor codes = b.filled(DType::kU8, {(out * in + 1) / 2}, 0), absmax = b.filled(DType::kF32, {blocks}, 0);
-  quantize4({.input = w.data, .codes = codes, .absmax = absmax, .type = Code4::kNf4, .block_size = form.block_size});
+  quantize4({.input = w.data, .codes = codes, .absmax = absmax, .type = form.type, .block_size = form.block_size});
   w.data = codes;
   w.quantized = true;
+  w.type = form.type;
   w.block_size = form.block_size;
   w.absmax = absmax;
   if (!form.nested) return w;
@@ -75,7 +78,9 @@ TEST(Linear, LikeReference) {
   struct Shape {
     int64_t rows, out, in, rank;
   };
-  const Shape shapes[] = {{0, 3, 5, 1}, {1, 1, 1, 0}, {1, 67, 35, 2}, {3, 33, 64, 4}, {7, 16, 129, 0}, {40, 50, 63, 8}};
+  const Shape shapes[] = {{0, 3, 5, 1}, {1, 1, 1, 0}, {1, 67, 35, 2}, {3, 33, 64, 4}, {7, 16, 129, 0}, {40, 50, 63, 8},
+                          // Few rows with codes taken apart; more than one block of depth; of columns.
+                          {5, 32, 128, 2}, {31, 40, 300, 17}, {12, 300, 64, 3}};
   for (const Form& form : kForms)
     for (DType dtype : {DType::kF32, DType::kBF16})
       for (const Shape& s : shapes)

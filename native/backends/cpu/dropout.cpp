@@ -27,9 +27,30 @@ void multiply_wide(uint32_t factor, UVec x, UVec& high, UVec& low) {
 #endif
 }
 
-// The words of the counters index, index + 1, ..., word j of counter i in word[4 * i + j].
-void philox_batch(const Dropout& d, uint64_t index, uint32_t* word) {
-  UVec c[4];
+// a[0], b[0], a[1], b[1], ... of two vectors, in two.
+void zip(UVec& a, UVec& b) {
+  UVec low, high;  // of lanes; constant-folded
+  for (int i = 0; i < kWidth; ++i) {
+    low[i] = uint32_t(i / 2 + i % 2 * kWidth);
+    high[i] = low[i] + kWidth / 2;
+  }
+#if defined(__clang__)
+  uint32_t both[2 * kWidth];
+  memcpy(both, &a, sizeof a);
+  memcpy(both + kWidth, &b, sizeof b);
+  for (int i = 0; i < kWidth; ++i) {
+    a[i] = both[low[i]];
+    b[i] = both[high[i]];
+  }
+#else
+  const UVec first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
+  a = first;
+  b = second;
+#endif
+}
+
+// The words of the counters index, index + 1, ..., word j of counter i being number 4 * i + j.
+void philox_batch(const Dropout& d, uint64_t index, UVec (&c)[4]) {
   for (int i = 0; i < kWidth; ++i) {
     c[0][i] = uint32_t(index + uint64_t(i));
     c[1][i] = uint32_t((index + uint64_t(i)) >> 32);
@@ -48,10 +69,10 @@ void philox_batch(const Dropout& d, uint64_t index, uint32_t* word) {
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  uint32_t lanes[4][kWidth];
-  for (int j = 0; j < 4; ++j) memcpy(lanes[j], &c[j], sizeof c[j]);
-  for (int i = 0; i < kWidth; ++i)
-    for (int j = 0; j < 4; ++j) word[4 * i + j] = lanes[j][i];
+  zip(c[0], c[2]);
+  zip(c[1], c[3]);
+  zip(c[0], c[1]);
+  zip(c[2], c[3]);
 }
 
 // The first 24-bit number that is kept, so that no float is needed: uniform >= p.
@@ -67,11 +88,16 @@ void apply_dropout(const Dropout& d, int64_t first, int64_t count, float* values
   const float scale = 1.0f / (1.0f - d.p);
   const uint32_t threshold = threshold_of(d.p);
   for (int64_t base = first / 4 * 4; base < first + count; base += kBatch) {
-    uint32_t word[kBatch];
+    UVec word[4];
     philox_batch(d, uint64_t(base) / 4, word);
+    float mask[kBatch];
+    for (int j = 0; j < 4; ++j) {
+      const IVec keeps = (IVec)(word[j] >> 8) >= int32_t(threshold);
+      store(mask + j * kWidth, (Vec)(keeps & (IVec)splat(scale)));
+    }
     const int64_t begin = base < first ? first : base;
     const int64_t end = base + kBatch < first + count ? base + kBatch : first + count;
-    for (int64_t e = begin; e < end; ++e) values[e - first] *= (word[e - base] >> 8) >= threshold ? scale : 0.0f;
+    for (int64_t e = begin; e < end; ++e) values[e - first] *= mask[e - base];
   }
 }
 

@@ -80,17 +80,17 @@ class PackedRows {
   Workspace space_;
 };
 
-// A block of C while it is summed: c itself, or float32 scratch where c is bfloat16.
+// A block of C while it is summed: c itself, or scratch where c is bfloat16 or a term is masked.
 struct Block {
   int64_t row, rows, column, columns;  // of c
   float* sums;
   int64_t pitch;
-  bool padded;  // whole tiles may be written
+  bool is_scratch;  // then whole tiles may be written
 };
 
 void begin_block(const Block& block, const Result& result) {
   if (result.bias == nullptr) return;
-  const bool keep = result.add && !block.padded;
+  const bool keep = result.add && !block.is_scratch;
   for (int64_t r = 0; r < block.rows; ++r) {
     float* row = block.sums + r * block.pitch;
     for (int64_t j = 0; j < block.columns; ++j) row[j] = (keep ? row[j] : 0) + result.bias[block.column + j];
@@ -98,58 +98,56 @@ void begin_block(const Block& block, const Result& result) {
 }
 
 void end_block(const Block& block, const Result& result) {
-  if (!block.padded) return;
+  if (!block.is_scratch) return;
   const int64_t n = result.c.dim(1);
   for (int64_t r = 0; r < block.rows; ++r)
     put_row(result.c, (block.row + r) * n + block.column, block.columns, block.sums + r * block.pitch, result.add);
 }
 
-// A tile that C does not wholly hold, or that is masked: summed beside it, then merged.
-void merge_tile(const Block& block, const Term& term, int64_t n, int64_t r, int64_t j, int64_t rows, int64_t columns,
-                const float* tile, bool add) {
-  for (int64_t i = 0; i < rows; ++i) {
-    float part[kTileColumns];
-    memcpy(part, tile + i * kTileColumns, sizeof part);
-    if (term.mask != nullptr) apply_dropout(*term.mask, (block.row + r + i) * n + block.column + j, columns, part);
-    float* to = block.sums + (r + i) * block.pitch + j;
-    for (int64_t l = 0; l < columns; ++l) to[l] = add ? to[l] + part[l] : part[l];
-  }
+void mask_block(const Block& block, const Dropout& mask, int64_t n) {
+  for (int64_t r = 0; r < block.rows; ++r)
+    apply_dropout(mask, (block.row + r) * n + block.column, block.columns, block.sums + r * block.pitch);
+}
+
+// A tile that C does not wholly hold was summed beside it.
+void merge_tile(const float* tile, int64_t rows, int64_t columns, float* c, int64_t pitch, bool add) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < columns; ++j)
+      c[r * pitch + j] = add ? c[r * pitch + j] + tile[r * kTileColumns + j] : tile[r * kTileColumns + j];
 }
 
 // Adds one block of depth: every tile of the block of C.
-void sum_tiles(const Block& block, const Term& term, int64_t n, const float* a, const float* b, int64_t depth,
-               bool add) {
+void sum_tiles(const Block& block, const float* a, const float* b, int64_t depth, bool add) {
   const int64_t step = blocks_of(block.rows, blocks_of(block.rows, kTileRows));  // tiles of even height
   for (int64_t r = 0; r < block.rows; r += step) {
     const int64_t rows = least(step, block.rows - r);
     for (int64_t j = 0; j < block.columns; j += kTileColumns) {
       const int64_t columns = least(kTileColumns, block.columns - j);
-      const float* strip = b + j * depth;
-      const bool half = columns <= kWidth;
-      const bool whole = block.padded || columns == kTileColumns || columns == kWidth;
+      const bool whole = block.is_scratch || columns == kTileColumns || columns == kWidth;
       alignas(64) float tile[kTileRows * kTileColumns];
-      const bool direct = whole && term.mask == nullptr;
-      float* c = direct ? block.sums + r * block.pitch + j : tile;
-      const int64_t pitch = direct ? block.pitch : kTileColumns;
-      if (half) tile_product_of<1>(rows, depth, a + r * kPitch, strip, c, pitch, add && direct);
-      else tile_product_of<2>(rows, depth, a + r * kPitch, strip, c, pitch, add && direct);
-      if (!direct) merge_tile(block, term, n, r, j, rows, columns, tile, add);
+      float* const to = block.sums + r * block.pitch + j;
+      float* const c = whole ? to : tile;
+      const int64_t pitch = whole ? block.pitch : kTileColumns;
+      const auto product = columns <= kWidth ? tile_product_of<1, kTileRows> : tile_product_of<2, kTileRows>;
+      product(rows, depth, a + r * kPitch, b + j * depth, c, pitch, add && whole);
+      if (!whole) merge_tile(tile, rows, columns, to, block.pitch, add);
     }
   }
 }
 
 void sum_block(const Block& block, const Term* terms, int count, const Result& result, const PackedRows& packed,
                int64_t packed_row, float* panel) {
-  bool add = result.bias != nullptr || (result.add && !block.padded);
+  bool add = result.bias != nullptr || (result.add && !block.is_scratch);
   int64_t index = 0;
   begin_block(block, result);
   for (int t = 0; t < count; ++t) {
     for (int64_t k0 = 0; k0 < terms[t].depth; k0 += kDepth) {
       const int64_t depth = least(kDepth, terms[t].depth - k0);
       pack_columns(terms[t].b, block.column, block.columns, k0, depth, panel);
-      sum_tiles(block, terms[t], result.c.dim(1), packed.at(index++, packed_row), panel, depth, add);
+      sum_tiles(block, packed.at(index++, packed_row), panel, depth, add);
       add = true;
     }
+    if (terms[t].mask != nullptr) mask_block(block, *terms[t].mask, result.c.dim(1));
   }
   end_block(block, result);
 }
@@ -162,10 +160,10 @@ void gemm(const Term* terms, int count, const Result& result) {
   for (int t = 0; t < count; ++t) few = few && terms[t].a.along_k && terms[t].b.along_k && terms[t].mask == nullptr;
   if (few) return gemm_few_rows(terms, count, result);
   const Plan plan = plan_of(terms, count, m, n);
-  const bool rounds = result.c.dtype != DType::kF32;
+  const bool beside = result.c.dtype != DType::kF32 || terms[0].mask != nullptr;  // summed in scratch
   PackedRows packed(terms, count, plan.slab_rows);
   const int64_t panel = plan.block_columns * kDepth;
-  Scratch scratch(panel + (rounds ? plan.block_rows * plan.block_columns : 0), thread_count());
+  Scratch scratch(panel + (beside ? plan.block_rows * plan.block_columns : 0), thread_count());
   for (int64_t begin = 0; begin < m; begin += plan.slab_rows) {
     const int64_t end = least(begin + plan.slab_rows, m);
     packed.pack(begin, end);
@@ -175,8 +173,8 @@ void gemm(const Term* terms, int count, const Result& result) {
       const int64_t row = begin + task / across * plan.block_rows, column = task % across * plan.block_columns;
       Block block{.row = row, .rows = least(plan.block_rows, end - row), .column = column,
                   .columns = least(plan.block_columns, n - column), .sums = piece.data() + panel,
-                  .pitch = plan.block_columns, .padded = rounds};
-      if (!rounds) {
+                  .pitch = plan.block_columns, .is_scratch = beside};
+      if (!beside) {
         block.sums = result.c.f32() + row * n + column;
         block.pitch = n;
       }

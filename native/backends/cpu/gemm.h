@@ -6,7 +6,8 @@
 
 namespace nibble::cpu::NIBBLE_ISA {
 
-// A[m, k] B[n, k], summed over k. `mask`, if any, multiplies element m * n_count + n of the result.
+// A[m, k] B[n, k], summed over k. `mask` is for the first term alone, without bias: it multiplies element
+// [m, n] of that sum.
 struct Term {
   Operand a, b;
   int64_t depth;

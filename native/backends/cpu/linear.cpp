@@ -40,12 +40,12 @@ void add_column_sums(const Tensor& d_y, float* sums) {
 // d_x from d_y through W, and from d_h through A and the dropout mask.
 void backward_input(const LinearBackwardArgs& a, const Matrix& d_h) {
   const WeightMatrix weight(a.w);
-  Term terms[2] = {{.a = {matrix_of(a.d_y), true}, .b = {weight.matrix(), false}, .depth = a.w.out}};
-  if (a.a) {
-    terms[1] = {.a = {d_h, true}, .b = {matrix_of(a.a), false}, .depth = a.a.dim(0),
-                .mask = a.dropout.p > 0 ? &a.dropout : nullptr};
-  }
-  gemm(terms, a.a ? 2 : 1, {.c = a.d_x, .add = a.accumulate_dx});
+  const Term base{.a = {matrix_of(a.d_y), true}, .b = {weight.matrix(), false}, .depth = a.w.out};
+  if (!a.a) return gemm(&base, 1, {.c = a.d_x, .add = a.accumulate_dx});
+  const Term adapter{.a = {d_h, true}, .b = {matrix_of(a.a), false}, .depth = a.a.dim(0),
+                     .mask = a.dropout.p > 0 ? &a.dropout : nullptr};
+  const Term terms[2] = {adapter, base};
+  gemm(terms, 2, {.c = a.d_x, .add = a.accumulate_dx});
 }
 
 // gradient += left^T right, summed over the rows of both.

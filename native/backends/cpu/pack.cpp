@@ -34,9 +34,6 @@ void pack_turned(const Operand& b, int64_t column, int64_t columns, int64_t k0, 
     if (count < kWidth) clear(rows + count * kPitch, (kWidth - count) * kPitch);
     transpose_rows(rows, kPitch, kWidth, depth, strip, kTileColumns);
   }
-  const int64_t odd = (columns + kWidth - 1) / kWidth % 2;  // the last strip is half full
-  float* half = to + columns / kTileColumns * depth * kTileColumns + kWidth;
-  for (int64_t k = 0; odd && k < depth; ++k) store(half + k * kTileColumns, Vec{});
 }
 
 }  // namespace

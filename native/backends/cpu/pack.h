@@ -20,7 +20,7 @@ constexpr int64_t kPanelColumns = 256;
 void pack_rows(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to);
 
 // Strips of kTileColumns: to[strip * depth * kTileColumns + k * kTileColumns + j] = B[column + strip *
-// kTileColumns + j, k0 + k], 0 beyond `columns`.
+// kTileColumns + j, k0 + k], 0 beyond `columns` up to a whole vector.
 void pack_columns(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to);
 
 }  // namespace nibble::cpu::NIBBLE_ISA
