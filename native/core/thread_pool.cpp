@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -14,6 +15,16 @@ namespace nibble {
 namespace {
 
 thread_local bool inside_task = false;
+
+// How long a thread looks for work before it sleeps. Ops of a step follow each other within this time, and
+// waking a sleeping thread takes longer than a small op.
+constexpr std::chrono::microseconds kAlertTime{50};
+
+template <typename Ready>
+void look_for(const Ready& ready) {
+  const auto deadline = std::chrono::steady_clock::now() + kAlertTime;
+  while (!ready() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+}
 
 class Pool {
  public:
@@ -37,12 +48,17 @@ class Pool {
       fn_ = fn;
       tasks_ = tasks;
       next_.store(0, std::memory_order_relaxed);
-      busy_ = int(workers_.size());
+      open_ = true;
       ++generation_;
     }
     wake_.notify_all();
     work(tasks, context, fn);
+    // All tasks are taken: a worker that is still asleep is not waited for.
     std::unique_lock<std::mutex> lock(mutex_);
+    open_ = false;
+    lock.unlock();
+    look_for([this] { return busy_ == 0; });
+    lock.lock();
     idle_.wait(lock, [this] { return busy_ == 0; });
   }
 
@@ -71,10 +87,16 @@ class Pool {
 
   void loop(uint64_t seen) {
     for (;;) {
+      look_for([&] { return stopping_ || generation_ != seen; });
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+      if (!stopping_ && !open_ && generation_ != seen) {  // came too late for that call
+        seen = generation_;
+        continue;
+      }
+      wake_.wait(lock, [&] { return stopping_ || (open_ && generation_ != seen); });
       if (stopping_) return;
       seen = generation_;
+      ++busy_;
       const int64_t tasks = tasks_;
       void* const context = context_;
       const TaskFunction fn = fn_;
@@ -93,9 +115,11 @@ class Pool {
   int64_t tasks_ = 0;
   void* context_ = nullptr;
   TaskFunction fn_ = nullptr;
-  uint64_t generation_ = 0;
-  int busy_ = 0;
-  bool stopping_ = false;
+  // Written under the mutex; read without it by threads that look for a change.
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> busy_{0};  // workers inside the present call
+  std::atomic<bool> stopping_{false};
+  bool open_ = false;  // there may be tasks left to take
 };
 
 Pool& pool() {
