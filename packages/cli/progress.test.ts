@@ -35,7 +35,7 @@ test("a terminal has one line, rewritten, no wider than itself", () => {
   const reporter = new TrainReporter(io);
   reporter.event(step(50));
   const shown = written();
-  assert.ok(shown.startsWith("\r\x1b[Kstep  50/100 ████████████░░░░░░░░░░░░  loss 1.2346"), shown);
+  assert.ok(shown.startsWith("\r\x1b[Kstep  50/100 ████████░░░░░░░░  loss 1.2346"), shown);
   assert.equal(shown.length, "\r\x1b[K".length + 59);
   reporter.event({ kind: "log", severity: "warning", text: "rows were cut" });
   assert.equal(written(), "\r\x1b[Kwarning: rows were cut\n");

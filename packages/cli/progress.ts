@@ -6,7 +6,8 @@ import { type Io, line } from "./io.ts";
 
 /** Lines of a whole run in a log. */
 const linesMax = 20;
-const barWidth = 24;
+/** A line of progress with it fits into 80 columns. */
+const barWidth = 16;
 const columnsDefault = 80;
 
 /** A line at the bottom of a terminal that is written again and again. */

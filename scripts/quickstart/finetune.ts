@@ -1,13 +1,13 @@
-// `node scripts/run.mjs quickstart/finetune [--model DIR] [--out DIR] [--misses N] [--FLAG VALUE …]`: fine-tunes the quickstart's base
+// `node scripts/run.mjs quickstart/finetune [--model DIR] [--out DIR] [--misses N] [--set KEY=VALUE …]`: fine-tunes the quickstart's base
 // on its instruction set through the engine alone, and marks its answers before and after, task by task. It is how the recipe was chosen;
-// the demo does the same through the services. Flags of the recipe, as in recipe.ts, may be given as --set key=value.
+// the demo does the same through the services. It reads examples/quickstart.yaml, as the demo does.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { loadTokenizer, parseRecipe } from "#packages/data";
+import { loadTokenizer, readRecipe } from "#packages/data";
 import { defaultQuant, Engine } from "#packages/engine";
 import { Examiner, type Mark, summarize } from "./exam.ts";
 import { makeQuestions } from "./instructions.ts";
-import { fineTuning, heldOutRows, modelFolder, seeds } from "./recipe.ts";
+import { fineTuningFile, heldOutRows, modelFolder, seeds } from "./recipe.ts";
 
 const { values } = parseArgs({
   options: {
@@ -51,7 +51,8 @@ try {
   show("base, begun sentences", await examiner.finishSentences(1, 100));
   show("base, held-out questions", await examiner.ask(questions, null));
 
-  const recipe = parseRecipe({ flags: { ...fineTuning, ...changes, model: values.model, data, out: values.out } });
+  const flags = { ...changes, model: values.model, data, out: values.out };
+  const recipe = readRecipe({ file: fineTuningFile, flags });
   const evalFile = join(modelFolder, "data/heldout.jsonl");
   const report = await engine.train({ recipe, evalFile, evalSteps: 0, device: "cpu" });
   const { steps, tokens, seconds, firstLoss, lastLoss, evalLoss } = report;

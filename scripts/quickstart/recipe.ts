@@ -74,18 +74,5 @@ export const modelConfig = {
   vocab_size: vocabSize,
 };
 
-/** Fine-tuning of the base on its instruction set, as `nibble train` takes it. */
-export const fineTuning = {
-  bits: 4,
-  rank: 16,
-  alpha: 32,
-  dtype: "float32",
-  lr: 2e-3,
-  batchSize: 16,
-  gradAccum: 1,
-  epochs: 4,
-  schedule: "cosine",
-  warmup: 10,
-  maxGradNorm: 1,
-  maxLength: contextTokens,
-} as const;
+/** How the base is fine-tuned on its instruction set: what the demo does, and anybody with `nibble train --config`. */
+export const fineTuningFile = fileURLToPath(new URL("../../examples/quickstart.yaml", import.meta.url));
