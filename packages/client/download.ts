@@ -49,6 +49,29 @@ export async function downloadAdapter(
   const target = resolve(intoDir);
   const digest = createHash("sha256").update(version.digest).digest("hex").slice(0, 16);
   const staging = join(dirname(target), `.${basename(target)}.download-${digest}`);
+  return inTurn(staging, () => download(registry, version, { target, staging }, options));
+}
+
+/** Downloads of this process into one place wait for one another: the next finds the folder there. */
+const underWay = new Map<string, Promise<unknown>>();
+
+async function inTurn<T>(key: string, work: () => Promise<T>): Promise<T> {
+  const before = underWay.get(key) ?? Promise.resolve();
+  const mine = before.then(work, work);
+  underWay.set(key, mine);
+  try {
+    return await mine;
+  } finally {
+    if (underWay.get(key) === mine) underWay.delete(key);
+  }
+}
+
+async function download(
+  registry: RegistryClient,
+  version: Version,
+  { target, staging }: { target: string; staging: string },
+  options: DownloadOptions,
+): Promise<Version> {
   try {
     for (let attempt = 0; attempt < attemptsMax; attempt++) {
       if (await holds(target, version)) return await cleared(staging, version);
