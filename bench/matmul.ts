@@ -1,5 +1,7 @@
 // Times linear layers against OpenBLAS sgemm on the same cores, in alternating runs of one process pair.
 //   npm run bench:matmul [-- --size 2048 | --shape N,O,I] [--threads 2] [--runs 7] [--isa avx2] [--python PATH]
+// --cpu-time counts the seconds that cores worked, for a machine that is busy with other things; with it use
+// --threads 1, as OpenBLAS's threads spin while they wait.
 // OpenBLAS comes with numpy: python3 -m venv .venv && .venv/bin/pip install numpy, then --python .venv/bin/python.
 // Without it the bench prints our figures alone.
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
@@ -28,9 +30,11 @@ const { values: options } = parseArgs({
     runs: { type: "string", default: "7" },
     isa: { type: "string", default: isa() },
     python: { type: "string", default: "python3" },
+    "cpu-time": { type: "boolean", default: false },
   },
 });
 const runs = Number(options.runs);
+const cpuTime = options["cpu-time"];
 const threads = Number(options.threads);
 const [n, out, inFeatures] = (options.shape ?? `${options.size},${options.size},${options.size}`)
   .split(",")
@@ -64,9 +68,9 @@ class OpenBlas {
   /** Seconds of one x Wᵀ, x [m, k], W [n, k]. */
   async seconds(m: number, columns: number, k: number): Promise<number> {
     this.#child.stdin!.write(`${m} ${columns} ${k}\n`);
-    const answer = Number((await this.#lines.next()).value);
+    const [clock = "", cpu = ""] = String((await this.#lines.next()).value).split(" ");
     await pause(settleMs);
-    return answer;
+    return Number(cpuTime ? cpu : clock);
   }
 
   stop(): void {
@@ -108,8 +112,10 @@ function subjects(bench: Bench): Subject[] {
 
 function timed(run: () => void): number {
   const started = performance.now();
+  const worked = process.cpuUsage();
   run();
-  return (performance.now() - started) / 1000;
+  const { user, system } = process.cpuUsage(worked);
+  return cpuTime ? (user + system) / 1e6 : (performance.now() - started) / 1000;
 }
 
 const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1]!;
@@ -123,7 +129,9 @@ print(
   `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores; ${threads} threads, ${isa()}, N=${n} O=${out} I=${inFeatures}`,
 );
 print(
-  blas ? `beside ${blas.name}; medians of ${runs} alternating runs` : "no numpy here: see the head of bench/matmul.ts",
+  blas
+    ? `beside ${blas.name}; medians of ${runs} alternating runs${cpuTime ? ", CPU time" : ""}`
+    : "no numpy here: see the head of bench/matmul.ts",
 );
 print(`${"".padEnd(54)}ms    GFLOP/s   OpenBLAS   share of it`);
 const bench = new Bench("cpu");
