@@ -1,6 +1,6 @@
 // Installs and builds what a fresh clone lacks, and says what it does; a second run does nothing.
 // Plain JavaScript: it must run on any Node >= 20.19, before the pinned Node is there.
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -87,4 +87,20 @@ export function bootstrap() {
   installDependencies();
   buildAddon();
   return pinnedNode();
+}
+
+const orphanedCheckMs = 500;
+
+/** Runs a script of the repository on the pinned Node, passes signals on, and exits as it does. */
+export function runOnPinnedNode(script, args) {
+  const child = spawn(bootstrap(), ["--disable-warning=ExperimentalWarning", join(root, script), ...args], {
+    stdio: "inherit",
+  });
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
+  // npx puts a shell between itself and this process, which does not pass SIGTERM on: its end is the sign.
+  const parent = process.ppid;
+  const isNpms = process.env.npm_command !== undefined;
+  const check = () => process.ppid !== parent && child.kill("SIGTERM");
+  if (isNpms) setInterval(check, orphanedCheckMs).unref();
+  child.on("exit", (code, signal) => process.exit(signal ? 1 : (code ?? 1)));
 }
