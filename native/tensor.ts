@@ -24,12 +24,36 @@ export interface Placement {
   kind: MemoryKind;
 }
 
+/** Tensors made by the innermost freeOnThrow under way. */
+let scope: Tensor[] | undefined;
+
+/**
+ * Runs `work`, which is synchronous, and gives its result. If it throws, the tensors that it made and did
+ * not free are freed: a load that fails half-way leaves nothing behind.
+ */
+export function freeOnThrow<T>(work: () => T): T {
+  const outer = scope;
+  const made: Tensor[] = [];
+  scope = made;
+  try {
+    const result = work();
+    outer?.push(...made);
+    return result;
+  } catch (thrown) {
+    for (const t of made) if (!t.isFree) t.free();
+    throw thrown;
+  } finally {
+    scope = outer;
+  }
+}
+
 /** A contiguous, row-major tensor in native memory. Its owner frees it; no finalizer does. */
 export class Tensor {
   readonly handle: number;
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly device: Device;
+  #isFree = false;
 
   private constructor(handle: number, dtype: DType, shape: readonly number[], device: Device) {
     this.handle = handle;
@@ -53,7 +77,9 @@ export class Tensor {
       d(2),
       d(3),
     );
-    return new Tensor(handle, dtype, [...shape], at.device);
+    const t = new Tensor(handle, dtype, [...shape], at.device);
+    scope?.push(t);
+    return t;
   }
 
   /** Copies `bytes`, which must fill the tensor exactly. */
@@ -98,7 +124,12 @@ export class Tensor {
     return this;
   }
 
+  get isFree(): boolean {
+    return this.#isFree;
+  }
+
   free(): void {
     addon.tensorFree(this.handle);
+    this.#isFree = true;
   }
 }

@@ -1,6 +1,6 @@
 // LoRA adapters (arXiv:2106.09685) on a model: made fresh, read from a PEFT folder, written to one.
 
-import { convert, type Device, Tensor, uniformFill } from "#native";
+import { convert, type Device, freeOnThrow, Tensor, uniformFill } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterCard,
@@ -58,6 +58,10 @@ export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Dev
 
 /** The adapter of a folder, in float32. `trainable` gives it gradients. */
 export function loadAdapter(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
+  return freeOnThrow(() => readLayers(folder, device, trainable));
+}
+
+function readLayers(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
   const layers = new Map<string, LoraLayer>();
   for (const [module, { scaling, rank, inFeatures, outFeatures }] of folder.modules) {
     const read = (matrix: "lora_A" | "lora_B", shape: number[]) => {

@@ -1,7 +1,7 @@
 // A model folder into native memory: weights stay 16-bit, come pre-quantized, or are quantized tensor by
 // tensor on the way, so that the 16-bit model never exists whole.
 
-import { codeValues, convert, type Device, Tensor, type Weight } from "#native";
+import { codeValues, convert, type Device, freeOnThrow, Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ModelFolder, ModelHasher, StoredQuantState, TensorToWrite } from "#packages/hub";
 import type { LinearLayer, NormLayer } from "./layers.ts";
@@ -165,8 +165,12 @@ export function denseWeight(data: Tensor): Weight {
   return { out: data.shape[0] ?? 0, in: data.shape[1] ?? 0, data, quant: null };
 }
 
-/** Loads every weight; the caller frees the model. The folder may be closed afterwards. */
+/** Loads every weight; the caller frees the model. The folder may be closed afterwards. An error leaves no memory behind. */
 export function loadModel(folder: ModelFolder, options: LoadOptions): LlamaModel {
+  return freeOnThrow(() => load(folder, options));
+}
+
+function load(folder: ModelFolder, options: LoadOptions): LlamaModel {
   const { config } = folder;
   const { device, float32 = false } = options;
   const loader = new Loader(folder, options);

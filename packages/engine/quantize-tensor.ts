@@ -3,8 +3,8 @@
 import {
   countNonfinite,
   type Device,
-  type DType,
   dynamicMap,
+  freeOnThrow,
   type QuantType,
   quantize4,
   quantizeAbsmax,
@@ -39,36 +39,31 @@ export function refuseNonfinite(t: Tensor, name: string): void {
  * @throws INVALID_ARGUMENT with NaN or Inf in the matrix.
  */
 export function quantizeMatrix(source: Tensor, name: string, options: QuantOptions, device: Device): Weight {
-  const [out = 0, inFeatures = 0] = source.shape;
-  const at = { device, kind: "weights" } as const;
-  const made: Tensor[] = [];
-  const make = (dtype: DType, shape: number[]) => {
-    const t = Tensor.empty(dtype, shape, at);
-    made.push(t);
-    return t;
-  };
   try {
     refuseNonfinite(source, name);
-    const blocks = Math.ceil(source.count / options.blockSize);
-    const codes = make("uint8", [Math.ceil(source.count / 2)]);
-    const absmax = make("float32", [blocks]);
-    quantize4(source, codes, absmax, options.type, options.blockSize);
-    const quant = { dtype: source.dtype, type: options.type, blockSize: options.blockSize };
-    if (!options.doubleQuant) return { out, in: inFeatures, data: codes, quant: { ...quant, absmax, nested: null } };
-    const absmax8 = make("uint8", [blocks]);
-    const nestedAbsmax = make("float32", [Math.ceil(blocks / nestedBlock)]);
-    const offset = Tensor.empty("float32", [1], { device, kind: "workspace" });
-    quantizeAbsmax(absmax, absmax8, nestedAbsmax, offset);
-    const nested = { absmax: nestedAbsmax, map: float32(dynamicMap(), at), offset: offset.toFloat32()[0] ?? 0 };
-    offset.free();
-    absmax.free();
-    return { out, in: inFeatures, data: codes, quant: { ...quant, absmax: absmax8, nested } };
-  } catch (thrown) {
-    for (const t of made) t.free();
-    throw thrown;
+    return freeOnThrow(() => quantized(source, options, device));
   } finally {
     source.free();
   }
+}
+
+function quantized(source: Tensor, options: QuantOptions, device: Device): Weight {
+  const [out = 0, inFeatures = 0] = source.shape;
+  const at = { device, kind: "weights" } as const;
+  const blocks = Math.ceil(source.count / options.blockSize);
+  const codes = Tensor.empty("uint8", [Math.ceil(source.count / 2)], at);
+  const absmax = Tensor.empty("float32", [blocks], at);
+  quantize4(source, codes, absmax, options.type, options.blockSize);
+  const quant = { dtype: source.dtype, type: options.type, blockSize: options.blockSize };
+  if (!options.doubleQuant) return { out, in: inFeatures, data: codes, quant: { ...quant, absmax, nested: null } };
+  const absmax8 = Tensor.empty("uint8", [blocks], at);
+  const nestedAbsmax = Tensor.empty("float32", [Math.ceil(blocks / nestedBlock)], at);
+  const offset = Tensor.empty("float32", [1], { device, kind: "workspace" });
+  quantizeAbsmax(absmax, absmax8, nestedAbsmax, offset);
+  const nested = { absmax: nestedAbsmax, map: float32(dynamicMap(), at), offset: offset.toFloat32()[0] ?? 0 };
+  offset.free();
+  absmax.free();
+  return { out, in: inFeatures, data: codes, quant: { ...quant, absmax: absmax8, nested } };
 }
 
 function float32(values: Float32Array, at: { device: Device; kind: "weights" }): Tensor {

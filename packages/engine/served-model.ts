@@ -1,6 +1,6 @@
 // A base model with its adapters, ready to answer: loading and unloading while requests run, and the
 // loop that turns the scheduler. It knows no transport; text is its callers' business.
-import type { Device, DType } from "#native";
+import { type Device, type DType, freeOnThrow } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterFolder,
@@ -103,8 +103,10 @@ export class ServedModel {
     using folder = openModelFolder(options.modelDir);
     const hasher = new ModelHasher();
     const { device, quant } = options;
-    const model = loadModel(folder, { device, quant, hasher, ...(signal ? { signal } : {}) });
-    return new ServedModel(model, hasher.digest(model.config), options);
+    return freeOnThrow(() => {
+      const model = loadModel(folder, { device, quant, hasher, ...(signal ? { signal } : {}) });
+      return new ServedModel(model, hasher.digest(model.config), options);
+    });
   }
 
   /** @throws ALREADY_EXISTS, or FAILED_PRECONDITION for an adapter of another base. */
