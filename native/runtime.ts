@@ -2,7 +2,7 @@
 import { addon } from "./addon.ts";
 import type { MemoryKind } from "./tensor.ts";
 
-const isas = ["portable", "avx2", "avx512"] as const;
+const isas = ["portable", "avx2", "avx512", "avx512_bf16"] as const;
 export type Isa = (typeof isas)[number];
 
 export interface MemoryReport {

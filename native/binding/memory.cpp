@@ -93,12 +93,12 @@ Napi::Value threads(Napi::Env env, const Arguments& a) {
 }
 
 Napi::Value isa(Napi::Env env, const Arguments& a) {
-  if (a.integer(0) >= 0) choose_isa(a.choice<Isa>(0, 3));
+  if (a.integer(0) >= 0) choose_isa(a.choice<Isa>(0, kIsaCount));
   return Napi::String::New(env, isa_name());
 }
 
 Napi::Value isa_is_supported(Napi::Env env, const Arguments& a) {
-  return Napi::Boolean::New(env, isa_supported(a.choice<Isa>(0, 3)));
+  return Napi::Boolean::New(env, isa_supported(a.choice<Isa>(0, kIsaCount)));
 }
 
 }  // namespace

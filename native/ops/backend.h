@@ -54,7 +54,9 @@ inline const Backend& backend_of(Device device) {
 }
 
 // Instruction sets of the CPU backend, worst first. `supported` asks this machine.
-enum class Isa : uint8_t { kPortable, kAvx2, kAvx512 };
+enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+constexpr Isa kIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
+constexpr int kIsaCount = 4;
 const char* isa_name();          // the one in use
 bool isa_supported(Isa isa);
 void choose_isa(Isa isa);        // throws FAILED_PRECONDITION when unsupported

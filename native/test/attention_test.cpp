@@ -79,7 +79,7 @@ Tensor on(Tensor t, Device device) {
 
 template <typename Body>
 void for_each_isa(Body body) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     if (!isa_supported(isa)) continue;
     choose_isa(isa);
     body();

@@ -18,7 +18,7 @@ struct Restore {
   std::string isa = isa_name();
   ~Restore() {
     set_thread_count(threads);
-    for (Isa i : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    for (const Isa i : kIsas) {
       if (!isa_supported(i)) continue;
       choose_isa(i);
       if (isa == isa_name()) return;
@@ -131,7 +131,7 @@ void put(const Tensor& t, int64_t i, double value) {
 
 void for_each_isa(const std::function<void(const std::string&)>& body) {
   const Restore restore;
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : kIsas) {
     if (!isa_supported(isa)) continue;
     choose_isa(isa);
     body(isa_name());

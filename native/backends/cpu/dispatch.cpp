@@ -19,15 +19,19 @@ const Backend& backend();
 namespace avx512 {
 const Backend& backend();
 }
+namespace avx512_bf16 {
+const Backend& backend();
+}
 #endif
 }  // namespace cpu
 
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16"};
 
 const Backend& backend_for(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::kAvx512Bf16) return cpu::avx512_bf16::backend();
   if (isa == Isa::kAvx512) return cpu::avx512::backend();
   if (isa == Isa::kAvx2) return cpu::avx2::backend();
 #endif
@@ -35,10 +39,10 @@ const Backend& backend_for(Isa isa) {
   return cpu::portable::backend();
 }
 
-// NIBBLE_CPU_ISA=portable|avx2|avx512 lowers the choice; by default the best one is taken.
+// NIBBLE_CPU_ISA=portable|avx2|avx512|avx512_bf16 lowers the choice; by default the best one is taken.
 Isa initial_isa() {
   const char* wanted = std::getenv("NIBBLE_CPU_ISA");
-  for (int i = 2; i >= 0; --i) {
+  for (int i = 3; i >= 0; --i) {
     const bool allowed = wanted == nullptr || std::string(wanted) == kNames[i];
     if (allowed && isa_supported(Isa(i))) return Isa(i);
   }
@@ -58,8 +62,10 @@ bool isa_supported(Isa isa) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (isa == Isa::kAvx2) return avx2;
-  return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (isa == Isa::kAvx512) return avx512;
+  return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif

@@ -11,7 +11,7 @@
 #endif
 
 #ifndef NIBBLE_ISA
-#error "compile the files of backends/cpu with -DNIBBLE_ISA=portable|avx2|avx512"
+#error "compile the files of backends/cpu with -DNIBBLE_ISA=portable|avx2|avx512|avx512_bf16"
 #endif
 
 namespace nibble::cpu::NIBBLE_ISA {
