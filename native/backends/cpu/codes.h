@@ -56,6 +56,30 @@ static inline void look_up_apart(const uint8_t* bytes, const Table& table, Vec& 
 #endif
 }
 
+// The same values as bfloat16, where they are.
+struct alignas(64) Table16 {
+  uint16_t value[32];  // twice, so that a look-up need not clear bit 4 of its index
+};
+
+static inline Table16 narrow(const Table& table) {
+  Table16 t;
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits;
+    memcpy(&bits, table.value + i, 4);
+    t.value[i] = t.value[16 + i] = uint16_t(bits >> 16);
+  }
+  return t;
+}
+
+#if defined(__AVX512BW__)
+// 32 codes from 16 bytes.
+static inline __m512i look_up_bf16(const uint8_t* bytes, __m512i table) {
+  const __m512i byte = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  const __m512i codes = _mm512_or_si512(_mm512_srli_epi32(byte, 4), _mm512_slli_epi32(byte, 16));
+  return _mm512_permutexvar_epi16(codes, table);
+}
+#endif
+
 class Codes {
  public:
   explicit Codes(const Weight& w)
@@ -68,6 +92,8 @@ class Codes {
         offset_(w.nested_offset),
         shift_(__builtin_ctzll(uint64_t(w.block_size))) {}
 
+  // Of the decoded values.
+  DType dtype() const { return dtype_; }
   int64_t block_of(int64_t element) const { return element >> shift_; }
   int64_t block_end(int64_t block) const { return (block + 1) << shift_; }
 

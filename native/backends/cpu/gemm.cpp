@@ -18,6 +18,10 @@ constexpr int64_t kBlockRowsMin = 256;  // fewer would decode B too often for wh
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
+Lane lane_of(const Term& t) { return lane_of(t.a, t.b); }
+int64_t block_depth(const Term& t) { return kDepth * elements_of(lane_of(t)); }  // in elements
+int64_t block_count(const Term& t) { return blocks_of(t.depth, block_depth(t)); }
+
 // How a product is cut up; a function of the shapes alone.
 struct Plan {
   int64_t n, slab_rows, block_rows, block_columns;
@@ -26,7 +30,7 @@ struct Plan {
 Plan plan_of(const Term* terms, int count, int64_t m, int64_t n) {
   int64_t floats = 0, depth = 0;  // of a packed row of A; of all terms
   for (int t = 0; t < count; ++t) {
-    floats += blocks_of(terms[t].depth, kDepth) * kPitch;
+    floats += block_count(terms[t]) * kPitch;
     depth += terms[t].depth;
   }
   int64_t slab = kPackedFloatsMax / (floats > 0 ? floats : 1);
@@ -53,13 +57,13 @@ class PackedRows {
       const int64_t row = task % groups * kPackRows;
       float* to = space_.data() + (block * rows_ + row) * kPitch;
       for (int t = 0; t < count_; ++t) {
-        const int64_t of_term = blocks_of(terms_[t].depth, kDepth);
-        if (block >= of_term) {
-          block -= of_term;
+        const Term& term = terms_[t];
+        if (block >= block_count(term)) {
+          block -= block_count(term);
           continue;
         }
-        const int64_t k0 = block * kDepth, depth = least(kDepth, terms_[t].depth - k0);
-        return pack_rows(terms_[t].a, begin + row, least(kPackRows, rows_ - row), k0, depth, to);
+        const int64_t k0 = block * block_depth(term), depth = least(block_depth(term), term.depth - k0);
+        return pack_rows(term.a, lane_of(term), begin + row, least(kPackRows, rows_ - row), k0, depth, to);
       }
     });
   }
@@ -70,7 +74,7 @@ class PackedRows {
  private:
   int64_t blocks() const {
     int64_t sum = 0;
-    for (int t = 0; t < count_; ++t) sum += blocks_of(terms_[t].depth, kDepth);
+    for (int t = 0; t < count_; ++t) sum += block_count(terms_[t]);
     return sum;
   }
 
@@ -116,7 +120,8 @@ void merge_tile(const float* tile, int64_t rows, int64_t columns, float* c, int6
       c[r * pitch + j] = add ? c[r * pitch + j] + tile[r * kTileColumns + j] : tile[r * kTileColumns + j];
 }
 
-// Adds one block of depth: every tile of the block of C.
+// Adds one block of depth, in lanes: every tile of the block of C.
+template <Lane LANE>
 void sum_tiles(const Block& block, const float* a, const float* b, int64_t depth, bool add) {
   const int64_t step = blocks_of(block.rows, blocks_of(block.rows, kTileRows));  // tiles of even height
   for (int64_t r = 0; r < block.rows; r += step) {
@@ -128,7 +133,7 @@ void sum_tiles(const Block& block, const float* a, const float* b, int64_t depth
       float* const to = block.sums + r * block.pitch + j;
       float* const c = whole ? to : tile;
       const int64_t pitch = whole ? block.pitch : kTileColumns;
-      const auto product = columns <= kWidth ? tile_product_of<1, kTileRows> : tile_product_of<2, kTileRows>;
+      const auto product = columns <= kWidth ? tile_product_of<LANE, 1> : tile_product_of<LANE, 2>;
       product(rows, depth, a + r * kPitch, b + j * depth, c, pitch, add && whole);
       if (!whole) merge_tile(tile, rows, columns, to, block.pitch, add);
     }
@@ -141,10 +146,13 @@ void sum_block(const Block& block, const Term* terms, int count, const Result& r
   int64_t index = 0;
   begin_block(block, result);
   for (int t = 0; t < count; ++t) {
-    for (int64_t k0 = 0; k0 < terms[t].depth; k0 += kDepth) {
-      const int64_t depth = least(kDepth, terms[t].depth - k0);
-      pack_columns(terms[t].b, block.column, block.columns, k0, depth, panel);
-      sum_tiles(block, packed.at(index++, packed_row), panel, depth, add);
+    const Lane lane = lane_of(terms[t]);
+    const int64_t step = block_depth(terms[t]);
+    for (int64_t k0 = 0; k0 < terms[t].depth; k0 += step) {
+      const int64_t depth = least(step, terms[t].depth - k0), lanes = blocks_of(depth, elements_of(lane));
+      pack_columns(terms[t].b, lane, block.column, block.columns, k0, depth, panel);
+      const auto sum = lane == Lane::kPair ? sum_tiles<Lane::kPair> : sum_tiles<Lane::kFloat>;
+      sum(block, packed.at(index++, packed_row), panel, lanes, add);
       add = true;
     }
     if (terms[t].mask != nullptr) mask_block(block, *terms[t].mask, result.c.dim(1));

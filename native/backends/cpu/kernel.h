@@ -15,14 +15,35 @@ constexpr int kTileRows = 14;
 constexpr int kTileRows = 6;
 #endif
 
-// Depth of a block: kTileRows rows of A of this depth stay in the first-level cache. Partial sums of
+// Depth of a block in lanes: kTileRows rows of A of this depth stay in the first-level cache. Partial sums of
 // different blocks are added in order, so this constant is part of the result's last bits.
 constexpr int64_t kDepth = 256;
 // Floats from one packed row of A to the next: not a power of two, or the rows would share cache sets.
 constexpr int64_t kPitch = kDepth + 16;
 
-// c[r, j] (+)= sum over k < depth of a[r * kPitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth.
-template <int ROWS, int VECS>
+// What a 32-bit lane of a packed operand holds: one float32, or two bfloat16 that lie next to each other along k.
+enum class Lane { kFloat, kPair };
+
+#if defined(__AVX512BF16__)
+constexpr bool kMultipliesPairs = true;
+#else
+constexpr bool kMultipliesPairs = false;
+#endif
+
+constexpr int64_t elements_of(Lane lane) { return lane == Lane::kPair ? 2 : 1; }
+
+// a * b + c of each lane; of a pair, both products are added.
+template <Lane LANE>
+static inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512BF16__)
+  if constexpr (LANE == Lane::kPair) return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#endif
+  return fma(a, b, c);
+}
+
+// c[r, j] (+)= sum over k < depth of a[r * kPitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth;
+// k and depth count lanes.
+template <Lane LANE, int ROWS, int VECS>
 static void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t c_pitch, bool add) {
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
@@ -38,7 +59,7 @@ static void tile_product(int64_t depth, const float* a, const float* b, float* c
     for (int r = 0; r < ROWS; ++r) {
       const Vec element = splat(a[r * kPitch]);
 #pragma GCC unroll 2
-      for (int v = 0; v < VECS; ++v) sum[r][v] = fma(element, column[v], sum[r][v]);
+      for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(element, column[v], sum[r][v]);
     }
     a += 1;
     b += kTileColumns;
@@ -53,12 +74,12 @@ static void tile_product(int64_t depth, const float* a, const float* b, float* c
   }
 }
 
-template <int VECS, int ROWS = kTileRows>
+template <Lane LANE, int VECS, int ROWS = kTileRows>
 static inline void tile_product_of(int64_t rows, int64_t depth, const float* a, const float* b, float* c,
                                    int64_t c_pitch, bool add) {
   if constexpr (ROWS > 0) {
-    if (rows == ROWS) return tile_product<ROWS, VECS>(depth, a, b, c, c_pitch, add);
-    tile_product_of<VECS, ROWS - 1>(rows, depth, a, b, c, c_pitch, add);
+    if (rows == ROWS) return tile_product<LANE, ROWS, VECS>(depth, a, b, c, c_pitch, add);
+    tile_product_of<LANE, VECS, ROWS - 1>(rows, depth, a, b, c, c_pitch, add);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "backends/cpu/matrix.h"
 
 #include "backends/cpu/dropout.h"
+#include "backends/cpu/elements.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
@@ -21,7 +22,24 @@ void decode_run(const Codes& codes, const Table& table, int64_t first, int64_t c
   for (; i < count; ++i) out[i] = codes.at(first + i, table);
 }
 
-void decode_row(const Codes& codes, int64_t first, int64_t count, float* out) {
+// The same as bfloat16.
+void decode_run(const Codes& codes, const Table& floats, int64_t first, int64_t count, uint16_t* out) {
+  const Table16 table = narrow(floats);
+  const auto one = [&](int64_t element) {
+    const uint8_t byte = codes.bytes[element / 2];
+    return table.value[element % 2 == 0 ? byte >> 4 : byte & 15];
+  };
+  int64_t i = 0;
+  if (first % 2 == 1) out[i++] = one(first);
+#if defined(__AVX512BW__)
+  const __m512i values = _mm512_load_si512(table.value);
+  for (; i + 32 <= count; i += 32) _mm512_storeu_si512(out + i, look_up_bf16(codes.bytes + (first + i) / 2, values));
+#endif
+  for (; i < count; ++i) out[i] = one(first + i);
+}
+
+template <typename T>
+void decode_row(const Codes& codes, int64_t first, int64_t count, T* out) {
   for (const int64_t end = first + count; first < end;) {
     const int64_t block = codes.block_of(first), block_end = codes.block_end(block);
     const int64_t run = (block_end < end ? block_end : end) - first;
@@ -49,14 +67,23 @@ void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* o
   if (m.dropout != nullptr) apply_dropout(*m.dropout, first, count, out);
 }
 
+void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uint16_t* out) {
+  const int64_t first = row * m.columns + column;
+  if (m.codes != nullptr) decode_row(*m.codes, first, count, out);
+  else memcpy(out, static_cast<const uint16_t*>(m.data) + first, size_t(count) * 2);
+}
+
 void put_row(const Tensor& t, int64_t first, int64_t count, const float* values, bool add) {
   if (t.dtype == DType::kF32) {
     float* to = t.f32() + first;
     for (int64_t i = 0; i < count; ++i) to[i] = add ? to[i] + values[i] : values[i];
     return;
   }
-  uint16_t* to = t.u16() + first;
-  for (int64_t i = 0; i < count; ++i) to[i] = float_to_bf16(add ? bf16_to_float(to[i]) + values[i] : values[i]);
+  Bf16* to = data_as<Bf16>(t) + first;
+  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
+    const Vec v = load(values + i, n);
+    store(to + i, add ? load(to + i, n) + v : v, n);
+  });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

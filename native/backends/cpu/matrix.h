@@ -53,6 +53,12 @@ class WeightMatrix {
 // out[i] = element [row, column + i] as float32, for i in [0, count).
 void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* out);
 
+// Whether every element is a bfloat16 number: then fetch_bf16 gives the same elements in half the space.
+static inline bool is_bf16(const Matrix& m) {
+  return (m.codes != nullptr ? m.codes->dtype() : m.dtype) == DType::kBF16 && m.factor == 1 && m.dropout == nullptr;
+}
+void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uint16_t* out);
+
 // t[first + i] = values[i], rounded to t's dtype; `add`: added to what was there.
 void put_row(const Tensor& t, int64_t first, int64_t count, const float* values, bool add);
 

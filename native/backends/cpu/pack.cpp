@@ -12,6 +12,16 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void clear(float* p, int64_t count) { memset(p, 0, size_t(count) * 4); }
 
+int64_t lanes_of(Lane lane, int64_t depth) { return (depth + elements_of(lane) - 1) / elements_of(lane); }
+
+// `depth` elements of a storage row along k, as lanes.
+void fetch_lanes(const Matrix& m, Lane lane, int64_t row, int64_t column, int64_t depth, float* to) {
+  if (lane == Lane::kFloat) return fetch(m, row, column, depth, to);
+  uint16_t* const pairs = reinterpret_cast<uint16_t*>(to);
+  fetch_bf16(m, row, column, depth, pairs);
+  if (depth % 2 == 1) pairs[depth] = 0;
+}
+
 // Storage rows are k: copied into each strip.
 void pack_straight(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
   alignas(64) float row[kPanelColumns];
@@ -24,23 +34,37 @@ void pack_straight(const Operand& b, int64_t column, int64_t columns, int64_t k0
   }
 }
 
+// The same in pairs: elements of two storage rows alternate.
+void pack_straight_pairs(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
+  alignas(64) uint16_t even[kPanelColumns] = {}, odd[kPanelColumns] = {};
+  const int64_t strips = (columns + kTileColumns - 1) / kTileColumns, lanes = lanes_of(Lane::kPair, depth);
+  for (int64_t l = 0; l < lanes; ++l) {
+    fetch_bf16(b.matrix, k0 + 2 * l, column, columns, even);
+    if (2 * l + 1 < depth) fetch_bf16(b.matrix, k0 + 2 * l + 1, column, columns, odd);
+    else memset(odd, 0, sizeof odd);
+    for (int64_t j = 0; j < strips * kTileColumns; j += kWidth)
+      store(to + (j / kTileColumns * lanes + l) * kTileColumns + j % kTileColumns, interleave(even + j, odd + j));
+  }
+}
+
 // Storage rows are n: read kWidth of them, then turned.
-void pack_turned(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
+void pack_turned(const Operand& b, Lane lane, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
   alignas(64) float rows[kWidth * kPitch];
+  const int64_t lanes = lanes_of(lane, depth);
   for (int64_t j = 0; j < columns; j += kWidth) {
-    float* strip = to + j / kTileColumns * depth * kTileColumns + j % kTileColumns;
+    float* strip = to + j / kTileColumns * lanes * kTileColumns + j % kTileColumns;
     const int64_t count = least(kWidth, columns - j);
-    for (int64_t i = 0; i < count; ++i) fetch(b.matrix, column + j + i, k0, depth, rows + i * kPitch);
+    for (int64_t i = 0; i < count; ++i) fetch_lanes(b.matrix, lane, column + j + i, k0, depth, rows + i * kPitch);
     if (count < kWidth) clear(rows + count * kPitch, (kWidth - count) * kPitch);
-    transpose_rows(rows, kPitch, kWidth, depth, strip, kTileColumns);
+    transpose_rows(rows, kPitch, kWidth, lanes, strip, kTileColumns);
   }
 }
 
 }  // namespace
 
-void pack_rows(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
+void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
   if (a.along_k) {
-    for (int64_t r = 0; r < rows; ++r) fetch(a.matrix, row + r, k0, depth, to + r * kPitch);
+    for (int64_t r = 0; r < rows; ++r) fetch_lanes(a.matrix, lane, row + r, k0, depth, to + r * kPitch);
     return;
   }
   alignas(64) float part[kWidth * kGroup];
@@ -54,9 +78,10 @@ void pack_rows(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t 
   }
 }
 
-void pack_columns(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
-  if (b.along_k) pack_turned(b, column, columns, k0, depth, to);
-  else pack_straight(b, column, columns, k0, depth, to);
+void pack_columns(const Operand& b, Lane lane, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
+  if (b.along_k) return pack_turned(b, lane, column, columns, k0, depth, to);
+  if (lane == Lane::kPair) return pack_straight_pairs(b, column, columns, k0, depth, to);
+  pack_straight(b, column, columns, k0, depth, to);
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA
