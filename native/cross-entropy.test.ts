@@ -71,7 +71,8 @@ function close(got: Record<string, Float32Array>, want: Record<string, Float32Ar
   for (const [name, expected] of Object.entries(want)) {
     const top = expected.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     for (let i = 0; i < expected.length; i++) {
-      const rounded = name === "dX" && c.dtype === "bfloat16" ? 2 ** -7 * Math.abs(expected[i]!) : 0;
+      // With bfloat16, a logit's gradient may lie on the other side of a rounding boundary.
+      const rounded = name !== "loss" && c.dtype === "bfloat16" ? 2 ** -7 * Math.abs(expected[i]!) + 1e-4 * top : 0;
       const allowed = 1e-5 * top + rounded;
       const ok = Math.abs(got[name]![i]! - expected[i]!) <= allowed;
       if (!ok) assert.fail(`${name}[${i}]: expected ${expected[i]}, got ${got[name]![i]} in ${JSON.stringify(c)}`);

@@ -4,6 +4,7 @@
 //   logits = x W^T;  loss[n] = logsumexp(logits[n]) - logits[n, labels[n]], 0 where labels[n] < 0
 //   with d_x:  d_x[n] = scale * (softmax(logits[n]) - onehot(labels[n])) W, 0 where labels[n] < 0
 //   with d_w:  d_w += scale * (softmax - onehot)^T x
+// Where x is bfloat16, scale * (softmax - onehot) is rounded to bfloat16 first, as the gradient of bfloat16 logits is.
 // The forward pass gives the gradients too: the caller knows scale (1 / trained tokens of the step)
 // beforehand, so the dear product is not done twice. Rows without a label cost nothing.
 #pragma once

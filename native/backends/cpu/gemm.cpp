@@ -39,7 +39,7 @@ Plan plan_of(const Term* terms, int count, int64_t m, int64_t n) {
   const int64_t wanted = least(2 * slab * n * depth / kTaskFlops, kTasksMax);
   auto tasks = [&] { return blocks_of(slab, plan.block_rows) * blocks_of(n, plan.block_columns); };
   while (tasks() < wanted && plan.block_rows > kBlockRowsMin) plan.block_rows = (plan.block_rows + 1) / 2;
-  while (tasks() < wanted && plan.block_columns > 2 * kTileColumns) plan.block_columns /= 2;
+  while (tasks() < wanted && plan.block_columns > kTileColumns) plan.block_columns /= 2;
   return plan;
 }
 
