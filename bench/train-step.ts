@@ -28,7 +28,7 @@ const { values: options, positionals } = parseArgs({
     steps: { type: "string", default: "5" },
     dtype: { type: "string", default: "bfloat16" },
     threads: { type: "string", default: String(availableParallelism()) },
-    checkpointing: { type: "string", default: "true" },
+    checkpointing: { type: "string", default: "selective" },
     isa: { type: "string", default: isa() },
     ops: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
@@ -47,7 +47,8 @@ function timeOps(): void {
       const [cpu, clock] = [process.cpuUsage(), performance.now()];
       const result = (op as (...a: unknown[]) => unknown)(...args);
       const used = process.cpuUsage(cpu);
-      const sum = (seconds[name] ??= { calls: 0, cpu: 0, clock: 0 });
+      seconds[name] ??= { calls: 0, cpu: 0, clock: 0 };
+      const sum = seconds[name];
       sum.calls++;
       sum.cpu += (used.user + used.system) / 1e6;
       sum.clock += (performance.now() - clock) / 1e3;
@@ -89,7 +90,7 @@ const trainer = new Trainer(model, optimizer, {
   ...{
     device,
     dtype: options.dtype as "float32",
-    gradientCheckpointing: (options.checkpointing === "true") as never,
+    gradientCheckpointing: options.checkpointing as "none",
     seed: 1,
   },
   schedule: { kind: "constant", lr: 2e-4, warmupSteps: 0, steps: 1000 },

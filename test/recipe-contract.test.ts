@@ -19,6 +19,7 @@ const renamed: Record<string, string> = {
   beta1: "adam_beta1",
   beta2: "adam_beta2",
   eps: "adam_epsilon",
+  gradientCheckpointing: "checkpointing",
   dtype: "compute_dtype",
 };
 

@@ -6,7 +6,7 @@
 // backward: d_s from d_y, plus d_sum when given (the gradient that reached `sum` by the residual path).
 //   d_s is the gradient of both x and residual.  d_weight +=, d_bias += (parameters accumulate).
 // x, residual, y, sum and their gradients: [N, C] float32 | bfloat16, all alike; weight, bias float32 [C].
-// d_s may alias d_sum. Statistics are float32, sums inside are float32 or better.
+// sum may alias x, d_s may alias d_sum. Statistics are float32, sums inside are float32 or better.
 #pragma once
 
 #include "ops/dims.h"

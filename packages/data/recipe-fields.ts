@@ -3,6 +3,8 @@
 // and its code) unless a comment says otherwise. "Upstream" names are those of transformers and PEFT.
 
 export const schedules = ["constant", "linear", "cosine"] as const;
+/** What the backward pass computes again: nothing; norms and activations; whole blocks. */
+export const checkpointings = ["none", "selective", "full"] as const;
 export const computeDTypes = ["float32", "bfloat16"] as const;
 export const baseQuantTypes = ["nf4", "fp4", "int4"] as const;
 export const blockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
@@ -40,7 +42,7 @@ export interface TrainRecipe {
   shuffle: boolean;
   maxLength: number;
   trainOnSource: boolean;
-  gradientCheckpointing: boolean;
+  gradientCheckpointing: (typeof checkpointings)[number];
   dtype: (typeof computeDTypes)[number];
   /** Null: as many as the machine has cores. */
   threads: number | null;
@@ -104,6 +106,15 @@ const yesNo: Check = {
   read: (value) => (typeof value === "boolean" ? value : undefined),
 };
 
+/** Upstream has true and false. */
+const checkpointing: Check = {
+  expected: `one of ${checkpointings.join(", ")}`,
+  read: (value) => {
+    if (typeof value === "boolean") return value ? "full" : "none";
+    return choice(checkpointings).read(value);
+  },
+};
+
 const moduleNames: Check = {
   expected: "all-linear or a list of module names such as q_proj,v_proj",
   read: (value) => {
@@ -151,7 +162,12 @@ export const recipeFields: readonly RecipeField[] = [
   { key: "shuffle", fallback: true, check: yesNo, help: "another order each epoch" },
   { key: "maxLength", fallback: 1024, check: whole(2), help: "tokens of a row; the rest is cut" },
   { key: "trainOnSource", fallback: false, check: yesNo, help: "train prompts and user turns too" },
-  { key: "gradientCheckpointing", fallback: false, check: yesNo, help: "less memory, a third more time" },
+  {
+    key: "gradientCheckpointing",
+    fallback: "selective",
+    check: checkpointing,
+    help: "full: least memory, a third more time; selective: a third less, for little",
+  },
   { key: "dtype", fallback: "float32", check: choice(computeDTypes), help: "what the engine computes in" },
   { key: "threads", fallback: null, check: whole(1), help: "CPU threads; default all cores" },
 ];

@@ -35,6 +35,10 @@ test("flags win over the file, the file over the defaults; flags are text", () =
   assert.deepEqual([recipe.lr, recipe.rank, recipe.gradAccum, recipe.shuffle], [1e-4, 64, 2, false]);
   assert.deepEqual([recipe.weightDecay, recipe.dtype, recipe.bits], [0.01, "bfloat16", 16]);
   assert.deepEqual(recipe.targets, ["q_proj", "v_proj"]);
+  const checkpointing = ["gradient_checkpointing: true", "gradient_checkpointing: false", ""].map(
+    (text) => withYaml(text).gradientCheckpointing,
+  );
+  assert.deepEqual(checkpointing, ["full", "none", "selective"]);
   assert.deepEqual(parseRecipe({ flags: { ...paths, targets: "q_proj, v_proj" } }).targets, recipe.targets);
 });
 
@@ -51,6 +55,7 @@ test("unknown keys and wrong values are errors that say what to write", () => {
     ["dropout: 1", /dropout: expected a number in 0\.\.1, 1 excluded, got 1/],
     ["schedule: step", /schedule: expected one of constant, linear, cosine, got "step"/],
     ["block_size: 60", /block_size: expected one of 32, 64.*, got 60/],
+    ["gradient_checkpointing: some", /gradient_checkpointing: expected one of none, selective, full, got "some"/],
     ["shuffle: maybe", /shuffle: expected true or false/],
     ["targets: []", /targets: expected all-linear or a list/],
     ["rank: null", /rank: expected a whole number >= 1, got null/],

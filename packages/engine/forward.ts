@@ -1,6 +1,4 @@
-// Forward and backward through a whole model, a block at a time, with or without gradient checkpointing.
-// Each block has a tape of its own. Checkpointing keeps a block's input only and runs the block again on
-// a recording tape when the backward pass comes to it (Chen et al., arXiv:1604.06174).
+// Forward and backward through a whole model, a block at a time. Each block has a tape of its own.
 import { linearCrossEntropy, linearForward, Tensor } from "#native";
 import type { DeviceBatch } from "./batch.ts";
 import {
@@ -14,10 +12,17 @@ import {
 } from "./models/llama.ts";
 import { Tape, type TapeOptions, type Var } from "./tape.ts";
 
+/**
+ * What the backward pass makes again instead of having kept it. "selective": norms and gated activations, which cost
+ * next to nothing (Korthikanti et al., arXiv:2205.05198, section 5). "full": all but a block's input; the block runs
+ * again on a recording tape (Chen et al., arXiv:1604.06174).
+ */
+export type GradientCheckpointing = "none" | "selective" | "full";
+
 export interface PassOptions {
   device: TapeOptions["device"];
   dtype: TapeOptions["dtype"];
-  gradientCheckpointing: boolean;
+  gradientCheckpointing: GradientCheckpointing;
   /** Null: dropout is off. */
   dropoutSeed: number | null;
 }
@@ -57,13 +62,15 @@ class ModelPass {
     let learns = this.embedded.requiresGrad;
     for (const layer of this.model.blocks) {
       const segment = this.segment(layer, attend, hidden, learns);
-      const recording = !this.options.gradientCheckpointing;
+      const { gradientCheckpointing } = this.options;
+      const recording = gradientCheckpointing !== "full";
       const tape = this.tape(recording);
       const x = tape.variable(hidden, learns);
       const y = segment.run(tape, x);
       if (recording) segment.kept = { tape, x, y };
       hidden = tape.disown(y.value);
       learns = learns || blockLearns(layer);
+      if (gradientCheckpointing === "selective") tape.forgetCheap();
       if (!recording) tape.dispose();
       this.segments.push(segment);
     }
@@ -144,7 +151,7 @@ export function lossAndGradients(
   const trains = scale !== null;
   const pass = new ModelPass(model, batch, {
     ...options,
-    gradientCheckpointing: options.gradientCheckpointing || !trains,
+    gradientCheckpointing: trains ? options.gradientCheckpointing : "full", // keeps nothing
   });
   const { hidden, learns } = pass.forward();
   const { device, dtype } = options;
@@ -166,7 +173,7 @@ export function lossAndGradients(
 /** Logits float32 [N, V] of every row; for tests and probes, where N is small. The caller frees them. */
 export function allLogits(model: LlamaModel, batch: DeviceBatch, options: PassOptions): Tensor {
   const { device, dtype } = options;
-  const pass = new ModelPass(model, batch, { ...options, gradientCheckpointing: true });
+  const pass = new ModelPass(model, batch, { ...options, gradientCheckpointing: "full" });
   const { hidden } = pass.forward();
   using tape = new Tape({ device, dtype, recording: false });
   const y = finalNorm(tape, model, tape.variable(hidden, false));

@@ -5,7 +5,7 @@ import { describe, test } from "node:test";
 import type { Device } from "#native";
 import type { LlamaConfig } from "#packages/hub";
 import { freeBatch, packExamples, uploadBatch } from "./batch.ts";
-import { lossAndGradients } from "./forward.ts";
+import { type GradientCheckpointing, lossAndGradients } from "./forward.ts";
 import { createModel, trainAllParameters } from "./full-parameters.ts";
 import { adapterParameters, attachAdapter, createAdapter } from "./lora.ts";
 import type { LlamaModel } from "./models/llama.ts";
@@ -40,10 +40,14 @@ const examples = [
 ].map((ids) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(ids) }));
 const device: Device = "cpu";
 
-function lossOf(model: LlamaModel, scale: number | null): number {
+function lossOf(
+  model: LlamaModel,
+  scale: number | null,
+  gradientCheckpointing: GradientCheckpointing = "full",
+): number {
   const packed = packExamples(examples);
   const batch = uploadBatch(packed, device);
-  const pass = { device, dtype: "float32", gradientCheckpointing: true, dropoutSeed: 7 } as const;
+  const pass = { device, dtype: "float32", gradientCheckpointing, dropoutSeed: 7 } as const;
   const { lossSum } = lossAndGradients(model, batch, pass, scale === null ? null : scale / packed.trainedTokens);
   freeBatch(batch);
   return lossSum / packed.trainedTokens;
@@ -104,6 +108,14 @@ describe("gradients against finite differences", () => {
       b.write(new Uint8Array(values.buffer));
     }
     attachAdapter(model, adapter);
-    check(model, adapterParameters(adapter));
+    const parameters = adapterParameters(adapter);
+    check(model, parameters);
+    // What is kept and what is made again changes no bit.
+    const gradients = (mode: GradientCheckpointing) => {
+      for (const p of parameters) p.grad.zero();
+      return [lossOf(model, 1, mode), ...parameters.map((p) => p.grad.toFloat32())];
+    };
+    const expected = gradients("none");
+    for (const mode of ["selective", "full"] as const) assert.deepEqual(gradients(mode), expected, mode);
   });
 });

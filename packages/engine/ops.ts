@@ -63,32 +63,27 @@ export function linear(tape: Tape, x: Var, layer: LinearLayer, dropoutSeed: numb
 export function norm(tape: Tape, x: Var, layer: NormLayer): Var {
   const y = tape.variable(tape.empty(x.value.shape), x.requiresGrad || layer.trained !== null);
   const rstd = tape.empty([rowsOf(x)], "float32");
-  const { weight, eps, trained } = layer;
-  normForward({
-    kind: "rms",
-    x: x.value,
-    residual: null,
-    weight,
-    bias: null,
-    eps,
-    y: y.value,
-    sum: null,
-    mean: null,
-    rstd,
-  });
-  tape.record(() => y.grad && normGradient(tape, x, x.value, y.grad, rstd, layer, trained));
+  const make = () => normalize(x.value, layer, y.value, rstd);
+  make();
+  tape.remakable(y, make);
+  tape.record(() => y.grad && normGradient(tape, x, x.value, y.grad, rstd, layer, layer.trained));
   return y;
 }
 
-/** s = x + residual, y = rmsnorm(s): [y, s]. */
+function normalize(x: Tensor, { weight, eps }: NormLayer, y: Tensor, rstd: Tensor): void {
+  normForward({ kind: "rms", x, residual: null, weight, bias: null, eps, y, sum: null, mean: null, rstd });
+}
+
+/** s = x + residual in x's memory, y = rmsnorm(s): [y, s]; x must not be needed by its producer's backward pass. */
 export function addNorm(tape: Tape, x: Var, residual: Var, layer: NormLayer): [Var, Var] {
   const requiresGrad = x.requiresGrad || residual.requiresGrad;
-  const s = tape.variable(tape.empty(x.value.shape), requiresGrad);
+  const s = tape.variable(x.value, requiresGrad);
   const y = tape.variable(tape.empty(x.value.shape), requiresGrad || layer.trained !== null);
   const rstd = tape.empty([rowsOf(x)], "float32");
   const { weight, eps, trained } = layer;
   const inputs = { x: x.value, residual: residual.value, weight, bias: null, eps };
   normForward({ kind: "rms", ...inputs, y: y.value, sum: s.value, mean: null, rstd });
+  tape.remakable(y, () => normalize(s.value, layer, y.value, rstd));
   tape.record(() => {
     if (!y.grad) return;
     normGradient(tape, s, s.value, y.grad, rstd, layer, trained);
@@ -163,7 +158,9 @@ export function attention(tape: Tape, shape: AttentionShape, q: Var, k: Var, v: 
 /** silu(g) · u. The backward pass writes the gradients over g and u. */
 export function swiglu(tape: Tape, g: Var, u: Var): Var {
   const y = tape.variable(tape.empty(g.value.shape), g.requiresGrad || u.requiresGrad);
-  activationForward("silu", g.value, u.value, y.value);
+  const make = () => activationForward("silu", g.value, u.value, y.value);
+  make();
+  tape.remakable(y, make);
   tape.record(() => {
     if (!y.grad) return;
     activationBackward("silu", { dY: y.grad, g: g.value, u: u.value, dG: g.value, dU: u.value });

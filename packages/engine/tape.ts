@@ -5,7 +5,8 @@ import { add, type Device, type DType, type MemoryKind, Tensor } from "#native";
 
 /** A value on a tape and, once the backward pass reached it, its gradient. */
 export interface Var {
-  readonly value: Tensor;
+  /** Only the tape sets it: another tensor of the same numbers after forgetCheap(). */
+  value: Tensor;
   readonly requiresGrad: boolean;
   grad: Tensor | null;
 }
@@ -22,6 +23,8 @@ export class Tape {
   readonly options: TapeOptions;
   private readonly owned = new Set<Tensor>();
   private readonly steps: (() => void)[] = [];
+  private readonly cheap: { of: Var; make: () => void }[] = [];
+  private forgotten = false;
 
   constructor(options: TapeOptions) {
     this.options = options;
@@ -47,6 +50,24 @@ export class Tape {
     if (this.recording) this.steps.push(step);
   }
 
+  /** Says that `make` fills v.value again, the same bits, from values that stay: the backward pass may do without it till then. */
+  remakable(v: Var, make: () => void): void {
+    if (this.recording) this.cheap.push({ of: v, make });
+  }
+
+  /** Frees what is cheap to make again; backward() makes it. */
+  forgetCheap(): void {
+    this.forgotten = true;
+    for (const { of } of this.cheap) this.release(of.value);
+  }
+
+  private remake(): void {
+    for (const { of, make } of this.cheap) {
+      of.value = this.empty(of.value.shape, of.value.dtype);
+      make();
+    }
+  }
+
   /** Frees one tensor early. */
   release(t: Tensor): void {
     if (this.owned.delete(t)) t.free();
@@ -60,6 +81,7 @@ export class Tape {
 
   /** Runs the recorded steps backwards. The gradients of the roots have been set before. */
   backward(): void {
+    if (this.forgotten) this.remake();
     for (let step = this.steps.pop(); step; step = this.steps.pop()) step();
   }
 
@@ -84,6 +106,7 @@ export class Tape {
     for (const t of this.owned) t.free();
     this.owned.clear();
     this.steps.length = 0;
+    this.cheap.length = 0;
   }
 
   [Symbol.dispose](): void {

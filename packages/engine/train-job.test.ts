@@ -63,10 +63,10 @@ describe("a job", () => {
   });
 
   test("repeats bit for bit, whatever the threads, with dropout and checkpointing or without", async () => {
-    const flags = { dropout: 0.2, gradientCheckpointing: false };
+    const flags = { dropout: 0.2, gradientCheckpointing: "none" };
     const first = await train({ ...flags, threads: 1 });
     const second = await train({ ...flags, threads: 3 });
-    const checkpointed = await train({ ...flags, gradientCheckpointing: true });
+    const checkpointed = await train({ ...flags, gradientCheckpointing: "full" });
     assert.deepEqual(weights(second.outDir), weights(first.outDir));
     assert.deepEqual(weights(checkpointed.outDir), weights(first.outDir));
     const other = await train({ ...flags, seed: 43 });

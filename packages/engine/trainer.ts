@@ -23,7 +23,7 @@ export interface StepResult {
 export interface TrainerOptions {
   device: PassOptions["device"];
   dtype: PassOptions["dtype"];
-  gradientCheckpointing: boolean;
+  gradientCheckpointing: PassOptions["gradientCheckpointing"];
   schedule: ScheduleOptions;
   seed: number;
 }

@@ -38,7 +38,7 @@ export const pretraining = {
     maxGradNorm: 1,
     schedule: "cosine",
     warmup: 100,
-    gradientCheckpointing: false,
+    gradientCheckpointing: "none",
     maxLength: contextTokens,
   },
 } as const;

@@ -1,7 +1,7 @@
 // A training spec as the engine's recipe. What the rules in the protos cannot say is checked here, with the field that
 // is wrong.
 import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
-import { Schedule, type TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import { GradientCheckpointing, Schedule, type TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { parseRecipe, type TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { BadRequestError, checkId } from "#packages/rpc";
@@ -56,10 +56,16 @@ const specFields = {
   shuffle: "shuffle",
   maxLength: "max_length",
   trainOnSource: "train_on_source",
-  gradientCheckpointing: "gradient_checkpointing",
+  gradientCheckpointing: "checkpointing",
   dtype: "compute_dtype",
   threads: "threads",
 } as const satisfies Record<keyof TrainRecipe, string>;
+
+const checkpointings = new Map<GradientCheckpointing, TrainRecipe["gradientCheckpointing"]>([
+  [GradientCheckpointing.NONE, "none"],
+  [GradientCheckpointing.SELECTIVE, "selective"],
+  [GradientCheckpointing.FULL, "full"],
+]);
 
 /** Undefined: the recipe's own default. */
 function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
@@ -94,7 +100,7 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
     shuffle: spec.shuffle,
     maxLength: spec.maxLength,
     trainOnSource: spec.trainOnSource,
-    gradientCheckpointing: spec.gradientCheckpointing,
+    gradientCheckpointing: checkpointings.get(spec.checkpointing) ?? spec.gradientCheckpointing,
     dtype: dtypes.get(spec.computeDtype),
     threads: spec.threads,
   };

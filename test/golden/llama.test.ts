@@ -23,7 +23,7 @@ const models = [
   ["llama_untied_i192", "nf4_dq"],
 ] as const;
 
-const pass = (device: Device) => ({ device, dtype: "float32", gradientCheckpointing: false, dropoutSeed: null }) as const;
+const pass = (device: Device) => ({ device, dtype: "float32", gradientCheckpointing: "none", dropoutSeed: null }) as const;
 
 function greedy(model: LlamaModel, prompt: readonly number[], count: number): Promise<number[]> {
   const options = { sequencesMax: 4, stepTokensMax: 5, cacheTokensMax: 64, waitingMax: 4 } as const;

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { openAdapterFolder } from "#packages/hub";
 import { freeBatch, packExamples, uploadBatch } from "../../packages/engine/batch.ts";
-import { allLogits, lossAndGradients } from "../../packages/engine/forward.ts";
+import { allLogits, type GradientCheckpointing, lossAndGradients } from "../../packages/engine/forward.ts";
 import { type Adapter, adapterParameters, attachAdapter, freeAdapter, loadAdapter } from "../../packages/engine/lora.ts";
 import { freeModel } from "../../packages/engine/model-load.ts";
 import { Adamw } from "../../packages/engine/optimizer.ts";
@@ -44,7 +44,7 @@ function initAdapter(base: string, path = "train/init_adapter") {
   return { model, adapter };
 }
 
-async function train(base: string, gradientCheckpointing: boolean, split: boolean) {
+async function train(base: string, gradientCheckpointing: GradientCheckpointing, split: boolean) {
   const { model, adapter } = initAdapter(base);
   const optimizer = new Adamw(adapterParameters(adapter), adamw);
   const schedule = { kind: "constant", lr: hparams["lr"] ?? 0, warmupSteps: 0, steps: 20 } as const;
@@ -78,23 +78,26 @@ for (const [name, golden] of [
 ] as const) {
   describe(name, () => {
     test("20 losses and gradient norms, with one batch, with accumulation, with checkpointing", async () => {
-      const whole = await train(golden.base, false, false);
+      const whole = await train(golden.base, "none", false);
       // 1e-5 at the start, 1e-4 at the end: rounding grows with the steps.
       close(whole.losses, golden.loss, (i) => 1e-5 * 10 ** (i / 19), "loss");
       close(whole.norms, golden.grad_norm, () => 1e-4, "gradient norm");
-      const split = await train(golden.base, false, true);
+      const split = await train(golden.base, "none", true);
       close(split.losses, golden.loss, (i) => 1e-5 * 10 ** (i / 19), "loss with accumulation");
-      const checkpointed = await train(golden.base, true, false);
-      assert.deepEqual(checkpointed.losses, whole.losses);
-      assert.deepEqual(snapshot(checkpointed.adapter), snapshot(whole.adapter));
+      const checkpointed = await train(golden.base, "full", false);
+      const selective = await train(golden.base, "selective", false);
+      for (const run of [checkpointed, selective]) {
+        assert.deepEqual(run.losses, whole.losses);
+        assert.deepEqual(snapshot(run.adapter), snapshot(whole.adapter));
+      }
       const batch = uploadBatch(packExamples(step(0)), "cpu");
-      const pass = { device: "cpu", dtype: "float32", gradientCheckpointing: false, dropoutSeed: null } as const;
+      const pass = { device: "cpu", dtype: "float32", gradientCheckpointing: "none", dropoutSeed: null } as const;
       const logits = allLogits(whole.model, batch, pass);
       const worst = relativeDifference(logits.toFloat32(), floatsOf(data(`logits_batch0.${name}_final`)));
       assert.ok(worst < 1e-3, `final logits differ by ${worst}`);
       logits.free();
       freeBatch(batch);
-      for (const { model, adapter, optimizer } of [whole, split, checkpointed]) {
+      for (const { model, adapter, optimizer } of [whole, split, checkpointed, selective]) {
         optimizer.free();
         freeAdapter(adapter);
         freeModel(model);
@@ -107,7 +110,7 @@ test("qlora: gradients before the first step and parameters after it", async () 
   const { model, adapter } = initAdapter("llama_untied_nf4_dq");
   const packed = packExamples(step(0));
   const batch = uploadBatch(packed, "cpu");
-  const pass = { device: "cpu", dtype: "float32", gradientCheckpointing: false, dropoutSeed: null } as const;
+  const pass = { device: "cpu", dtype: "float32", gradientCheckpointing: "none", dropoutSeed: null } as const;
   lossAndGradients(model, batch, pass, 1 / packed.trainedTokens);
   const [grads, params] = [goldenTensors("train/qlora.grads_step0.safetensors"), goldenTensors("train/qlora.params_after_step0.safetensors")];
   const theirs = (name: string) => name.replace(/\.weight$/, ".default.weight");

@@ -5,13 +5,23 @@ import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
 import type { SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { Event, StepProgress } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
-import { type RegistryTargetSchema, Schedule, type TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import {
+  GradientCheckpointing,
+  type RegistryTargetSchema,
+  Schedule,
+  type TrainingSpecSchema,
+} from "#gen/nibble/trainer/v1/spec_pb.ts";
 import type { TrainRecipe } from "#packages/data";
 import type { QuantOptions } from "#packages/engine";
 import type { AnswerRequest, TrainingJob, TrainProgress } from "../backend.ts";
 
 const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
 const dtypes = { float32: ComputeDtype.FLOAT32, bfloat16: ComputeDtype.BFLOAT16 } as const;
+const checkpointings = {
+  none: GradientCheckpointing.NONE,
+  selective: GradientCheckpointing.SELECTIVE,
+  full: GradientCheckpointing.FULL,
+} as const;
 const schedules = { constant: Schedule.CONSTANT, linear: Schedule.LINEAR, cosine: Schedule.COSINE } as const;
 
 /** "SUCCEEDED" for State.SUCCEEDED: generated enums have no way back from a number. */
@@ -56,7 +66,7 @@ export function trainingSpec(
     trainOnSource: recipe.trainOnSource,
     maxLength: recipe.maxLength,
     evalSteps: BigInt(evalSteps),
-    gradientCheckpointing: recipe.gradientCheckpointing,
+    checkpointing: checkpointings[recipe.gradientCheckpointing],
     computeDtype: computeDtypeOf(recipe.dtype),
     ...(threads === null ? {} : { threads }),
     bits: recipe.bits,
