@@ -31,6 +31,7 @@ const { values: options } = parseArgs({
     isa: { type: "string", default: isa() },
     python: { type: "string", default: "python3" },
     "cpu-time": { type: "boolean", default: false },
+    json: { type: "boolean", default: false }, // a line of JSON for each product, with every run
   },
 });
 const runs = Number(options.runs);
@@ -124,7 +125,7 @@ if (!(supportedIsas() as string[]).includes(options.isa)) throw new Error(`this 
 chooseIsa(options.isa as Isa);
 setThreadCount(threads);
 const blas = await OpenBlas.start(options.python);
-const print = (line: string) => process.stdout.write(`${line}\n`);
+const print = (line: string) => (options.json ? false : process.stdout.write(`${line}\n`));
 print(
   `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores; ${threads} threads, ${isa()}, N=${n} O=${out} I=${inFeatures}`,
 );
@@ -143,6 +144,12 @@ for (const subject of subjects(bench)) {
   for (let i = 0; i < runs; i++) {
     ours.push(timed(subject.run));
     if (blas) theirs.push(await blas.seconds(n, out, inFeatures));
+  }
+  if (options.json) {
+    const rates = (seconds: number[]) => seconds.map((s) => flops / s / 1e9);
+    const line = { what: subject.name, isa: isa(), gflops: rates(ours), openblas: rates(theirs) };
+    process.stdout.write(`${JSON.stringify(line)}\n`);
+    continue;
   }
   const rate = (seconds: number) => (flops / seconds / 1e9).toFixed(1);
   const share = blas ? `${((100 * median(theirs)) / median(ours)).toFixed(0)} %` : "";
