@@ -1,28 +1,37 @@
 // The process's native side: memory report and limit, threads, instruction set.
 import { addon } from "./addon.ts";
-import type { MemoryKind } from "./tensor.ts";
+import { type Device, devices, type MemoryKind } from "./tensor.ts";
 
 const isas = ["portable", "avx2", "avx512", "avx512_bf16"] as const;
 export type Isa = (typeof isas)[number];
 
 export interface MemoryReport {
-  /** Bytes in use, by kind. */
+  /** Bytes in use, by kind; paged ones are counted apart. */
   current: Record<MemoryKind, number>;
   /** Most bytes of each kind since the last resetPeak. */
   peak: Record<MemoryKind, number>;
+  /** Bytes of each kind when all kinds together were most. */
+  atPeak: Record<MemoryKind, number>;
   /** Most bytes of all kinds together since the last resetPeak. */
   peakTotal: number;
-  /** Bytes freed by their owner and kept for the next allocation. */
+  /** Bytes freed by their owner and kept for the next allocation; with those in use never more than the most in use. */
   cached: number;
+  /** Bytes in spill files, whether the system keeps them in memory or not. */
+  paged: number;
+  /** Most of them since the last resetPeak. */
+  pagedPeak: number;
 }
 
+const indexOf = (device: Device): number => devices.indexOf(device);
+
+/** Of the host, or of tensors on the meta device. */
 export const memory = {
-  report: (): MemoryReport => addon.memoryReport(),
-  resetPeak: (): void => addon.memoryResetPeak(),
+  report: (device: Device = "cpu"): MemoryReport => addon.memoryReport(indexOf(device)),
+  resetPeak: (device: Device = "cpu"): void => addon.memoryResetPeak(indexOf(device)),
   /** Bytes; 0 = no limit. Allocations beyond it fail with RESOURCE_EXHAUSTED. */
   setLimit: (bytes: number): void => addon.memorySetLimit(bytes),
   /** Gives cached blocks back to the system; bytes given back. */
-  trim: (): number => addon.memoryTrim(),
+  trim: (device: Device = "cpu"): number => addon.memoryTrim(indexOf(device)),
 };
 
 /** Threads that ops use, the calling one included. */

@@ -2,7 +2,8 @@
 import { addon } from "./addon.ts";
 
 export const dtypes = ["float64", "float32", "bfloat16", "float16", "uint8", "int32"] as const;
-const devices = ["cpu", "reference", "cuda"] as const;
+/** A tensor on "meta" has a shape and is counted, but has no memory; its ops compute nothing and its values read as zero. */
+export const devices = ["cpu", "reference", "cuda", "meta"] as const;
 export const kinds = ["weights", "adapter", "gradients", "optimizer", "activations", "workspace"] as const;
 
 export type DType = (typeof dtypes)[number];
@@ -22,6 +23,8 @@ export const elementBytes: Record<DType, number> = {
 export interface Placement {
   device: Device;
   kind: MemoryKind;
+  /** Folder, on a disk, of a spill file: the tensor is zeros there, of kind optimizer, and counted as paged. */
+  pagingDir?: string | undefined;
 }
 
 /** Tensors made by the innermost freeOnThrow under way. */
@@ -62,7 +65,11 @@ export class Tensor {
     this.device = device;
   }
 
-  /** Memory is not cleared. */
+  /**
+   * Memory is not cleared, but for that of paged tensors.
+   * @throws RESOURCE_EXHAUSTED when the system, the limit or the disk refuses; FAILED_PRECONDITION for a folder
+   * that cannot hold a spill file.
+   */
   static empty(dtype: DType, shape: readonly number[], at: Placement): Tensor {
     if (shape.length > 4 || shape.some((n) => !Number.isSafeInteger(n) || n < 0)) {
       throw new RangeError(`[tensor] shape: expected at most 4 whole numbers >= 0, got [${shape.join(",")}]`);
@@ -76,6 +83,7 @@ export class Tensor {
       d(1),
       d(2),
       d(3),
+      at.pagingDir ?? null,
     );
     const t = new Tensor(handle, dtype, [...shape], at.device);
     scope?.push(t);
@@ -117,6 +125,11 @@ export class Tensor {
   toFloat32(): Float32Array {
     if (this.dtype !== "float32") throw new TypeError(`[tensor] toFloat32: expected float32, got ${this.dtype}`);
     return new Float32Array(this.read().buffer);
+  }
+
+  /** Of a paged tensor: whether it is used next (it is read in) or not for long (it is the first to be written out). */
+  advise(use: "soon" | "later"): void {
+    addon.tensorAdvise(this.handle, use === "soon" ? 0 : 1);
   }
 
   zero(): this {

@@ -21,6 +21,7 @@ const renamed: Record<string, string> = {
   eps: "adam_epsilon",
   gradientCheckpointing: "checkpointing",
   dtype: "compute_dtype",
+  memoryLimit: "memory_limit_bytes",
 };
 
 /** What the contract writes where it does not write the value itself. */

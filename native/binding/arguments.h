@@ -55,6 +55,11 @@ class Arguments {
     const Dropout dropout{float(number(i + 3)), uint64_t(integer(i + 4)), uint64_t(integer(i + 5))};
     return {maybe_tensor(i), maybe_tensor(i + 1), float(number(i + 2)), dropout};
   }
+  std::string text(size_t i) const {
+    require(info_[i].IsString(), "binding", "argument ", i, ": expected a text");
+    return info_[i].As<Napi::String>().Utf8Value();
+  }
+  bool is_null(size_t i) const { return info_[i].IsNull(); }
   Napi::Uint8Array bytes(size_t i) const {
     require(info_[i].IsTypedArray(), "binding", "argument ", i, ": expected a Uint8Array");
     return info_[i].As<Napi::Uint8Array>();

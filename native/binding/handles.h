@@ -5,6 +5,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <string>
 #include <unordered_map>
 
 #include "core/memory.h"
@@ -14,12 +15,23 @@ namespace nibble::binding {
 class Handles {
  public:
   uint32_t create(DType dtype, Device device, const Tensor& shape, Kind kind);
+  // Optimizer state of zeros in a spill file in `folder`.
+  uint32_t create_paged(DType dtype, Device device, const Tensor& shape, const std::string& folder);
   void release(uint32_t handle);  // throws when already released
+  void advise(uint32_t handle, Use use);
   const Tensor& get(uint32_t handle) const;
   ~Handles();
 
  private:
-  std::unordered_map<uint32_t, Tensor> live_;
+  struct Entry {
+    Tensor tensor;
+    void* block;  // as memory_of(device) knows it
+    // Indices of a tensor on the meta device: sizes of workspaces depend on them.
+    std::unique_ptr<uint8_t[]> indices;
+  };
+  uint32_t add(const Tensor& t, void* block);
+  const Entry& entry(uint32_t handle) const;
+  std::unordered_map<uint32_t, Entry> live_;
   uint32_t next_ = 1;
 };
 

@@ -10,7 +10,10 @@ namespace nibble::binding {
 
 namespace {
 
-// (dtype, device, kind, d0, d1, d2, d3); a dimension of -1 ends the shape.
+// Whether there are bytes behind a tensor to read and write.
+bool has_bytes(const Tensor& t) { return t.device != Device::kMeta || t.dtype == DType::kI32; }
+
+// (dtype, device, kind, d0, d1, d2, d3, pagingFolder | null); a dimension of -1 ends the shape.
 Napi::Value tensor_create(Napi::Env env, const Arguments& a) {
   Tensor shape;
   for (int i = 0; i < kMaxRank; ++i) {
@@ -19,13 +22,20 @@ Napi::Value tensor_create(Napi::Env env, const Arguments& a) {
     shape.shape[shape.rank++] = n;
   }
   const auto dtype = a.choice<DType>(0, 6);
-  const auto device = a.choice<Device>(1, 3);
+  const auto device = a.choice<Device>(1, kDevices);
   if (device == Device::kCuda) cuda_backend();
+  if (!a.is_null(7)) return Napi::Number::New(env, handles(env).create_paged(dtype, device, shape, a.text(7)));
   return Napi::Number::New(env, handles(env).create(dtype, device, shape, a.choice<Kind>(2, kKinds)));
 }
 
 Napi::Value tensor_free(Napi::Env env, const Arguments& a) {
   handles(env).release(uint32_t(a.number(0)));
+  return env.Undefined();
+}
+
+// (handle, use): of a paged tensor; see core/spill_file.h.
+Napi::Value tensor_advise(Napi::Env env, const Arguments& a) {
+  handles(env).advise(uint32_t(a.number(0)), a.choice<Use>(1, 2));
   return env.Undefined();
 }
 
@@ -36,7 +46,7 @@ Napi::Value tensor_write(Napi::Env env, const Arguments& a) {
   const int64_t offset = a.integer(2), size = int64_t(from.ByteLength());
   require(offset >= 0 && offset + size <= t.bytes(), "tensor_write", "expected at most ", t.bytes() - offset,
           " bytes at offset ", offset, ", got ", size);
-  if (size > 0) std::memcpy(t.u8() + offset, from.Data(), size_t(size));
+  if (size > 0 && has_bytes(t)) std::memcpy(t.u8() + offset, from.Data(), size_t(size));
   return env.Undefined();
 }
 
@@ -47,13 +57,13 @@ Napi::Value tensor_read(Napi::Env env, const Arguments& a) {
   const int64_t offset = a.integer(2), size = int64_t(into.ByteLength());
   require(offset >= 0 && offset + size <= t.bytes(), "tensor_read", "expected at most ", t.bytes() - offset,
           " bytes at offset ", offset, ", got ", size);
-  if (size > 0) std::memcpy(into.Data(), t.u8() + offset, size_t(size));
+  if (size > 0 && has_bytes(t)) std::memcpy(into.Data(), t.u8() + offset, size_t(size));
   return env.Undefined();
 }
 
 Napi::Value tensor_zero(Napi::Env env, const Arguments& a) {
   const Tensor t = a.tensor(0);
-  std::memset(t.data, 0, size_t(t.bytes()));
+  if (has_bytes(t)) std::memset(t.data, 0, size_t(t.bytes()));
   return env.Undefined();
 }
 
@@ -63,18 +73,23 @@ Napi::Object by_kind(Napi::Env env, const int64_t (&bytes)[kKinds]) {
   return o;
 }
 
-Napi::Value memory_report(Napi::Env env, const Arguments&) {
-  const MemoryReport r = memory().report();
+// (device)
+Napi::Value memory_report(Napi::Env env, const Arguments& a) {
+  const MemoryReport r = memory_of(a.choice<Device>(0, kDevices)).report();
   Napi::Object o = Napi::Object::New(env);
   o.Set("current", by_kind(env, r.current));
   o.Set("peak", by_kind(env, r.peak));
+  o.Set("atPeak", by_kind(env, r.at_peak));
   o.Set("peakTotal", double(r.peak_total));
   o.Set("cached", double(r.cached));
+  o.Set("paged", double(r.paged));
+  o.Set("pagedPeak", double(r.paged_peak));
   return o;
 }
 
-Napi::Value memory_reset_peak(Napi::Env env, const Arguments&) {
-  memory().reset_peak();
+// (device)
+Napi::Value memory_reset_peak(Napi::Env env, const Arguments& a) {
+  memory_of(a.choice<Device>(0, kDevices)).reset_peak();
   return env.Undefined();
 }
 
@@ -83,8 +98,9 @@ Napi::Value memory_set_limit(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
-Napi::Value memory_trim(Napi::Env env, const Arguments&) {
-  return Napi::Number::New(env, double(memory().trim()));
+// (device)
+Napi::Value memory_trim(Napi::Env env, const Arguments& a) {
+  return Napi::Number::New(env, double(memory_of(a.choice<Device>(0, kDevices)).trim()));
 }
 
 Napi::Value threads(Napi::Env env, const Arguments& a) {
@@ -106,6 +122,7 @@ Napi::Value isa_is_supported(Napi::Env env, const Arguments& a) {
 void define_memory(Napi::Object exports) {
   define<tensor_create>(exports, "tensorCreate");
   define<tensor_free>(exports, "tensorFree");
+  define<tensor_advise>(exports, "tensorAdvise");
   define<tensor_write>(exports, "tensorWrite");
   define<tensor_read>(exports, "tensorRead");
   define<tensor_zero>(exports, "tensorZero");

@@ -1,5 +1,7 @@
 #include "core/memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -10,6 +12,9 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kAlignment = 64;
+constexpr int64_t kPage = 4096;
+// From here a block is a mapping of its own: the system has it back as soon as it is given back, whatever lies around it.
+constexpr int64_t kMappedMin = 1 << 17;
 
 // Rounds up to a size class at most 1/8 above the request, so that freed blocks fit later requests.
 int64_t size_class(int64_t bytes) {
@@ -19,6 +24,63 @@ int64_t size_class(int64_t bytes) {
 }
 
 }  // namespace
+
+void* Memory::from_system(int64_t size) {
+  if (source_ == Source::kNowhere) return reinterpret_cast<void*>(nowhere_ += kAlignment);
+  if (size < kMappedMin) return std::aligned_alloc(kAlignment, size_t(size));
+  void* const data = mmap(nullptr, size_t(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return data == MAP_FAILED ? nullptr : data;
+}
+
+void Memory::to_system(void* pointer, int64_t size) {
+  if (source_ == Source::kNowhere) return;
+  if (size < kMappedMin) return std::free(pointer);
+  munmap(pointer, size_t(size));
+}
+
+void* Memory::take_cached(int64_t size) {
+  const auto found = of_size_.find(size);
+  if (found == of_size_.end() || found->second.empty()) return nullptr;
+  const auto block = cached_.find(found->second.back());
+  found->second.pop_back();
+  void* const pointer = block->second.pointer;
+  cached_.erase(block);
+  report_.cached -= size;
+  return pointer;
+}
+
+void Memory::keep(void* pointer, int64_t size) {
+  cached_[++releases_] = {pointer, size};
+  of_size_[size].push_back(releases_);
+  report_.cached += size;
+}
+
+void Memory::drop_oldest() {
+  const auto oldest = cached_.begin();
+  const auto [pointer, size] = oldest->second;
+  auto& keys = of_size_[size];
+  keys.erase(keys.begin());  // the oldest of its size too
+  if (keys.empty()) of_size_.erase(size);
+  cached_.erase(oldest);
+  report_.cached -= size;
+  to_system(pointer, size);
+}
+
+void Memory::count(const Block& block) {
+  if (block.is_paged) {
+    report_.paged += block.bytes;
+    report_.paged_peak = std::max(report_.paged_peak, report_.paged);
+    return;
+  }
+  const int k = int(block.kind);
+  total_ += block.bytes;
+  report_.current[k] += block.bytes;
+  report_.peak[k] = std::max(report_.peak[k], report_.current[k]);
+  most_ = std::max(most_, total_);
+  if (total_ <= report_.peak_total) return;
+  report_.peak_total = total_;
+  std::copy(report_.current, report_.current + kKinds, report_.at_peak);
+}
 
 void* Memory::allocate(int64_t bytes, Kind kind) {
   require(bytes >= 0, "allocate", "bytes: expected >= 0, got ", bytes);
@@ -30,27 +92,31 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
                     std::to_string(total_) + ", asked for " + std::to_string(size) + " more (" +
                     kKindNames[int(kind)] + ")");
   }
-  void* pointer = nullptr;
-  auto& list = free_[size];
-  if (!list.empty()) {
-    pointer = list.back();
-    list.pop_back();
-    report_.cached -= size;
-  } else {
-    pointer = std::aligned_alloc(kAlignment, size_t(size));
-    if (pointer == nullptr && trim_locked() > 0) pointer = std::aligned_alloc(kAlignment, size_t(size));
+  void* pointer = take_cached(size);
+  if (pointer == nullptr) {
+    // What is kept makes room for what is asked for, so that it never adds to the peak.
+    while (!cached_.empty() && total_ + report_.cached + size > most_) drop_oldest();
+    pointer = from_system(size);
+    if (pointer == nullptr && trim_locked() > 0) pointer = from_system(size);
   }
   if (pointer == nullptr) {
     throw Error(Code::kResourceExhausted, "allocate",
                 "the system refused " + std::to_string(size) + " bytes (" + kKindNames[int(kind)] +
                     "), in use " + std::to_string(total_));
   }
-  live_[pointer] = {size, kind};
-  const int k = int(kind);
-  total_ += size;
-  report_.current[k] += size;
-  report_.peak[k] = std::max(report_.peak[k], report_.current[k]);
-  report_.peak_total = std::max(report_.peak_total, total_);
+  const Block block{size, kind, false};
+  live_[pointer] = block;
+  count(block);
+  return pointer;
+}
+
+void* Memory::allocate_paged(int64_t bytes, const std::string& folder) {
+  require(bytes > 0, "allocate", "bytes: expected > 0 to page, got ", bytes);
+  const Block block{(bytes + kPage - 1) / kPage * kPage, Kind::kOptimizer, true};
+  void* const pointer = source_ == Source::kSystem ? map_spill(folder, block.bytes) : from_system(block.bytes);
+  std::lock_guard<std::mutex> lock(mutex_);
+  live_[pointer] = block;
+  count(block);
   return pointer;
 }
 
@@ -60,15 +126,23 @@ void Memory::release(void* pointer) {
   if (found == live_.end()) throw Error(Code::kInternal, "release", "this pointer is not allocated");
   const Block block = found->second;
   live_.erase(found);
+  if (block.is_paged) {
+    report_.paged -= block.bytes;
+    if (source_ == Source::kSystem) unmap_spill(pointer, block.bytes);
+    return;
+  }
   report_.current[int(block.kind)] -= block.bytes;
   total_ -= block.bytes;
   // Weights and adapters come and go rarely and are large: the system gets them back at once.
-  if (block.kind == Kind::kWeights || block.kind == Kind::kAdapter) {
-    std::free(pointer);
-    return;
-  }
-  free_[block.bytes].push_back(pointer);
-  report_.cached += block.bytes;
+  if (block.kind == Kind::kWeights || block.kind == Kind::kAdapter) return to_system(pointer, block.bytes);
+  keep(pointer, block.bytes);
+}
+
+void Memory::advise(void* pointer, Use use) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = live_.find(pointer);
+  if (found == live_.end()) throw Error(Code::kInternal, "advise", "this pointer is not allocated");
+  if (found->second.is_paged && source_ == Source::kSystem) advise_spill(pointer, found->second.bytes, use);
 }
 
 MemoryReport Memory::report() const {
@@ -78,8 +152,10 @@ MemoryReport Memory::report() const {
 
 void Memory::reset_peak() {
   std::lock_guard<std::mutex> lock(mutex_);
-  for (int k = 0; k < kKinds; ++k) report_.peak[k] = report_.current[k];
+  std::copy(report_.current, report_.current + kKinds, report_.peak);
+  std::copy(report_.current, report_.current + kKinds, report_.at_peak);
   report_.peak_total = total_;
+  report_.paged_peak = report_.paged;
 }
 
 void Memory::set_limit(int64_t bytes) {
@@ -94,16 +170,18 @@ int64_t Memory::trim() {
 
 int64_t Memory::trim_locked() {
   const int64_t given_back = report_.cached;
-  for (auto& [size, list] : free_) {
-    for (void* pointer : list) std::free(pointer);
-    list.clear();
-  }
-  report_.cached = 0;
+  while (!cached_.empty()) drop_oldest();
+  most_ = total_;
   return given_back;
 }
 
 Memory& memory() {
   static Memory* instance = new Memory;  // never destroyed: tensors may outlive static destructors
+  return *instance;
+}
+
+Memory& meta_memory() {
+  static Memory* instance = new Memory(Source::kNowhere);
   return *instance;
 }
 

@@ -1,13 +1,16 @@
-// Where tensors live. Every byte is counted by kind, so that the memory report is exact; freed
-// blocks are kept in size classes and handed out again, so that a training step after the first
-// asks the system for nothing.
+// Where tensors live. Every byte is counted by kind, so that the memory report is exact. Freed blocks are kept
+// in size classes and handed out again, so that a training step after the first asks the system for nothing;
+// in use and kept together are never more than the most that was in use at one time.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "core/spill_file.h"
 #include "core/tensor.h"
 
 namespace nibble {
@@ -18,18 +21,32 @@ constexpr const char* kKindNames[kKinds] = {"weights",   "adapter",     "gradien
                                             "optimizer", "activations", "workspace"};
 
 struct MemoryReport {
-  int64_t current[kKinds];  // bytes now in use
+  int64_t current[kKinds];  // bytes now in use, paged ones excluded
   int64_t peak[kKinds];     // most bytes of the kind at any time since reset_peak
+  int64_t at_peak[kKinds];  // bytes of the kind when all kinds together were most
   int64_t peak_total;       // most bytes of all kinds together since reset_peak
   int64_t cached;           // bytes freed by their owner and kept for the next allocation
+  int64_t paged;            // bytes in spill files, in memory or not
+  int64_t paged_peak;       // most of them since reset_peak
+};
+
+// Where blocks come from.
+enum class Source : uint8_t {
+  kSystem,
+  kNowhere,  // addresses without memory: to count what work would take without doing it
 };
 
 class Memory {
  public:
+  explicit Memory(Source source = Source::kSystem) : source_(source) {}
   // Bytes, 64-byte aligned, not zeroed. Throws RESOURCE_EXHAUSTED, with the report, when the system
   // or the limit refuses.
   void* allocate(int64_t bytes, Kind kind);
+  // Zeros in a spill file in `folder`; see core/spill_file.h for what it throws.
+  void* allocate_paged(int64_t bytes, const std::string& folder);
   void release(void* pointer);
+  // Of a block of allocate_paged; others are left as they are.
+  void advise(void* pointer, Use use);
   MemoryReport report() const;
   void reset_peak();
   // 0 = none. Counts bytes in use, not cached ones.
@@ -41,17 +58,38 @@ class Memory {
   struct Block {
     int64_t bytes;
     Kind kind;
+    bool is_paged;
   };
+  struct Cached {
+    void* pointer;
+    int64_t bytes;
+  };
+  void* take_cached(int64_t size);
+  void* from_system(int64_t size);
+  void to_system(void* pointer, int64_t size);
+  void keep(void* pointer, int64_t size);
+  void drop_oldest();
+  void count(const Block& block);
   int64_t trim_locked();
+
+  const Source source_;
   mutable std::mutex mutex_;
   std::unordered_map<void*, Block> live_;
-  std::unordered_map<int64_t, std::vector<void*>> free_;
+  std::map<uint64_t, Cached> cached_;                           // by age
+  std::unordered_map<int64_t, std::vector<uint64_t>> of_size_;  // keys of cached_, newest last
+  uint64_t releases_ = 0;
+  uintptr_t nowhere_ = 0;  // the last address given out without memory
   MemoryReport report_{};
   int64_t total_ = 0;
+  int64_t most_ = 0;  // most that was in use since the last trim
   int64_t limit_ = 0;
 };
 
 // The process's memory on the host.
 Memory& memory();
+// That of tensors on Device::kMeta.
+Memory& meta_memory();
+
+inline Memory& memory_of(Device device) { return device == Device::kMeta ? meta_memory() : memory(); }
 
 }  // namespace nibble

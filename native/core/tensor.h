@@ -11,11 +11,14 @@
 
 namespace nibble {
 
-// kReference is host memory whose ops run in the plain double-precision backend.
-enum class Device : uint8_t { kCpu, kReference, kCuda };
+// kReference is host memory whose ops run in the plain double-precision backend. Tensors on kMeta have a shape
+// and are counted, but have no memory (int32 ones excepted) and their ops compute nothing: what work would take.
+enum class Device : uint8_t { kCpu, kReference, kCuda, kMeta };
+constexpr int kDevices = 4;
 
 constexpr const char* name_of(Device d) {
-  return d == Device::kCpu ? "cpu" : d == Device::kReference ? "reference" : "cuda";
+  constexpr const char* names[kDevices] = {"cpu", "reference", "cuda", "meta"};
+  return names[int(d)];
 }
 
 constexpr int kMaxRank = 4;

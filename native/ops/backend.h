@@ -47,9 +47,11 @@ struct Backend {
 const Backend& reference_backend();
 const Backend& cpu_backend();   // the best instruction set of this machine, or the one chosen
 const Backend& cuda_backend();  // throws FAILED_PRECONDITION where there is none
+const Backend& meta_backend();  // counts the workspace of the CPU backend, computes nothing
 
 inline const Backend& backend_of(Device device) {
   if (device == Device::kCuda) return cuda_backend();
+  if (device == Device::kMeta) return meta_backend();
   return device == Device::kReference ? reference_backend() : cpu_backend();
 }
 

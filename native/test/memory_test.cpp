@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -11,6 +13,22 @@
 #include "test/support.h"
 
 namespace nibble::test {
+
+namespace {
+
+// An empty folder of the working directory, which is on a disk.
+class Folder {
+ public:
+  Folder() : path_(std::filesystem::current_path() / "spill-test") { std::filesystem::create_directories(path_); }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  std::string path() const { return path_.string(); }
+  bool is_empty() const { return std::filesystem::is_empty(path_); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace
 
 TEST(Memory, CountsByKindAndKeepsThePeak) {
   Memory memory;
@@ -72,6 +90,90 @@ TEST(Memory, RefusesWhatIsNoBlock) {
   memory.release(p);
   expect_error("not allocated", [&] { memory.release(p); });
   memory.trim();
+}
+
+TEST(Memory, KeepsFreedBlocksWithinTheMostThatWasInUse) {
+  Memory memory;
+  void* const large = memory.allocate(1 << 20, Kind::kActivations);
+  memory.release(large);
+  const int64_t most = memory.report().peak_total;
+  // Other sizes than the one that is kept: it makes room for them.
+  for (int64_t bytes = 1 << 18; bytes < 1 << 20; bytes += 50000) {
+    void* const p = memory.allocate(bytes, Kind::kActivations);
+    std::memset(p, 1, size_t(bytes));
+    const MemoryReport r = memory.report();
+    EXPECT_LE(r.current[int(Kind::kActivations)] + r.cached, most);
+    memory.release(p);
+  }
+  EXPECT_GT(memory.report().cached, 0);
+  memory.trim();
+}
+
+TEST(Memory, SaysWhatWasInUseAtThePeak) {
+  Memory memory;
+  void* const a = memory.allocate(640, Kind::kGradients);
+  void* const b = memory.allocate(640, Kind::kWorkspace);
+  memory.release(a);
+  memory.release(b);
+  void* const c = memory.allocate(704, Kind::kActivations);
+  const MemoryReport r = memory.report();
+  EXPECT_EQ(r.peak_total, 1280);
+  EXPECT_EQ(r.at_peak[int(Kind::kGradients)], 640);
+  EXPECT_EQ(r.at_peak[int(Kind::kWorkspace)], 640);
+  EXPECT_EQ(r.at_peak[int(Kind::kActivations)], 0);
+  memory.release(c);
+  memory.trim();
+}
+
+TEST(Memory, CountsWithoutMemory) {
+  Memory real, counted(Source::kNowhere);
+  for (Memory* m : {&real, &counted}) {
+    void* const a = m->allocate(3000, Kind::kWorkspace);
+    void* const b = m->allocate(300000, Kind::kActivations);
+    EXPECT_NE(a, b);
+    m->release(a);
+    m->release(m->allocate(2990, Kind::kGradients));
+    m->release(b);
+  }
+  const MemoryReport r = real.report(), c = counted.report();
+  EXPECT_EQ(r.peak_total, c.peak_total);
+  EXPECT_EQ(r.cached, c.cached);
+  counted.release(counted.allocate(int64_t{1} << 50, Kind::kWeights));
+  EXPECT_EQ(counted.report().peak_total, int64_t{1} << 50);
+  real.trim();
+  counted.trim();
+}
+
+TEST(Memory, PagesInAFileWithoutAName) {
+  const Folder folder;
+  Memory memory;
+  auto* const p = static_cast<uint8_t*>(memory.allocate_paged(10000, folder.path()));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % 4096, 0u);
+  for (int i = 0; i < 10000; ++i) ASSERT_EQ(p[i], 0) << i;
+  std::memset(p, 7, 10000);
+  memory.advise(p, Use::kLater);
+  memory.advise(p, Use::kSoon);
+  EXPECT_EQ(p[9999], 7);
+  EXPECT_EQ(memory.report().paged, 12288);
+  EXPECT_EQ(memory.report().peak_total, 0);
+  EXPECT_TRUE(folder.is_empty());
+  memory.release(p);
+  EXPECT_EQ(memory.report().paged, 0);
+  EXPECT_EQ(memory.report().paged_peak, 12288);
+}
+
+TEST(Memory, RefusesToPageWhereItCannot) {
+  Memory memory;
+  expect_error("/no/such/folder: expected a folder for the spill file",
+               [&] { memory.allocate_paged(100, "/no/such/folder"); });
+  const Folder folder;
+  expect_error("no room for a spill file of 1152921504606846976 bytes",
+               [&] { memory.allocate_paged(int64_t{1} << 60, folder.path()); });
+  EXPECT_TRUE(folder.is_empty());
+  EXPECT_EQ(memory.report().paged, 0);
+  if (!std::filesystem::exists("/dev/shm")) return;
+  expect_error("/dev/shm: expected a folder on a disk, got one in memory",
+               [&] { memory.allocate_paged(100, "/dev/shm"); });
 }
 
 TEST(Memory, ManyThreadsAtOnce) {

@@ -18,6 +18,7 @@ export {
   baseQuantTypes,
   blockSizes,
   flagName,
+  optimizers,
   type RecipeField,
   recipeFields,
   type TrainRecipe,

@@ -7,6 +7,7 @@ export const schedules = ["constant", "linear", "cosine"] as const;
 export const checkpointings = ["none", "selective", "full"] as const;
 export const computeDTypes = ["float32", "bfloat16"] as const;
 export const baseQuantTypes = ["nf4", "fp4", "int4"] as const;
+export const optimizers = ["adamw_32bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] as const;
 export const blockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 
 export interface TrainRecipe {
@@ -25,6 +26,9 @@ export interface TrainRecipe {
   dropout: number;
   rslora: boolean;
   targets: readonly string[] | "all-linear";
+  optimizer: (typeof optimizers)[number];
+  /** Of a paged optimizer's spill file; null: the output folder. */
+  pagingDir: string | null;
   lr: number;
   beta1: number;
   beta2: number;
@@ -46,6 +50,8 @@ export interface TrainRecipe {
   dtype: (typeof computeDTypes)[number];
   /** Null: as many as the machine has cores. */
   threads: number | null;
+  /** Bytes that the process may take at most; null: what the machine has. */
+  memoryLimit: number | null;
 }
 
 /** What a value must be, in words, and the value if it is. */
@@ -125,6 +131,24 @@ const moduleNames: Check = {
   },
 };
 
+const unitBytes: Record<string, number> = { k: 1, m: 2, g: 3, t: 4 };
+
+/** Bytes: a number, or a text such as 8GB (powers of 1000) or 512MiB (of 1024). */
+function bytesOf(value: unknown): number {
+  const found = typeof value === "string" ? /^([\d.]+) *([kmgt])(i?)b$/i.exec(value.trim()) : null;
+  if (!found) return asNumber(value);
+  const [, number, unit = "", binary] = found;
+  return Math.round(Number(number) * (binary ? 1024 : 1000) ** (unitBytes[unit.toLowerCase()] ?? 0));
+}
+
+const size: Check = {
+  expected: "bytes > 0, such as 8GB or 512MiB",
+  read: (value) => {
+    const n = bytesOf(value);
+    return Number.isSafeInteger(n) && n > 0 ? n : undefined;
+  },
+};
+
 const positive = real("a number > 0", (n) => n > 0);
 const notNegative = real("a number >= 0", (n) => n >= 0);
 const belowOne = real("a number in 0..1, 1 excluded", (n) => n >= 0 && n < 1);
@@ -145,6 +169,9 @@ export const recipeFields: readonly RecipeField[] = [
   { key: "dropout", fallback: 0, check: belowOne, help: "lora_dropout" },
   { key: "rslora", fallback: false, check: yesNo, help: "scale by alpha / sqrt(rank) (use_rslora)" },
   { key: "targets", fallback: "all-linear", check: moduleNames, help: "layers to adapt (target_modules)" },
+  // The paper's runs use paged_adamw_32bit: pages go to disk only when memory is short, so it costs nothing before.
+  { key: "optimizer", fallback: "adamw_32bit", check: choice(optimizers), help: "state in 32 or 8 bits, paged or not" },
+  { key: "pagingDir", fallback: null, check: text, help: "folder on a disk for paged state; default: out" },
   { key: "lr", fallback: 2e-4, check: positive, help: "learning rate; QLoRA halves it from 33B on" },
   { key: "beta1", fallback: 0.9, check: belowOne, help: "AdamW: decay of the mean" },
   { key: "beta2", fallback: 0.999, check: belowOne, help: "AdamW: decay of the mean square" },
@@ -170,6 +197,7 @@ export const recipeFields: readonly RecipeField[] = [
   },
   { key: "dtype", fallback: "float32", check: choice(computeDTypes), help: "what the engine computes in" },
   { key: "threads", fallback: null, check: whole(1), help: "CPU threads; default all cores" },
+  { key: "memoryLimit", fallback: null, check: size, help: "bytes of memory at most, such as 8GB; default: all" },
 ];
 
 /** "weightDecay" is weight_decay in recipe.yaml and --weight-decay on the command line. */

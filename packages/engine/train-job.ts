@@ -1,5 +1,6 @@
 // One fine-tuning job from files to files: base model and rows in, adapter (or model) and metrics out.
 // Everything is checked before the first step; the output folder gets the adapter only when the job succeeds.
+import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import { type Example, ExampleBuilder, loadTokenizer, readDataset, stepsOf, type TrainRecipe } from "#packages/data";
@@ -19,7 +20,7 @@ import { metricsFiles } from "./metrics-file.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { saveModel } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
-import { Adamw } from "./optimizer.ts";
+import { Adamw, isPaged } from "./optimizer.ts";
 import type { Parameter } from "./parameters.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
 import { type RunContext, TrainRun } from "./train-run.ts";
@@ -185,7 +186,7 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     const baseDigest = hasher.digest(folder.config);
     checkDigest(job, baseDigest);
     trainable = recipe.full ? prepareFull(job, model) : prepareAdapter(job, model, baseDigest);
-    optimizer = new Adamw(trainable.parameters, recipe);
+    optimizer = newOptimizer(trainable.parameters, recipe);
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
     const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
     const steady = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
@@ -199,6 +200,12 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     freeModel(model);
     memory.trim();
   }
+}
+
+function newOptimizer(parameters: readonly Parameter[], recipe: TrainRecipe): Adamw {
+  const pagingDir = recipe.pagingDir ?? recipe.out;
+  if (isPaged(recipe.optimizer)) mkdirSync(pagingDir, { recursive: true });
+  return new Adamw(parameters, { ...recipe, pagingDir });
 }
 
 function checkDigest({ baseDigest: expected, recipe }: TrainJob, got: string): void {

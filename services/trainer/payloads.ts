@@ -23,6 +23,7 @@ export function memoryOf(report: MemoryReport): MessageInitShape<typeof MemoryUs
     bytesTotal: BigInt(Object.values(report.current).reduce((sum, bytes) => sum + bytes, 0)),
     bytesPeak: BigInt(report.peakTotal),
     bytesPeakByKind: exact(report.peak),
+    bytesPaged: BigInt(report.paged),
   };
 }
 

@@ -1,7 +1,7 @@
 // A training spec as the engine's recipe. What the rules in the protos cannot say is checked here, with the field that
 // is wrong.
 import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
-import { GradientCheckpointing, Schedule, type TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import { GradientCheckpointing, Optimizer, Schedule, type TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { parseRecipe, type TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { BadRequestError, checkId } from "#packages/rpc";
@@ -13,6 +13,12 @@ const schedules = new Map<Schedule, TrainRecipe["schedule"]>([
   [Schedule.CONSTANT, "constant"],
   [Schedule.LINEAR, "linear"],
   [Schedule.COSINE, "cosine"],
+]);
+const optimizers = new Map<Optimizer, TrainRecipe["optimizer"]>([
+  [Optimizer.ADAMW_32BIT, "adamw_32bit"],
+  [Optimizer.ADAMW_8BIT, "adamw_8bit"],
+  [Optimizer.PAGED_ADAMW_32BIT, "paged_adamw_32bit"],
+  [Optimizer.PAGED_ADAMW_8BIT, "paged_adamw_8bit"],
 ]);
 const quantTypes = new Map<QuantType, TrainRecipe["quantType"]>([
   [QuantType.NF4, "nf4"],
@@ -40,6 +46,8 @@ const specFields = {
   dropout: "dropout",
   rslora: "use_rslora",
   targets: "target_modules",
+  optimizer: "optimizer",
+  pagingDir: "paging_dir",
   lr: "learning_rate",
   beta1: "adam_beta1",
   beta2: "adam_beta2",
@@ -59,6 +67,7 @@ const specFields = {
   gradientCheckpointing: "checkpointing",
   dtype: "compute_dtype",
   threads: "threads",
+  memoryLimit: "memory_limit_bytes",
 } as const satisfies Record<keyof TrainRecipe, string>;
 
 const checkpointings = new Map<GradientCheckpointing, TrainRecipe["gradientCheckpointing"]>([
@@ -84,6 +93,8 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
     dropout: spec.dropout,
     rslora: spec.useRslora,
     targets: spec.targetModules.length > 0 ? spec.targetModules : undefined,
+    optimizer: optimizers.get(spec.optimizer),
+    pagingDir: spec.pagingDir || undefined,
     lr: spec.learningRate,
     beta1: spec.adamBeta1,
     beta2: spec.adamBeta2,
@@ -103,6 +114,7 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
     gradientCheckpointing: checkpointings.get(spec.checkpointing) ?? spec.gradientCheckpointing,
     dtype: dtypes.get(spec.computeDtype),
     threads: spec.threads,
+    memoryLimit: spec.memoryLimitBytes === undefined ? undefined : Number(spec.memoryLimitBytes),
   };
 }
 

@@ -33,7 +33,7 @@ const { hparams, runs }: { hparams: Record<string, number>; runs: Record<string,
 const data = goldenTensors("train/train_data.safetensors");
 const [ids, labels] = [rowsOf(data("batches")), rowsOf(data("labels"))];
 const step = (i: number) => examplesOf(ids.slice(2 * i, 2 * i + 2), labels.slice(2 * i, 2 * i + 2));
-const adamw = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
+const adamw = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, maxGradNorm: 1, optimizer: "adamw_32bit", pagingDir: "." } as const;
 const nextTurn = () => Promise.resolve();
 
 function initAdapter(base: string, path = "train/init_adapter") {

@@ -17,7 +17,14 @@ interface Options extends Record<string, unknown> {
 }
 
 /** Their values are shown by name; the rest are numbers or one of a few words. */
-const placeholders: Record<string, string> = { model: "dir", data: "file", out: "dir", initAdapter: "dir" };
+const placeholders: Record<string, string> = {
+  model: "dir",
+  data: "file",
+  out: "dir",
+  initAdapter: "dir",
+  pagingDir: "dir",
+  optimizer: "name",
+};
 
 function placeholderOf({ key, check }: RecipeField): string {
   const words = /^one of (.*)$/.exec(check.expected)?.[1];

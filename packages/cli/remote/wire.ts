@@ -7,6 +7,7 @@ import type { Event, StepProgress } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
 import {
   GradientCheckpointing,
+  Optimizer,
   type RegistryTargetSchema,
   Schedule,
   type TrainingSpecSchema,
@@ -21,6 +22,12 @@ const checkpointings = {
   none: GradientCheckpointing.NONE,
   selective: GradientCheckpointing.SELECTIVE,
   full: GradientCheckpointing.FULL,
+} as const;
+const optimizers = {
+  adamw_32bit: Optimizer.ADAMW_32BIT,
+  adamw_8bit: Optimizer.ADAMW_8BIT,
+  paged_adamw_32bit: Optimizer.PAGED_ADAMW_32BIT,
+  paged_adamw_8bit: Optimizer.PAGED_ADAMW_8BIT,
 } as const;
 const schedules = { constant: Schedule.CONSTANT, linear: Schedule.LINEAR, cosine: Schedule.COSINE } as const;
 
@@ -37,7 +44,7 @@ export function trainingSpec(
   { recipe, evalFile, evalSteps }: TrainingJob,
   registryTarget?: MessageInitShape<typeof RegistryTargetSchema>,
 ): MessageInitShape<typeof TrainingSpecSchema> {
-  const { steps, threads } = recipe;
+  const { steps, threads, pagingDir, memoryLimit } = recipe;
   return {
     modelDir: resolve(recipe.model),
     dataFile: resolve(recipe.data),
@@ -50,6 +57,8 @@ export function trainingSpec(
     dropout: recipe.dropout,
     useRslora: recipe.rslora,
     targetModules: recipe.targets === "all-linear" ? [] : [...recipe.targets],
+    optimizer: optimizers[recipe.optimizer],
+    pagingDir: pagingDir === null ? "" : resolve(pagingDir),
     learningRate: recipe.lr,
     weightDecay: recipe.weightDecay,
     adamBeta1: recipe.beta1,
@@ -69,6 +78,7 @@ export function trainingSpec(
     checkpointing: checkpointings[recipe.gradientCheckpointing],
     computeDtype: computeDtypeOf(recipe.dtype),
     ...(threads === null ? {} : { threads }),
+    ...(memoryLimit === null ? {} : { memoryLimitBytes: BigInt(memoryLimit) }),
     bits: recipe.bits,
     quantType: quantTypeOf(recipe.quantType),
     blockSize: recipe.blockSize,

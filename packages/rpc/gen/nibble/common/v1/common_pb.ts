@@ -13,7 +13,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nibble/common/v1/common.proto.
  */
 export const file_nibble_common_v1_common: GenFile = /*@__PURE__*/
-  fileDesc("Ch1uaWJibGUvY29tbW9uL3YxL2NvbW1vbi5wcm90bxIQbmliYmxlLmNvbW1vbi52MSK5AgoLTWVtb3J5VXNhZ2USRQoNYnl0ZXNfYnlfa2luZBgBIAMoCzIuLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNCeUtpbmRFbnRyeRITCgtieXRlc190b3RhbBgCIAEoAxISCgpieXRlc19wZWFrGAMgASgDEk4KEmJ5dGVzX3BlYWtfYnlfa2luZBgEIAMoCzIyLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNQZWFrQnlLaW5kRW50cnkaMgoQQnl0ZXNCeUtpbmRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBGjYKFEJ5dGVzUGVha0J5S2luZEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEidgoMUXVhbnRpemF0aW9uEjMKBHR5cGUYASABKA4yGy5uaWJibGUuY29tbW9uLnYxLlF1YW50VHlwZUIIukgFggECEAESGwoKYmxvY2tfc2l6ZRgCIAEoBUIHukgEGgIoABIUCgxkb3VibGVfcXVhbnQYAyABKAgqZAoJUXVhbnRUeXBlEhoKFlFVQU5UX1RZUEVfVU5TUEVDSUZJRUQQABISCg5RVUFOVF9UWVBFX05GNBABEhIKDlFVQU5UX1RZUEVfRlA0EAISEwoPUVVBTlRfVFlQRV9JTlQ0EAMqZAoMQ29tcHV0ZUR0eXBlEh0KGUNPTVBVVEVfRFRZUEVfVU5TUEVDSUZJRUQQABIZChVDT01QVVRFX0RUWVBFX0ZMT0FUMzIQARIaChZDT01QVVRFX0RUWVBFX0JGTE9BVDE2EAJiBnByb3RvMw", [file_buf_validate_validate]);
+  fileDesc("Ch1uaWJibGUvY29tbW9uL3YxL2NvbW1vbi5wcm90bxIQbmliYmxlLmNvbW1vbi52MSLOAgoLTWVtb3J5VXNhZ2USRQoNYnl0ZXNfYnlfa2luZBgBIAMoCzIuLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNCeUtpbmRFbnRyeRITCgtieXRlc190b3RhbBgCIAEoAxISCgpieXRlc19wZWFrGAMgASgDEk4KEmJ5dGVzX3BlYWtfYnlfa2luZBgEIAMoCzIyLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2UuQnl0ZXNQZWFrQnlLaW5kRW50cnkSEwoLYnl0ZXNfcGFnZWQYBSABKAMaMgoQQnl0ZXNCeUtpbmRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBGjYKFEJ5dGVzUGVha0J5S2luZEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEidgoMUXVhbnRpemF0aW9uEjMKBHR5cGUYASABKA4yGy5uaWJibGUuY29tbW9uLnYxLlF1YW50VHlwZUIIukgFggECEAESGwoKYmxvY2tfc2l6ZRgCIAEoBUIHukgEGgIoABIUCgxkb3VibGVfcXVhbnQYAyABKAgqZAoJUXVhbnRUeXBlEhoKFlFVQU5UX1RZUEVfVU5TUEVDSUZJRUQQABISCg5RVUFOVF9UWVBFX05GNBABEhIKDlFVQU5UX1RZUEVfRlA0EAISEwoPUVVBTlRfVFlQRV9JTlQ0EAMqZAoMQ29tcHV0ZUR0eXBlEh0KGUNPTVBVVEVfRFRZUEVfVU5TUEVDSUZJRUQQABIZChVDT01QVVRFX0RUWVBFX0ZMT0FUMzIQARIaChZDT01QVVRFX0RUWVBFX0JGTE9BVDE2EAJiBnByb3RvMw", [file_buf_validate_validate]);
 
 /**
  * Memory in use, by what it is used for. Exact: each allocation is counted by kind.
@@ -49,6 +49,14 @@ export type MemoryUsage = Message<"nibble.common.v1.MemoryUsage"> & {
    * @generated from field: map<string, int64> bytes_peak_by_kind = 4;
    */
   bytesPeakByKind: { [key: string]: bigint };
+
+  /**
+   * Bytes of paged optimizer state, in spill files: the system keeps them in memory while there is room. Not part of
+   * the figures above.
+   *
+   * @generated from field: int64 bytes_paged = 5;
+   */
+  bytesPaged: bigint;
 };
 
 /**

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nibble/trainer/v1/spec.proto.
  */
 export const file_nibble_trainer_v1_spec: GenFile = /*@__PURE__*/
-  fileDesc("ChxuaWJibGUvdHJhaW5lci92MS9zcGVjLnByb3RvEhFuaWJibGUudHJhaW5lci52MSK2DgoMVHJhaW5pbmdTcGVjEh0KCW1vZGVsX2RpchgBIAEoCUIKukgHcgUQASiAIBIdCgtiYXNlX2RpZ2VzdBgCIAEoCUIIukgFcgMYgAESHQoJZGF0YV9maWxlGAMgASgJQgq6SAdyBRABKIAgEiAKDmV2YWxfZGF0YV9maWxlGAQgASgJQgi6SAVyAyiAIBIeCgpvdXRwdXRfZGlyGAUgASgJQgq6SAdyBRABKIAgEiIKEGluaXRfYWRhcHRlcl9kaXIYBiABKAlCCLpIBXIDKIAgEhYKDmZ1bGxfcGFyYW1ldGVyGAcgASgIEh0KBHJhbmsYCiABKAVCCrpIBxoFGIAgKAFIAIgBARIkCgVhbHBoYRgLIAEoAUIQukgNEgtAASEAAAAAAAAAAEgBiAEBEi0KB2Ryb3BvdXQYDCABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAKIAQESEgoKdXNlX3JzbG9yYRgNIAEoCBIpCg50YXJnZXRfbW9kdWxlcxgOIAMoCUIRukgOkgELEEAiB3IFEAEYgAESLAoNbGVhcm5pbmdfcmF0ZRgUIAEoAUIQukgNEgtAASEAAAAAAAAAAEgDiAEBEisKDHdlaWdodF9kZWNheRgVIAEoAUIQukgNEgtAASkAAAAAAAAAAEgEiAEBEjAKCmFkYW1fYmV0YTEYFiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAWIAQESMAoKYWRhbV9iZXRhMhgXIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAABIBogBARIrCgxhZGFtX2Vwc2lsb24YGCABKAFCELpIDRILQAEhAAAAAAAAAABIB4gBARIsCg1tYXhfZ3JhZF9ub3JtGBkgASgBQhC6SA0SC0ABIQAAAAAAAAAASAiIAQESIAoFc3RlcHMYGiABKANCDLpICSIHGIDC1y8oAUgJiAEBEiQKCmJhdGNoX3NpemUYGyABKAVCC7pICBoGGICABCgBSAqIAQESJAoKZ3JhZF9hY2N1bRgcIAEoBUILukgIGgYYgIAEKAFIC4gBARI3CghzY2hlZHVsZRgdIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNjaGVkdWxlQgi6SAWCAQIQARIlCgZ3YXJtdXAYHiABKAFCELpIDRILQAEpAAAAAAAAAABIDIgBARIRCgRzZWVkGB8gASgNSA2IAQESFAoHc2h1ZmZsZRggIAEoCEgOiAEBEiUKBmVwb2NocxghIAEoAUIQukgNEgtAASEAAAAAAAAAAEgPiAEBEhcKD3RyYWluX29uX3NvdXJjZRgoIAEoCBIkCgptYXhfbGVuZ3RoGCkgASgFQgu6SAgaBhiAgEAoAkgQiAEBEiAKCmV2YWxfc3RlcHMYKiABKANCB7pIBCICKABIEYgBARInChZncmFkaWVudF9jaGVja3BvaW50aW5nGDIgASgIQgIYAUgSiAEBEj8KDWNvbXB1dGVfZHR5cGUYMyABKA4yHi5uaWJibGUuY29tbW9uLnYxLkNvbXB1dGVEdHlwZUIIukgFggECEAESIAoHdGhyZWFkcxg0IAEoBUIKukgHGgUYgAgoAUgTiAEBEhwKBGJpdHMYNSABKAVCCbpIBhoEMAQwEEgUiAEBEjkKCnF1YW50X3R5cGUYNiABKA4yGy5uaWJibGUuY29tbW9uLnYxLlF1YW50VHlwZUIIukgFggECEAESNAoKYmxvY2tfc2l6ZRg3IAEoBUIbukgYGhYwIDBAMIABMIACMIAEMIAIMIAQMIAgSBWIAQESGQoMZG91YmxlX3F1YW50GDggASgISBaIAQESSQoNY2hlY2twb2ludGluZxg6IAEoDjIoLm5pYmJsZS50cmFpbmVyLnYxLkdyYWRpZW50Q2hlY2twb2ludGluZ0IIukgFggECEAESOgoPcmVnaXN0cnlfdGFyZ2V0GDwgASgLMiEubmliYmxlLnRyYWluZXIudjEuUmVnaXN0cnlUYXJnZXRCBwoFX3JhbmtCCAoGX2FscGhhQgoKCF9kcm9wb3V0QhAKDl9sZWFybmluZ19yYXRlQg8KDV93ZWlnaHRfZGVjYXlCDQoLX2FkYW1fYmV0YTFCDQoLX2FkYW1fYmV0YTJCDwoNX2FkYW1fZXBzaWxvbkIQCg5fbWF4X2dyYWRfbm9ybUIICgZfc3RlcHNCDQoLX2JhdGNoX3NpemVCDQoLX2dyYWRfYWNjdW1CCQoHX3dhcm11cEIHCgVfc2VlZEIKCghfc2h1ZmZsZUIJCgdfZXBvY2hzQg0KC19tYXhfbGVuZ3RoQg0KC19ldmFsX3N0ZXBzQhkKF19ncmFkaWVudF9jaGVja3BvaW50aW5nQgoKCF90aHJlYWRzQgcKBV9iaXRzQg0KC19ibG9ja19zaXplQg8KDV9kb3VibGVfcXVhbnQibgoOUmVnaXN0cnlUYXJnZXQSGgoIZW5kcG9pbnQYASABKAlCCLpIBXIDGIAEEh0KCmFkYXB0ZXJfaWQYAiABKAlCCbpIBnIEEAEYPxIhCgdhbGlhc2VzGAMgAygJQhC6SA2SAQoQECIGcgQQARg/KmUKCFNjaGVkdWxlEhgKFFNDSEVEVUxFX1VOU1BFQ0lGSUVEEAASFQoRU0NIRURVTEVfQ09OU1RBTlQQARITCg9TQ0hFRFVMRV9MSU5FQVIQAhITCg9TQ0hFRFVMRV9DT1NJTkUQAyqnAQoVR3JhZGllbnRDaGVja3BvaW50aW5nEiYKIkdSQURJRU5UX0NIRUNLUE9JTlRJTkdfVU5TUEVDSUZJRUQQABIfChtHUkFESUVOVF9DSEVDS1BPSU5USU5HX05PTkUQARIkCiBHUkFESUVOVF9DSEVDS1BPSU5USU5HX1NFTEVDVElWRRACEh8KG0dSQURJRU5UX0NIRUNLUE9JTlRJTkdfRlVMTBADYgZwcm90bzM", [file_buf_validate_validate, file_nibble_common_v1_common]);
+  fileDesc("ChxuaWJibGUvdHJhaW5lci92MS9zcGVjLnByb3RvEhFuaWJibGUudHJhaW5lci52MSLQDwoMVHJhaW5pbmdTcGVjEh0KCW1vZGVsX2RpchgBIAEoCUIKukgHcgUQASiAIBIdCgtiYXNlX2RpZ2VzdBgCIAEoCUIIukgFcgMYgAESHQoJZGF0YV9maWxlGAMgASgJQgq6SAdyBRABKIAgEiAKDmV2YWxfZGF0YV9maWxlGAQgASgJQgi6SAVyAyiAIBIeCgpvdXRwdXRfZGlyGAUgASgJQgq6SAdyBRABKIAgEiIKEGluaXRfYWRhcHRlcl9kaXIYBiABKAlCCLpIBXIDKIAgEhYKDmZ1bGxfcGFyYW1ldGVyGAcgASgIEh0KBHJhbmsYCiABKAVCCrpIBxoFGIAgKAFIAIgBARIkCgVhbHBoYRgLIAEoAUIQukgNEgtAASEAAAAAAAAAAEgBiAEBEi0KB2Ryb3BvdXQYDCABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAKIAQESEgoKdXNlX3JzbG9yYRgNIAEoCBIpCg50YXJnZXRfbW9kdWxlcxgOIAMoCUIRukgOkgELEEAiB3IFEAEYgAESLAoNbGVhcm5pbmdfcmF0ZRgUIAEoAUIQukgNEgtAASEAAAAAAAAAAEgDiAEBEisKDHdlaWdodF9kZWNheRgVIAEoAUIQukgNEgtAASkAAAAAAAAAAEgEiAEBEjAKCmFkYW1fYmV0YTEYFiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAWIAQESMAoKYWRhbV9iZXRhMhgXIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAABIBogBARIrCgxhZGFtX2Vwc2lsb24YGCABKAFCELpIDRILQAEhAAAAAAAAAABIB4gBARIsCg1tYXhfZ3JhZF9ub3JtGBkgASgBQhC6SA0SC0ABIQAAAAAAAAAASAiIAQESIAoFc3RlcHMYGiABKANCDLpICSIHGIDC1y8oAUgJiAEBEiQKCmJhdGNoX3NpemUYGyABKAVCC7pICBoGGICABCgBSAqIAQESJAoKZ3JhZF9hY2N1bRgcIAEoBUILukgIGgYYgIAEKAFIC4gBARI3CghzY2hlZHVsZRgdIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNjaGVkdWxlQgi6SAWCAQIQARIlCgZ3YXJtdXAYHiABKAFCELpIDRILQAEpAAAAAAAAAABIDIgBARIRCgRzZWVkGB8gASgNSA2IAQESFAoHc2h1ZmZsZRggIAEoCEgOiAEBEiUKBmVwb2NocxghIAEoAUIQukgNEgtAASEAAAAAAAAAAEgPiAEBEjkKCW9wdGltaXplchgiIAEoDjIcLm5pYmJsZS50cmFpbmVyLnYxLk9wdGltaXplckIIukgFggECEAESHAoKcGFnaW5nX2RpchgjIAEoCUIIukgFcgMogCASFwoPdHJhaW5fb25fc291cmNlGCggASgIEiQKCm1heF9sZW5ndGgYKSABKAVCC7pICBoGGICAQCgCSBCIAQESIAoKZXZhbF9zdGVwcxgqIAEoA0IHukgEIgIoAEgRiAEBEicKFmdyYWRpZW50X2NoZWNrcG9pbnRpbmcYMiABKAhCAhgBSBKIAQESPwoNY29tcHV0ZV9kdHlwZRgzIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlQgi6SAWCAQIQARIgCgd0aHJlYWRzGDQgASgFQgq6SAcaBRiACCgBSBOIAQESHAoEYml0cxg1IAEoBUIJukgGGgQwBDAQSBSIAQESOQoKcXVhbnRfdHlwZRg2IAEoDjIbLm5pYmJsZS5jb21tb24udjEuUXVhbnRUeXBlQgi6SAWCAQIQARI0CgpibG9ja19zaXplGDcgASgFQhu6SBgaFjAgMEAwgAEwgAIwgAQwgAgwgBAwgCBIFYgBARIZCgxkb3VibGVfcXVhbnQYOCABKAhIFogBARJJCg1jaGVja3BvaW50aW5nGDogASgOMigubmliYmxlLnRyYWluZXIudjEuR3JhZGllbnRDaGVja3BvaW50aW5nQgi6SAWCAQIQARIoChJtZW1vcnlfbGltaXRfYnl0ZXMYOSABKANCB7pIBCICIABIF4gBARI6Cg9yZWdpc3RyeV90YXJnZXQYPCABKAsyIS5uaWJibGUudHJhaW5lci52MS5SZWdpc3RyeVRhcmdldEIHCgVfcmFua0IICgZfYWxwaGFCCgoIX2Ryb3BvdXRCEAoOX2xlYXJuaW5nX3JhdGVCDwoNX3dlaWdodF9kZWNheUINCgtfYWRhbV9iZXRhMUINCgtfYWRhbV9iZXRhMkIPCg1fYWRhbV9lcHNpbG9uQhAKDl9tYXhfZ3JhZF9ub3JtQggKBl9zdGVwc0INCgtfYmF0Y2hfc2l6ZUINCgtfZ3JhZF9hY2N1bUIJCgdfd2FybXVwQgcKBV9zZWVkQgoKCF9zaHVmZmxlQgkKB19lcG9jaHNCDQoLX21heF9sZW5ndGhCDQoLX2V2YWxfc3RlcHNCGQoXX2dyYWRpZW50X2NoZWNrcG9pbnRpbmdCCgoIX3RocmVhZHNCBwoFX2JpdHNCDQoLX2Jsb2NrX3NpemVCDwoNX2RvdWJsZV9xdWFudEIVChNfbWVtb3J5X2xpbWl0X2J5dGVzIm4KDlJlZ2lzdHJ5VGFyZ2V0EhoKCGVuZHBvaW50GAEgASgJQgi6SAVyAxiABBIdCgphZGFwdGVyX2lkGAIgASgJQgm6SAZyBBABGD8SIQoHYWxpYXNlcxgDIAMoCUIQukgNkgEKEBAiBnIEEAEYPyplCghTY2hlZHVsZRIYChRTQ0hFRFVMRV9VTlNQRUNJRklFRBAAEhUKEVNDSEVEVUxFX0NPTlNUQU5UEAESEwoPU0NIRURVTEVfTElORUFSEAISEwoPU0NIRURVTEVfQ09TSU5FEAMqpwEKFUdyYWRpZW50Q2hlY2twb2ludGluZxImCiJHUkFESUVOVF9DSEVDS1BPSU5USU5HX1VOU1BFQ0lGSUVEEAASHwobR1JBRElFTlRfQ0hFQ0tQT0lOVElOR19OT05FEAESJAogR1JBRElFTlRfQ0hFQ0tQT0lOVElOR19TRUxFQ1RJVkUQAhIfChtHUkFESUVOVF9DSEVDS1BPSU5USU5HX0ZVTEwQAyqcAQoJT3B0aW1pemVyEhkKFU9QVElNSVpFUl9VTlNQRUNJRklFRBAAEhkKFU9QVElNSVpFUl9BREFNV18zMkJJVBABEhgKFE9QVElNSVpFUl9BREFNV184QklUEAISHwobT1BUSU1JWkVSX1BBR0VEX0FEQU1XXzMyQklUEAMSHgoaT1BUSU1JWkVSX1BBR0VEX0FEQU1XXzhCSVQQBGIGcHJvdG8z", [file_buf_validate_validate, file_nibble_common_v1_common]);
 
 /**
  * What to train, on what, and how. Paths are paths on the server.
@@ -209,6 +209,20 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   epochs?: number | undefined;
 
   /**
+   * How the optimizer keeps its state. Default: ADAMW_32BIT.
+   *
+   * @generated from field: nibble.trainer.v1.Optimizer optimizer = 34;
+   */
+  optimizer: Optimizer;
+
+  /**
+   * Folder, on a disk, of a paged optimizer's spill file. Empty: output_dir.
+   *
+   * @generated from field: string paging_dir = 35;
+   */
+  pagingDir: string;
+
+  /**
    * Compute the loss on prompts as well as on completions. Default: false.
    *
    * @generated from field: bool train_on_source = 40;
@@ -286,6 +300,14 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
    * @generated from field: nibble.trainer.v1.GradientCheckpointing checkpointing = 58;
    */
   checkpointing: GradientCheckpointing;
+
+  /**
+   * Bytes of memory that the job may take, the process it runs in included; one that needs more is refused with
+   * RESOURCE_EXHAUSTED before its first step. Absent: what the machine has.
+   *
+   * @generated from field: optional int64 memory_limit_bytes = 57;
+   */
+  memoryLimitBytes?: bigint | undefined;
 
   /**
    * Where to register the adapter when the job succeeds. Absent: nowhere.
@@ -432,4 +454,60 @@ export type GradientCheckpointing = (typeof GradientCheckpointing)[keyof typeof 
  */
 export const GradientCheckpointingSchema: GenEnum<GradientCheckpointing> = /*@__PURE__*/
   enumDesc(file_nibble_trainer_v1_spec, 1);
+
+/**
+ * How AdamW keeps its two moments of each parameter.
+ *
+ * @generated from enum nibble.trainer.v1.Optimizer
+ */
+export const Optimizer = {
+  /**
+   * ADAMW_32BIT.
+   *
+   * @generated from enum value: OPTIMIZER_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Two 32-bit floats a parameter.
+   *
+   * @generated from enum value: OPTIMIZER_ADAMW_32BIT = 1;
+   */
+  ADAMW_32BIT: 1,
+
+  /**
+   * Two bytes a parameter and a constant for 256 of them (arXiv:2110.02861); tensors below 4096 elements stay in
+   * 32 bits.
+   *
+   * @generated from enum value: OPTIMIZER_ADAMW_8BIT = 2;
+   */
+  ADAMW_8BIT: 2,
+
+  /**
+   * ADAMW_32BIT with its state in a spill file (QLoRA, arXiv:2305.14314 §3): it goes to disk when memory is short.
+   *
+   * @generated from enum value: OPTIMIZER_PAGED_ADAMW_32BIT = 3;
+   */
+  PAGED_ADAMW_32BIT: 3,
+
+  /**
+   * ADAMW_8BIT with its state in a spill file.
+   *
+   * @generated from enum value: OPTIMIZER_PAGED_ADAMW_8BIT = 4;
+   */
+  PAGED_ADAMW_8BIT: 4,
+} as const;
+
+/**
+ * How AdamW keeps its two moments of each parameter.
+ *
+ * @generated from enum nibble.trainer.v1.Optimizer
+ */
+export type Optimizer = (typeof Optimizer)[keyof typeof Optimizer] | UnknownEnum;
+
+/**
+ * Describes the enum nibble.trainer.v1.Optimizer.
+ */
+export const OptimizerSchema: GenEnum<Optimizer> = /*@__PURE__*/
+  enumDesc(file_nibble_trainer_v1_spec, 2);
 
