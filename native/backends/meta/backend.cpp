@@ -104,10 +104,11 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   const Space labelled(n);
   const int64_t count = std::count_if(a.labels.i32(), a.labels.i32() + n, [](int32_t label) { return label >= 0; });
   if (count == 0) return;
-  const int64_t rows = std::min(count, std::max<int64_t>((4 << 20) / vocabulary, 32));
+  const int64_t rows = std::min(count, std::max<int64_t>((8 << 20) / vocabulary, 64));
   const Space x(rows * width), logits(rows * vocabulary), d_x(a.d_x ? rows * width : 0);
-  gemm({{width, false}}, rows, vocabulary, false);
-  if (a.d_x) gemm({{vocabulary, false}}, rows, width, false, false);
+  const bool pairs = is_bf16(a.x) && is_bf16(a.w);
+  gemm({{width, pairs}}, rows, vocabulary, false);
+  if (a.d_x) gemm({{vocabulary, pairs}}, rows, width, false, false);
   if (a.d_w) gemm({{rows, false}}, vocabulary, width, false, false);
 }
 
