@@ -84,7 +84,15 @@ const adapter = createAdapter(
 );
 attachAdapter(model, adapter);
 const optimizer = new Adamw(adapterParameters(adapter), {
-  ...{ beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, maxGradNorm: 0.3 },
+  ...{
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    weightDecay: 0,
+    maxGradNorm: 0.3,
+    optimizer: "adamw_32bit",
+    pagingDir: ".",
+  },
 });
 const trainer = new Trainer(model, optimizer, {
   ...{
