@@ -6,10 +6,11 @@
 //   h = drop(x) A^T is written out for the backward pass.
 // linear_backward, given d_y:
 //   d_h = scaling * d_y B;  d_x = d_y W + mask/(1-p) * (d_h A)     (written, or added when accumulate_dx)
-//   d_A += d_h^T drop(x);   d_B += scaling * d_y^T h
+//   d_A += d_h^T drop(x);   d_B += d_y^T (scaling * h)
 //   d_w += d_y^T x (dense float32 gradient of a trainable dense W);  d_bias += column sums of d_y
 // x, y, d_y, d_x are float32 or bfloat16 (all four the same); sums are float32. A, B, h and all parameter
-// gradients are float32. Results do not depend on the number of threads. N may be 0.
+// gradients are float32. Where x is bfloat16, drop(x), A, scaling * h, scaling * B and d_h are rounded to bfloat16
+// as operands of products, as PyTorch's autocast does; lora_add rounds nothing. Results do not depend on the number of threads. N may be 0.
 // Cost: 2 N I O flops forward, the same for d_x; W is read once for each block of rows.
 #pragma once
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kPackedFloatsMax = 8 << 20;  // of A at once; more rows go in slabs
 constexpr int64_t kSlabRowsMin = 256;
-constexpr int64_t kPackRows = 64;       // of A in one task
+constexpr int64_t kPackRowsWorth = 32;  // packing a column of B costs as much as this many rows of C
 constexpr int64_t kTasksMax = 32;       // enough to share out, few enough to pack B seldom
 constexpr int64_t kTaskFlops = 8e6;     // a task is worth its start from here
 constexpr int64_t kBlockRowsMin = 256;  // fewer would decode B too often for what is done with it
@@ -19,8 +19,7 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 Lane lane_of(const Term& t) { return lane_of(t.a, t.b); }
-int64_t block_depth(const Term& t) { return kDepth * elements_of(lane_of(t)); }  // in elements
-int64_t block_count(const Term& t) { return blocks_of(t.depth, block_depth(t)); }
+bool is_packed(const Term& t) { return t.packed != nullptr && t.packed->lane() == lane_of(t); }
 
 // How a product is cut up; a function of the shapes alone.
 struct Plan {
@@ -28,61 +27,22 @@ struct Plan {
 };
 
 Plan plan_of(const Term* terms, int count, int64_t m, int64_t n) {
-  int64_t floats = 0, depth = 0;  // of a packed row of A; of all terms
+  int64_t floats = 0, depth = 0;  // of a row of A that is packed here; of all terms
+  bool whole = false;
   for (int t = 0; t < count; ++t) {
-    floats += block_count(terms[t]) * kPitch;
+    if (is_packed(terms[t])) whole = true;
+    else floats += block_count(lane_of(terms[t]), terms[t].depth) * kPitch;
     depth += terms[t].depth;
   }
   int64_t slab = kPackedFloatsMax / (floats > 0 ? floats : 1);
-  slab = least(m, slab < kSlabRowsMin ? kSlabRowsMin : slab);
+  slab = whole ? m : least(m, slab < kSlabRowsMin ? kSlabRowsMin : slab);
   Plan plan{n, slab, slab, kPanelColumns};
-  const int64_t wanted = least(2 * slab * n * depth / kTaskFlops, kTasksMax);
+  const int64_t wanted = least(2 * (slab + kPackRowsWorth) * n * depth / kTaskFlops, kTasksMax);
   auto tasks = [&] { return blocks_of(slab, plan.block_rows) * blocks_of(n, plan.block_columns); };
   while (tasks() < wanted && plan.block_rows > kBlockRowsMin) plan.block_rows = (plan.block_rows + 1) / 2;
   while (tasks() < wanted && plan.block_columns > kTileColumns) plan.block_columns /= 2;
   return plan;
 }
-
-// All of A for the rows [begin, end), in blocks of depth: [block][row][kPitch].
-class PackedRows {
- public:
-  PackedRows(const Term* terms, int count, int64_t rows_max)
-      : terms_(terms), count_(count), space_(blocks() * rows_max * kPitch) {}
-
-  void pack(int64_t begin, int64_t end) {
-    rows_ = end - begin;
-    const int64_t groups = blocks_of(rows_, kPackRows);
-    parallel_for(blocks() * groups, [&](int64_t task) {
-      int64_t block = task / groups;
-      const int64_t row = task % groups * kPackRows;
-      float* to = space_.data() + (block * rows_ + row) * kPitch;
-      for (int t = 0; t < count_; ++t) {
-        const Term& term = terms_[t];
-        if (block >= block_count(term)) {
-          block -= block_count(term);
-          continue;
-        }
-        const int64_t k0 = block * block_depth(term), depth = least(block_depth(term), term.depth - k0);
-        return pack_rows(term.a, lane_of(term), begin + row, least(kPackRows, rows_ - row), k0, depth, to);
-      }
-    });
-  }
-
-  // `block` counts through all terms.
-  const float* at(int64_t block, int64_t row) const { return space_.data() + (block * rows_ + row) * kPitch; }
-
- private:
-  int64_t blocks() const {
-    int64_t sum = 0;
-    for (int t = 0; t < count_; ++t) sum += block_count(terms_[t]);
-    return sum;
-  }
-
-  const Term* terms_;
-  int count_;
-  int64_t rows_ = 0;
-  Workspace space_;
-};
 
 // A block of C while it is summed: c itself, or scratch where c is bfloat16 or a term is masked.
 struct Block {
@@ -101,8 +61,17 @@ void begin_block(const Block& block, const Result& result) {
   }
 }
 
+// c[column, row] += the block.
+void add_turned(const Block& block, const Tensor& c) {
+  for (int64_t j = 0; j < block.columns; ++j) {
+    float* to = c.f32() + (block.column + j) * c.dim(1) + block.row;
+    for (int64_t r = 0; r < block.rows; ++r) to[r] += block.sums[r * block.pitch + j];
+  }
+}
+
 void end_block(const Block& block, const Result& result) {
   if (!block.is_scratch) return;
+  if (result.turned) return add_turned(block, result.c);
   const int64_t n = result.c.dim(1);
   for (int64_t r = 0; r < block.rows; ++r)
     put_row(result.c, (block.row + r) * n + block.column, block.columns, block.sums + r * block.pitch, result.add);
@@ -140,19 +109,18 @@ void sum_tiles(const Block& block, const float* a, const float* b, int64_t depth
   }
 }
 
-void sum_block(const Block& block, const Term* terms, int count, const Result& result, const PackedRows& packed,
+void sum_block(const Block& block, const Term* terms, int count, const Result& result, const PackedRows* const* packed,
                int64_t packed_row, float* panel) {
   bool add = result.bias != nullptr || (result.add && !block.is_scratch);
-  int64_t index = 0;
   begin_block(block, result);
   for (int t = 0; t < count; ++t) {
     const Lane lane = lane_of(terms[t]);
-    const int64_t step = block_depth(terms[t]);
-    for (int64_t k0 = 0; k0 < terms[t].depth; k0 += step) {
-      const int64_t depth = least(step, terms[t].depth - k0), lanes = blocks_of(depth, elements_of(lane));
-      pack_columns(terms[t].b, lane, block.column, block.columns, k0, depth, panel);
+    const int64_t step = block_depth(lane);
+    for (int64_t i = 0; i < block_count(lane, terms[t].depth); ++i) {
+      const int64_t depth = least(step, terms[t].depth - i * step), lanes = blocks_of(depth, elements_of(lane));
+      pack_columns(terms[t].b, lane, block.column, block.columns, i * step, depth, panel);
       const auto sum = lane == Lane::kPair ? sum_tiles<Lane::kPair> : sum_tiles<Lane::kFloat>;
-      sum(block, packed.at(index++, packed_row), panel, lanes, add);
+      sum(block, packed[t]->at(i, packed_row), panel, lanes, add);
       add = true;
     }
     if (terms[t].mask != nullptr) mask_block(block, *terms[t].mask, result.c.dim(1));
@@ -160,21 +128,35 @@ void sum_block(const Block& block, const Term* terms, int count, const Result& r
   end_block(block, result);
 }
 
+bool is_for_few_rows(const Term* terms, int count, const Result& result) {
+  bool few = result.c.dim(0) <= kFewRows && !result.turned;
+  for (int t = 0; t < count; ++t) {
+    const Term& term = terms[t];
+    few = few && term.a.along_k && term.b.along_k && term.mask == nullptr && !term.b.matrix.rounded;
+  }
+  return few;
+}
+
 }  // namespace
 
 void gemm(const Term* terms, int count, const Result& result) {
-  const int64_t m = result.c.dim(0), n = result.c.dim(1);
-  bool few = m <= kFewRows;
-  for (int t = 0; t < count; ++t) few = few && terms[t].a.along_k && terms[t].b.along_k && terms[t].mask == nullptr;
-  if (few) return gemm_few_rows(terms, count, result);
+  if (is_for_few_rows(terms, count, result)) return gemm_few_rows(terms, count, result);
+  const int64_t m = result.c.dim(result.turned ? 1 : 0), n = result.c.dim(result.turned ? 0 : 1);
   const Plan plan = plan_of(terms, count, m, n);
-  const bool beside = result.c.dtype != DType::kF32 || terms[0].mask != nullptr;  // summed in scratch
-  PackedRows packed(terms, count, plan.slab_rows);
+  // Summed in scratch.
+  const bool beside = result.c.dtype != DType::kF32 || terms[0].mask != nullptr || result.turned;
+  PackedRows own[kTermsMax];
+  const PackedRows* packed[kTermsMax];
+  for (int t = 0; t < count; ++t) {
+    packed[t] = is_packed(terms[t]) ? terms[t].packed : &own[t];
+    if (!is_packed(terms[t])) own[t].reserve(terms[t].a, lane_of(terms[t]), terms[t].depth, plan.slab_rows);
+  }
   const int64_t panel = plan.block_columns * kDepth;
   Scratch scratch(panel + (beside ? plan.block_rows * plan.block_columns : 0), thread_count());
   for (int64_t begin = 0; begin < m; begin += plan.slab_rows) {
     const int64_t end = least(begin + plan.slab_rows, m);
-    packed.pack(begin, end);
+    for (int t = 0; t < count; ++t)
+      if (packed[t] == &own[t]) own[t].pack(begin, end);
     const int64_t across = blocks_of(n, plan.block_columns);
     parallel_for(across * blocks_of(end - begin, plan.block_rows), [&](int64_t task) {
       const Scratch::Piece piece(scratch);

@@ -12,12 +12,15 @@ struct Term {
   Operand a, b;
   int64_t depth;
   const Dropout* mask = nullptr;
+  const PackedRows* packed = nullptr;  // all of A, if the caller has it; used where its lanes are the product's
 };
+constexpr int kTermsMax = 4;
 
 struct Result {
   Tensor c;                     // [m, n] float32 or bfloat16
   bool add = false;             // to what c holds
   const float* bias = nullptr;  // [n]
+  bool turned = false;          // c is float32 [n, m] and add: for products whose m is smaller than their n
 };
 
 // c = (c +) bias + sum of the terms. The order of all sums depends on m, n and the depths only, never on

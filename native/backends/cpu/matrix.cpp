@@ -65,12 +65,25 @@ void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* o
   if (m.factor != 1)
     for (int64_t i = 0; i < count; ++i) out[i] *= m.factor;
   if (m.dropout != nullptr) apply_dropout(*m.dropout, first, count, out);
+  if (m.rounded)
+    each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE { store(out + i, round_bf16(load(out + i, n)), n); });
 }
 
 void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uint16_t* out) {
   const int64_t first = row * m.columns + column;
-  if (m.codes != nullptr) decode_row(*m.codes, first, count, out);
-  else memcpy(out, static_cast<const uint16_t*>(m.data) + first, size_t(count) * 2);
+  if (m.factor != 1 || m.dropout != nullptr || (m.codes == nullptr && m.dtype != DType::kBF16)) {
+    constexpr int64_t kPart = 256;
+    float part[kPart];
+    for (int64_t i = 0; i < count; i += kPart) {
+      const int64_t of_part = i + kPart < count ? kPart : count - i;
+      fetch(m, row, column + i, of_part, part);
+      each_vector(0, of_part, [&](int64_t j, int n) NIBBLE_INLINE { store(reinterpret_cast<Bf16*>(out + i) + j, load(part + j, n), n); });
+    }
+  } else if (m.codes != nullptr) {
+    decode_row(*m.codes, first, count, out);
+  } else {
+    memcpy(out, static_cast<const uint16_t*>(m.data) + first, size_t(count) * 2);
+  }
 }
 
 void put_row(const Tensor& t, int64_t first, int64_t count, const float* values, bool add) {

@@ -15,6 +15,7 @@ struct Matrix {
   const Codes* codes = nullptr;      // 4-bit: then data and dtype are not used
   float factor = 1;
   const Dropout* dropout = nullptr;  // mask of element row * columns + column
+  bool rounded = false;              // to bfloat16, last of all
 
   Matrix scaled(float by) const {
     Matrix m = *this;
@@ -25,6 +26,17 @@ struct Matrix {
     Matrix m = *this;
     m.dropout = d.p > 0 ? &d : nullptr;
     return m;
+  }
+  // For operands of a product with numbers of this dtype.
+  Matrix rounded_as(DType as) const {
+    Matrix m = *this;
+    m.rounded = as == DType::kBF16 && !is_bf16();
+    return m;
+  }
+  // Whether every element is a bfloat16 number.
+  bool is_bf16() const {
+    const DType stored = codes != nullptr ? codes->dtype() : dtype;
+    return rounded || (stored == DType::kBF16 && factor == 1 && dropout == nullptr);
   }
 };
 
@@ -53,11 +65,9 @@ class WeightMatrix {
 // out[i] = element [row, column + i] as float32, for i in [0, count).
 void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* out);
 
-// Whether every element is a bfloat16 number: then fetch_bf16 gives the same elements in half the space.
-static inline bool is_bf16(const Matrix& m) {
-  return (m.codes != nullptr ? m.codes->dtype() : m.dtype) == DType::kBF16 && m.factor == 1 && m.dropout == nullptr;
-}
+// The same for a matrix of bfloat16 numbers (is_bf16), in half the space.
 void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uint16_t* out);
+
 
 // t[first + i] = values[i], rounded to t's dtype; `add`: added to what was there.
 void put_row(const Tensor& t, int64_t first, int64_t count, const float* values, bool add);

@@ -1,12 +1,14 @@
 #include "backends/cpu/pack.h"
 
 #include "backends/cpu/transpose.h"
+#include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kGroup = 64;  // rows of A turned at once
+constexpr int64_t kGroup = 64;     // rows of A turned at once
+constexpr int64_t kPackRows = 64;  // of A in one task
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -62,11 +64,10 @@ void pack_turned(const Operand& b, Lane lane, int64_t column, int64_t columns, i
 
 }  // namespace
 
-void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
-  if (a.along_k) {
-    for (int64_t r = 0; r < rows; ++r) fetch_lanes(a.matrix, lane, row + r, k0, depth, to + r * kPitch);
-    return;
-  }
+namespace {
+
+// Storage rows are k: each gives one element of every row.
+void pack_rows_turned(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
   alignas(64) float part[kWidth * kGroup];
   for (int64_t r = 0; r < rows; r += kGroup) {
     const int64_t group = least(kGroup, rows - r);
@@ -76,6 +77,49 @@ void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k
       transpose_rows(part, kGroup, count, group, to + r * kPitch + k, kPitch);
     }
   }
+}
+
+// The same in pairs: for an adapter's few rows.
+void pack_rows_turned_pairs(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
+  uint16_t part[kGroup];
+  uint16_t* const pairs = reinterpret_cast<uint16_t*>(to);
+  for (int64_t r = 0; r < rows; r += kGroup) {
+    const int64_t group = least(kGroup, rows - r);
+    for (int64_t k = 0; k < depth; ++k) {
+      fetch_bf16(a.matrix, k0 + k, row + r, group, part);
+      for (int64_t i = 0; i < group; ++i) pairs[(r + i) * 2 * kPitch + k] = part[i];
+    }
+    for (int64_t i = 0; depth % 2 == 1 && i < group; ++i) pairs[(r + i) * 2 * kPitch + depth] = 0;
+  }
+}
+
+}  // namespace
+
+void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
+  if (a.along_k) {
+    for (int64_t r = 0; r < rows; ++r) fetch_lanes(a.matrix, lane, row + r, k0, depth, to + r * kPitch);
+  } else if (lane == Lane::kPair) {
+    pack_rows_turned_pairs(a, row, rows, k0, depth, to);
+  } else {
+    pack_rows_turned(a, row, rows, k0, depth, to);
+  }
+}
+
+void PackedRows::reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max) {
+  a_ = a;
+  lane_ = lane;
+  depth_ = depth;
+  space_.reserve(block_count(lane, depth) * rows_max * kPitch);
+}
+
+void PackedRows::pack(int64_t begin, int64_t end) {
+  rows_ = end - begin;
+  const int64_t groups = (rows_ + kPackRows - 1) / kPackRows, step = block_depth(lane_);
+  parallel_for(block_count(lane_, depth_) * groups, [&](int64_t task) {
+    const int64_t block = task / groups, row = task % groups * kPackRows, k0 = block * step;
+    float* to = space_.data() + (block * rows_ + row) * kPitch;
+    pack_rows(a_, lane_, begin + row, least(kPackRows, rows_ - row), k0, least(step, depth_ - k0), to);
+  });
 }
 
 void pack_columns(const Operand& b, Lane lane, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {

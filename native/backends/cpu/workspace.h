@@ -9,14 +9,24 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 class Workspace {
  public:
-  explicit Workspace(int64_t floats) : data_(static_cast<float*>(memory().allocate(floats * 4, Kind::kWorkspace))) {}
-  ~Workspace() { memory().release(data_); }
+  Workspace() = default;
+  explicit Workspace(int64_t floats) { reserve(floats); }
+  ~Workspace() { release(); }
+  void reserve(int64_t floats) {
+    release();
+    data_ = static_cast<float*>(memory().allocate(floats * 4, Kind::kWorkspace));
+  }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
   float* data() const { return data_; }
 
  private:
-  float* data_;
+  void release() {
+    if (data_ != nullptr) memory().release(data_);
+    data_ = nullptr;
+  }
+
+  float* data_ = nullptr;
 };
 
 // One piece of scratch memory for each task that may run at the same time.

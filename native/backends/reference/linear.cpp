@@ -17,13 +17,20 @@ double mask(const Dropout& d, int64_t index) {
   return dropout_keeps(d.seed, d.stream, uint64_t(index), d.p) ? 1.0 / (1.0 - double(d.p)) : 0.0;
 }
 
-double dropped(const Tensor& x, const Dropout& d, int64_t index) { return get(x, index) * mask(d, index); }
+// As an operand beside activations of `dtype`.
+double rounded(double value, DType dtype) {
+  return dtype == DType::kBF16 ? bf16_to_float(float_to_bf16(float(value))) : value;
+}
 
-// h[n,r] = drop(x)[n,:] . A[r,:]
-double project(const Tensor& x, const Tensor& a, const Dropout& d, int64_t n, int64_t r) {
+double dropped(const Tensor& x, const Dropout& d, int64_t index) {
+  return rounded(get(x, index) * mask(d, index), x.dtype);
+}
+
+// h[n,r] = drop(x)[n,:] . A[r,:], A rounded as an operand beside `dtype`
+double project(const Tensor& x, const Tensor& a, const Dropout& d, DType dtype, int64_t n, int64_t r) {
   const int64_t in = x.dim(1);
   double sum = 0;
-  for (int64_t i = 0; i < in; ++i) sum += dropped(x, d, n * in + i) * get(a, r * in + i);
+  for (int64_t i = 0; i < in; ++i) sum += dropped(x, d, n * in + i) * rounded(get(a, r * in + i), dtype);
   return sum;
 }
 
@@ -34,7 +41,9 @@ std::vector<double> grad_h(const LinearBackwardArgs& a) {
   for (int64_t n = 0; n < rows; ++n)
     for (int64_t r = 0; r < rank; ++r)
       for (int64_t o = 0; o < out; ++o)
-        d_h[size_t(n * rank + r)] += a.scaling * get(a.d_y, n * out + o) * get(a.b, o * rank + r);
+        d_h[size_t(n * rank + r)] +=
+            get(a.d_y, n * out + o) * rounded(a.scaling * get(a.b, o * rank + r), a.d_y.dtype);
+  for (double& value : d_h) value = rounded(value, a.d_y.dtype);
   return d_h;
 }
 
@@ -46,7 +55,7 @@ void backward_input(const LinearBackwardArgs& a, const std::vector<double>& d_h)
       double sum = a.accumulate_dx ? get(a.d_x, n * in + i) : 0;
       for (int64_t o = 0; o < out; ++o) sum += get(a.d_y, n * out + o) * weight(o, i);
       double adapter = 0;
-      for (int64_t r = 0; r < rank; ++r) adapter += d_h[size_t(n * rank + r)] * get(a.a, r * in + i);
+      for (int64_t r = 0; r < rank; ++r) adapter += d_h[size_t(n * rank + r)] * rounded(get(a.a, r * in + i), a.d_y.dtype);
       if (rank > 0) sum += mask(a.dropout, n * in + i) * adapter;
       put(a.d_x, n * in + i, sum);
     }
@@ -65,8 +74,9 @@ void backward_adapter(const LinearBackwardArgs& a, const std::vector<double>& d_
   for (int64_t o = 0; a.d_b && o < out; ++o) {
     for (int64_t r = 0; r < rank; ++r) {
       double sum = 0;
-      for (int64_t n = 0; n < rows; ++n) sum += get(a.d_y, n * out + o) * get(a.h, n * rank + r);
-      add(a.d_b, o * rank + r, a.scaling * sum);
+      for (int64_t n = 0; n < rows; ++n)
+        sum += get(a.d_y, n * out + o) * rounded(a.scaling * get(a.h, n * rank + r), a.d_y.dtype);
+      add(a.d_b, o * rank + r, sum);
     }
   }
 }
@@ -91,11 +101,12 @@ void linear_forward(const LinearForwardArgs& a) {
   const WeightReader weight(a.w);
   const int64_t rows = a.x.dim(0), out = a.w.out, in = a.w.in, rank = a.a ? a.a.dim(0) : 0;
   for (int64_t n = 0; n < rows; ++n) {
-    for (int64_t r = 0; r < rank; ++r) put(a.h, n * rank + r, project(a.x, a.a, a.dropout, n, r));
+    for (int64_t r = 0; r < rank; ++r) put(a.h, n * rank + r, project(a.x, a.a, a.dropout, a.x.dtype, n, r));
     for (int64_t o = 0; o < out; ++o) {
       double sum = a.bias ? get(a.bias, o) : 0;
       for (int64_t i = 0; i < in; ++i) sum += get(a.x, n * in + i) * weight(o, i);
-      for (int64_t r = 0; r < rank; ++r) sum += a.scaling * get(a.h, n * rank + r) * get(a.b, o * rank + r);
+      for (int64_t r = 0; r < rank; ++r)
+        sum += rounded(a.scaling * get(a.h, n * rank + r), a.x.dtype) * rounded(get(a.b, o * rank + r), a.x.dtype);
       put(a.y, n * out + o, sum);
     }
   }
@@ -112,7 +123,7 @@ void lora_add(const LoraAddArgs& a) {
   const int64_t out = a.b.dim(0), rank = a.a.dim(0);
   for (int64_t n = a.begin; n < a.end; ++n) {
     std::vector<double> h;
-    for (int64_t r = 0; r < rank; ++r) h.push_back(project(a.x, a.a, {}, n, r));
+    for (int64_t r = 0; r < rank; ++r) h.push_back(project(a.x, a.a, {}, DType::kF32, n, r));
     for (int64_t o = 0; o < out; ++o) {
       double sum = 0;
       for (int64_t r = 0; r < rank; ++r) sum += h[size_t(r)] * get(a.b, o * rank + r);
