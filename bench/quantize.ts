@@ -12,7 +12,7 @@ import { openModelFolder } from "#packages/hub";
 import { freeModel, loadModel } from "../packages/engine/model-load.ts";
 import { quantizeModel } from "../packages/engine/quantize-model.ts";
 import { defaultQuant, freeWeight, quantizeMatrix } from "../packages/engine/quantize-tensor.ts";
-import { uploadTensor } from "../packages/engine/upload.ts";
+import { uploadTensor } from "../packages/engine/weight-reader.ts";
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,

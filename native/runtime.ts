@@ -20,6 +20,8 @@ export interface MemoryReport {
   paged: number;
   /** Most of them since the last resetPeak. */
   pagedPeak: number;
+  /** Of the weights in `current`: bytes that are a mapped file's own pages, which processes share. */
+  mapped: number;
 }
 
 const indexOf = (device: Device): number => devices.indexOf(device);

@@ -1,5 +1,6 @@
 // Tensors in native memory: creation, bytes in and out, release. Values and shapes are checked in C++ too.
 import { addon } from "./addon.ts";
+import type { MappedFile } from "./mapped-file.ts";
 
 export const dtypes = ["float64", "float32", "bfloat16", "float16", "uint8", "int32"] as const;
 /** A tensor on "meta" has a shape and is counted, but has no memory; its ops compute nothing and its values read as zero. */
@@ -50,6 +51,15 @@ export function freeOnThrow<T>(work: () => T): T {
   }
 }
 
+/** Four numbers, as the addon takes a shape; -1 ends it. */
+function dimensions(shape: readonly number[]): [number, number, number, number] {
+  if (shape.length > 4 || shape.some((n) => !Number.isSafeInteger(n) || n < 0)) {
+    throw new RangeError(`[tensor] shape: expected at most 4 whole numbers >= 0, got [${shape.join(",")}]`);
+  }
+  const [d0 = -1, d1 = -1, d2 = -1, d3 = -1] = shape;
+  return [d0, d1, d2, d3];
+}
+
 /** A contiguous, row-major tensor in native memory. Its owner frees it; no finalizer does. */
 export class Tensor {
   readonly handle: number;
@@ -71,21 +81,24 @@ export class Tensor {
    * that cannot hold a spill file.
    */
   static empty(dtype: DType, shape: readonly number[], at: Placement): Tensor {
-    if (shape.length > 4 || shape.some((n) => !Number.isSafeInteger(n) || n < 0)) {
-      throw new RangeError(`[tensor] shape: expected at most 4 whole numbers >= 0, got [${shape.join(",")}]`);
-    }
-    const d = (i: number) => shape[i] ?? -1;
-    const handle: number = addon.tensorCreate(
-      dtypes.indexOf(dtype),
-      devices.indexOf(at.device),
-      kinds.indexOf(at.kind),
-      d(0),
-      d(1),
-      d(2),
-      d(3),
-      at.pagingDir ?? null,
-    );
-    const t = new Tensor(handle, dtype, [...shape], at.device);
+    const [d0, d1, d2, d3] = dimensions(shape);
+    const [type, device, kind] = [dtypes.indexOf(dtype), devices.indexOf(at.device), kinds.indexOf(at.kind)];
+    const handle: number = addon.tensorCreate(type, device, kind, d0, d1, d2, d3, at.pagingDir ?? null);
+    return Tensor.adopt(handle, dtype, shape, at.device);
+  }
+
+  /**
+   * Weights that are a file's own bytes from `byteOffset` on, which must be a multiple of an element's: read-only,
+   * without a copy. The file may be closed; it stays mapped until its last tensor is freed.
+   */
+  static mapped(file: MappedFile, byteOffset: number, dtype: DType, shape: readonly number[], device: Device): Tensor {
+    const [d0, d1, d2, d3] = dimensions(shape);
+    const at = [file.handle, byteOffset, dtypes.indexOf(dtype), devices.indexOf(device)];
+    return Tensor.adopt(addon.tensorMapped(...at, d0, d1, d2, d3), dtype, shape, device);
+  }
+
+  private static adopt(handle: number, dtype: DType, shape: readonly number[], device: Device): Tensor {
+    const t = new Tensor(handle, dtype, [...shape], device);
     scope?.push(t);
     return t;
   }

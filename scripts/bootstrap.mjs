@@ -93,8 +93,11 @@ const orphanedCheckMs = 500;
 
 /** Runs a script of the repository on the pinned Node, passes signals on, and exits as it does. */
 export function runOnPinnedNode(script, args) {
+  // What Node makes of the sources, types stripped and compiled, is kept: a start reads it in a tenth of the time.
+  const env = { NODE_COMPILE_CACHE: join(root, "build", "compile-cache"), ...process.env };
   const child = spawn(bootstrap(), ["--disable-warning=ExperimentalWarning", join(root, script), ...args], {
     stdio: "inherit",
+    env,
   });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));
   // npx puts a shell between itself and this process, which does not pass SIGTERM on: its end is the sign.

@@ -20,7 +20,7 @@ uint32_t Handles::create_paged(DType dtype, Device device, const Tensor& shape, 
 
 uint32_t Handles::add(const Tensor& t, void* block) {
   const uint32_t handle = next_++;
-  Entry& entry = live_[handle] = {t, block, nullptr};
+  Entry& entry = live_[handle] = {t, block, nullptr, nullptr};
   entry.tensor.data = block;
   if (t.device == Device::kMeta && t.dtype == DType::kI32) {
     entry.indices = std::make_unique<uint8_t[]>(size_t(t.bytes()));
@@ -29,15 +29,47 @@ uint32_t Handles::add(const Tensor& t, void* block) {
   return handle;
 }
 
+uint32_t Handles::map(int descriptor, int64_t bytes, const std::string& path) {
+  const uint32_t mapping = next_++;
+  mappings_[mapping] = std::make_shared<FileMapping>(descriptor, bytes, path);
+  return mapping;
+}
+
+void Handles::unmap(uint32_t mapping) { mappings_.erase(mapping); }
+
+uint32_t Handles::create_mapped(uint32_t mapping, int64_t offset, DType dtype, Device device, const Tensor& shape) {
+  const char* op = "tensor_mapped";
+  const auto found = mappings_.find(mapping);
+  require(found != mappings_.end(), op, "file ", mapping, " is not mapped");
+  require(device == Device::kCpu || device == Device::kReference, op, "expected a device of the host");
+  Tensor t = shape;
+  t.dtype = dtype;
+  t.device = device;
+  const int64_t end = found->second->bytes();
+  require(offset >= 0 && offset <= end && t.bytes() <= end - offset, op, "expected a range within ", end,
+          " bytes, got ", t.bytes(), " at ", offset);
+  require(offset % size_of(dtype) == 0, op, "offset: expected a multiple of ", size_of(dtype), ", got ", offset);
+  t.data = found->second->data() + offset;
+  memory().count_mapped(t.bytes());
+  const uint32_t handle = next_++;
+  live_[handle] = {t, nullptr, nullptr, found->second};
+  return handle;
+}
+
+void Handles::give_back(const Entry& e) {
+  if (e.mapping == nullptr) return memory_of(e.tensor.device).release(e.block);
+  memory().count_mapped(-e.tensor.bytes());
+  e.mapping->drop(e.tensor.u8() - e.mapping->data(), e.tensor.bytes());
+}
+
 void Handles::release(uint32_t handle) {
-  const Entry& e = entry(handle);
-  memory_of(e.tensor.device).release(e.block);
+  give_back(entry(handle));
   live_.erase(handle);
 }
 
 void Handles::advise(uint32_t handle, Use use) {
   const Entry& e = entry(handle);
-  memory_of(e.tensor.device).advise(e.block, use);
+  if (e.mapping == nullptr) memory_of(e.tensor.device).advise(e.block, use);
 }
 
 const Handles::Entry& Handles::entry(uint32_t handle) const {
@@ -49,7 +81,7 @@ const Handles::Entry& Handles::entry(uint32_t handle) const {
 const Tensor& Handles::get(uint32_t handle) const { return entry(handle).tensor; }
 
 Handles::~Handles() {
-  for (auto& [handle, e] : live_) memory_of(e.tensor.device).release(e.block);
+  for (auto& [handle, e] : live_) give_back(e);
 }
 
 Handles& handles(Napi::Env env) { return *env.GetInstanceData<Handles>(); }

@@ -13,19 +13,49 @@ namespace {
 // Whether there are bytes behind a tensor to read and write.
 bool has_bytes(const Tensor& t) { return t.device != Device::kMeta || t.dtype == DType::kI32; }
 
-// (dtype, device, kind, d0, d1, d2, d3, pagingFolder | null); a dimension of -1 ends the shape.
-Napi::Value tensor_create(Napi::Env env, const Arguments& a) {
+// Dimensions from argument i on; -1 ends the shape.
+Tensor shape_at(const Arguments& a, size_t i) {
   Tensor shape;
-  for (int i = 0; i < kMaxRank; ++i) {
-    const int64_t n = a.integer(3 + i);
+  for (int d = 0; d < kMaxRank; ++d) {
+    const int64_t n = a.integer(i + size_t(d));
     if (n < 0) break;
     shape.shape[shape.rank++] = n;
   }
+  return shape;
+}
+
+// (dtype, device, kind, d0, d1, d2, d3, pagingFolder | null); a dimension of -1 ends the shape.
+Napi::Value tensor_create(Napi::Env env, const Arguments& a) {
+  const Tensor shape = shape_at(a, 3);
   const auto dtype = a.choice<DType>(0, 6);
   const auto device = a.choice<Device>(1, kDevices);
   if (device == Device::kCuda) cuda_backend();
   if (!a.is_null(7)) return Napi::Number::New(env, handles(env).create_paged(dtype, device, shape, a.text(7)));
   return Napi::Number::New(env, handles(env).create(dtype, device, shape, a.choice<Kind>(2, kKinds)));
+}
+
+// (descriptor, bytes, path)
+Napi::Value file_map(Napi::Env env, const Arguments& a) {
+  return Napi::Number::New(env, handles(env).map(int(a.integer(0)), a.integer(1), a.text(2)));
+}
+
+Napi::Value file_unmap(Napi::Env env, const Arguments& a) {
+  handles(env).unmap(uint32_t(a.number(0)));
+  return env.Undefined();
+}
+
+// (mapping, byteOffset, dtype, device, d0, d1, d2, d3)
+Napi::Value tensor_mapped(Napi::Env env, const Arguments& a) {
+  const auto dtype = a.choice<DType>(2, 6);
+  const auto device = a.choice<Device>(3, kDevices);
+  const auto mapping = uint32_t(a.number(0));
+  return Napi::Number::New(env, handles(env).create_mapped(mapping, a.integer(1), dtype, device, shape_at(a, 4)));
+}
+
+// What is written to a mapped file's memory would be a crash.
+void refuse_mapped(Napi::Env env, const Arguments& a, const char* op) {
+  if (!handles(env).is_mapped(uint32_t(a.number(0)))) return;
+  throw Error(Code::kFailedPrecondition, op, "expected a tensor of its own, got one that is a file's");
 }
 
 Napi::Value tensor_free(Napi::Env env, const Arguments& a) {
@@ -41,6 +71,7 @@ Napi::Value tensor_advise(Napi::Env env, const Arguments& a) {
 
 // (handle, bytes, byteOffset): copies bytes into the tensor.
 Napi::Value tensor_write(Napi::Env env, const Arguments& a) {
+  refuse_mapped(env, a, "tensor_write");
   const Tensor t = a.tensor(0);
   const Napi::Uint8Array from = a.bytes(1);
   const int64_t offset = a.integer(2), size = int64_t(from.ByteLength());
@@ -62,6 +93,7 @@ Napi::Value tensor_read(Napi::Env env, const Arguments& a) {
 }
 
 Napi::Value tensor_zero(Napi::Env env, const Arguments& a) {
+  refuse_mapped(env, a, "tensor_zero");
   const Tensor t = a.tensor(0);
   if (has_bytes(t)) std::memset(t.data, 0, size_t(t.bytes()));
   return env.Undefined();
@@ -84,6 +116,7 @@ Napi::Value memory_report(Napi::Env env, const Arguments& a) {
   o.Set("cached", double(r.cached));
   o.Set("paged", double(r.paged));
   o.Set("pagedPeak", double(r.paged_peak));
+  o.Set("mapped", double(r.mapped));
   return o;
 }
 
@@ -121,6 +154,9 @@ Napi::Value isa_is_supported(Napi::Env env, const Arguments& a) {
 
 void define_memory(Napi::Object exports) {
   define<tensor_create>(exports, "tensorCreate");
+  define<tensor_mapped>(exports, "tensorMapped");
+  define<file_map>(exports, "fileMap");
+  define<file_unmap>(exports, "fileUnmap");
   define<tensor_free>(exports, "tensorFree");
   define<tensor_advise>(exports, "tensorAdvise");
   define<tensor_write>(exports, "tensorWrite");

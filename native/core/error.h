@@ -9,7 +9,7 @@
 
 namespace nibble {
 
-enum class Code { kInvalidArgument, kResourceExhausted, kFailedPrecondition, kInternal };
+enum class Code { kInvalidArgument, kResourceExhausted, kFailedPrecondition, kDataLoss, kInternal };
 
 const char* code_name(Code code);
 

@@ -145,6 +145,12 @@ void Memory::advise(void* pointer, Use use) {
   if (found->second.is_paged && source_ == Source::kSystem) advise_spill(pointer, found->second.bytes, use);
 }
 
+void Memory::count_mapped(int64_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  report_.mapped += bytes;
+  count({bytes, Kind::kWeights, false});
+}
+
 MemoryReport Memory::report() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return report_;

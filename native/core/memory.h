@@ -28,6 +28,7 @@ struct MemoryReport {
   int64_t cached;           // bytes freed by their owner and kept for the next allocation
   int64_t paged;            // bytes in spill files, in memory or not
   int64_t paged_peak;       // most of them since reset_peak
+  int64_t mapped;           // of the weights in `current`: bytes that are a file's own, see core/file_mapping.h
 };
 
 // Where blocks come from.
@@ -45,6 +46,9 @@ class Memory {
   // Zeros in a spill file in `folder`; see core/spill_file.h for what it throws.
   void* allocate_paged(int64_t bytes, const std::string& folder);
   void release(void* pointer);
+  // Counts weights that lie in a mapped file; the same number, negative, when they are no longer used. The limit
+  // never refuses them, as the system takes their pages back when it needs them, but allocations see them as in use.
+  void count_mapped(int64_t bytes);
   // Of a block of allocate_paged; others are left as they are.
   void advise(void* pointer, Use use);
   MemoryReport report() const;

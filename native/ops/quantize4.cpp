@@ -1,7 +1,10 @@
 #include "ops/quantize4.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 
+#include "core/thread_pool.h"
 #include "ops/backend.h"
 #include "ops/checks.h"
 #include "ops/code8.h"
@@ -54,6 +57,20 @@ struct CascadeSum {
         for (int l = 0; l < kLanes; ++l) level[0][r][l] += level[j][r][l];
   }
 };
+
+constexpr int64_t kNonfiniteTask = 1 << 18;
+
+// NaN and Inf have every bit of the exponent. Almost always there are none, so the first look only asks whether there
+// are any, in lanes as wide as the elements.
+template <typename Bits>
+int64_t count_full_exponents(const Bits* bits, int64_t count, Bits mask) {
+  Bits any = 0;
+  for (int64_t i = 0; i < count; ++i) any |= Bits((bits[i] & mask) == mask ? ~Bits{0} : Bits{0});
+  if (any == 0) return 0;
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found += (bits[i] & mask) == mask;
+  return found;
+}
 
 }  // namespace
 
@@ -136,14 +153,16 @@ int64_t count_nonfinite(const Tensor& input) {
   check_float16_or_32("count_nonfinite", "input", input);
   if (input.device == Device::kMeta) return 0;
   const int64_t n = input.count();
-  int64_t bad = 0;
-  if (input.dtype == DType::kF32) {
-    const uint32_t* bits = static_cast<const uint32_t*>(input.data);
-    for (int64_t i = 0; i < n; ++i) bad += (bits[i] & 0x7f800000u) == 0x7f800000u;
-  } else {
-    const uint16_t mask = input.dtype == DType::kBF16 ? 0x7f80u : 0x7c00u;
-    for (int64_t i = 0; i < n; ++i) bad += (input.u16()[i] & mask) == mask;
-  }
+  std::atomic<int64_t> bad = 0;
+  parallel_for((n + kNonfiniteTask - 1) / kNonfiniteTask, [&](int64_t task) {
+    const int64_t start = task * kNonfiniteTask, count = std::min(kNonfiniteTask, n - start);
+    const auto mask16 = uint16_t(input.dtype == DType::kBF16 ? 0x7f80u : 0x7c00u);
+    const int64_t found =
+        input.dtype == DType::kF32
+            ? count_full_exponents(static_cast<const uint32_t*>(input.data) + start, count, 0x7f800000u)
+            : count_full_exponents<uint16_t>(input.u16() + start, count, mask16);
+    if (found > 0) bad += found;
+  });
   return bad;
 }
 

@@ -1,5 +1,6 @@
 // A model folder into native memory: weights stay 16-bit, come pre-quantized, or are quantized tensor by
-// tensor on the way, so that the 16-bit model never exists whole.
+// tensor on the way, so that the 16-bit model never exists whole. What is used as the file has it stays the
+// file's: mapped, not copied.
 
 import { codeValues, convert, type Device, freeOnThrow, Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
@@ -18,7 +19,7 @@ import {
 } from "./quantize-tensor.ts";
 import { weightTensors } from "./quantized-tensors.ts";
 import { ropeTables } from "./rope.ts";
-import { uploadTensor } from "./upload.ts";
+import { WeightReader } from "./weight-reader.ts";
 
 const op = "load_model";
 
@@ -43,26 +44,18 @@ function asFloat32(t: Tensor): Tensor {
   return wide;
 }
 
-/** A plain tensor, refused when it holds NaN or Inf. */
-function loadPlain(folder: ModelFolder, name: string, options: LoadOptions, float32: boolean): Tensor {
-  const t = uploadTensor(folder, name, options.device);
-  refuseNonfinite(t, name);
-  options.hasher?.add({ name, ...specOf(folder, name) }, t.read());
-  return float32 ? asFloat32(t) : t;
-}
-
 function specOf(folder: ModelFolder, name: string): Pick<TensorToWrite, "dtype" | "shape"> {
   const { dtype, shape } = folder.info(name);
   return { dtype, shape };
 }
 
 /** A stored 4-bit weight as it is; its code tables must be those that the kernels decode with. */
-function loadQuantized(folder: ModelFolder, state: StoredQuantState, device: Device): Weight {
+function loadQuantized(folder: ModelFolder, state: StoredQuantState, reader: WeightReader): Weight {
   const { tensors, nested, shape, dtype, quantType, blockSize } = state;
   const [out, inFeatures] = shape;
   checkTable(folder, tensors.quantMap, codeValues(quantType));
-  const codes = uploadTensor(folder, tensors.weight, device);
-  const absmax = uploadTensor(folder, tensors.absmax, device);
+  const codes = reader.tensor(tensors.weight);
+  const absmax = reader.tensor(tensors.absmax);
   const quant = { dtype, type: quantType, blockSize, absmax };
   if (nested === null || tensors.nestedAbsmax === null || tensors.nestedQuantMap === null) {
     refuseNonfinite(absmax, tensors.absmax);
@@ -72,9 +65,9 @@ function loadQuantized(folder: ModelFolder, state: StoredQuantState, device: Dev
     const message = `${tensors.absmax}: nested_blocksize: expected ${nestedBlock}, got ${nested.blockSize}`;
     throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
   }
-  const constants = uploadTensor(folder, tensors.nestedAbsmax, device);
+  const constants = reader.tensor(tensors.nestedAbsmax);
   refuseNonfinite(constants, tensors.nestedAbsmax);
-  const map = uploadTensor(folder, tensors.nestedQuantMap, device);
+  const map = reader.tensor(tensors.nestedQuantMap);
   refuseNonfinite(map, tensors.nestedQuantMap);
   return {
     out,
@@ -96,21 +89,31 @@ function checkTable(folder: ModelFolder, name: string, expected: Float32Array): 
 class Loader {
   private readonly folder: ModelFolder;
   private readonly options: LoadOptions;
+  private readonly reader: WeightReader;
 
-  constructor(folder: ModelFolder, options: LoadOptions) {
+  constructor(folder: ModelFolder, options: LoadOptions, reader: WeightReader) {
     this.folder = folder;
     this.options = options;
+    this.reader = reader;
+  }
+
+  /** A plain tensor, refused when it holds NaN or Inf. */
+  plain(name: string, float32: boolean): Tensor {
+    const t = this.reader.tensor(name);
+    refuseNonfinite(t, name);
+    this.options.hasher?.add({ name, ...specOf(this.folder, name) }, t.read());
+    return float32 ? asFloat32(t) : t;
   }
 
   linear(name: string): LinearLayer {
     this.options.signal?.throwIfAborted();
     const biasName = `${name}.bias`;
-    const bias = this.folder.tensors.has(biasName) ? loadPlain(this.folder, biasName, this.options, true) : null;
+    const bias = this.folder.tensors.has(biasName) ? this.plain(biasName, true) : null;
     return { name, weight: this.weight(name), bias, lora: null, trained: null };
   }
 
   private weight(name: string): Weight {
-    const { device, quant, float32 = false, hasher } = this.options;
+    const { quant, float32 = false, hasher } = this.options;
     const state = this.folder.quantState(name);
     if (state && float32) {
       const message = "full-parameter training needs a 16-bit model, this one is quantized";
@@ -118,19 +121,14 @@ class Loader {
     }
     // A quantized folder's plain linear layers were left out on purpose (llm_int8_skip_modules).
     const stays = quant === null || this.folder.isQuantized;
-    if (!state && stays) return denseWeight(loadPlain(this.folder, `${name}.weight`, this.options, float32));
-    const weight = state ? loadQuantized(this.folder, state, device) : this.quantize(`${name}.weight`, quant);
+    if (!state && stays) return denseWeight(this.plain(`${name}.weight`, float32));
+    const weight = state ? loadQuantized(this.folder, state, this.reader) : this.quantize(`${name}.weight`, quant);
     if (hasher) for (const tensor of this.stored(name, weight, state)) hasher.add(tensor, tensor.bytes);
     return weight;
   }
 
   private quantize(name: string, quant: QuantOptions | null): Weight {
-    return quantizeMatrix(
-      uploadTensor(this.folder, name, this.options.device),
-      name,
-      quant ?? defaultQuant,
-      this.options.device,
-    );
+    return quantizeMatrix(this.reader.tensor(name), name, quant ?? defaultQuant, this.options.device);
   }
 
   /** As the folder stores it, or would store it: the digests of both are the same. */
@@ -141,7 +139,7 @@ class Loader {
   }
 
   norm(name: string): NormLayer {
-    const weight = loadPlain(this.folder, `${name}.weight`, this.options, true);
+    const weight = this.plain(`${name}.weight`, true);
     return { weight, eps: this.folder.config.rmsNormEps, trained: null };
   }
 
@@ -173,10 +171,12 @@ export function loadModel(folder: ModelFolder, options: LoadOptions): LlamaModel
 function load(folder: ModelFolder, options: LoadOptions): LlamaModel {
   const { config } = folder;
   const { device, float32 = false } = options;
-  const loader = new Loader(folder, options);
-  const embed = loadPlain(folder, "model.embed_tokens.weight", options, float32);
+  // What is trained is written to: it cannot be a file's own pages.
+  using reader = new WeightReader(folder, device, { mapped: !float32 });
+  const loader = new Loader(folder, options, reader);
+  const embed = loader.plain("model.embed_tokens.weight", float32);
   const blocks = Array.from({ length: config.layerCount }, (_, i) => loader.block(i));
-  const headData = config.tieWordEmbeddings ? embed : loadPlain(folder, "lm_head.weight", options, float32);
+  const headData = config.tieWordEmbeddings ? embed : loader.plain("lm_head.weight", float32);
   return {
     config,
     embed,

@@ -1,7 +1,7 @@
 // A 16-bit model folder into a 4-bit one that transformers loads, tensor by tensor (QLoRA §3): linear
 // layers of the blocks are quantized, embedding, norms, biases and head stay as they are.
 
-import { countNonfinite, memory, Tensor } from "#native";
+import { memory } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   elementsOf,
@@ -15,9 +15,9 @@ import {
   type TensorToWrite,
   writeModelFolder,
 } from "#packages/hub";
-import { freeWeight, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
+import { freeWeight, type QuantOptions, quantizeMatrix, refuseNonfinite } from "./quantize-tensor.ts";
 import { weightTensors } from "./quantized-tensors.ts";
-import { uploadTensor } from "./upload.ts";
+import { WeightReader } from "./weight-reader.ts";
 
 const op = "quantize";
 
@@ -64,6 +64,7 @@ export interface QuantizeReport {
 class ModelQuantizer {
   readonly hasher = new ModelHasher();
   readonly folder: ModelFolder;
+  private readonly reader: WeightReader;
   private readonly options: QuantizeModelOptions;
   private readonly linears: ReadonlyMap<string, [number, number]>;
   private readonly bytesTotal: number;
@@ -77,6 +78,7 @@ class ModelQuantizer {
 
   constructor(folder: ModelFolder, options: QuantizeModelOptions) {
     this.folder = folder;
+    this.reader = new WeightReader(folder, "cpu", { mapped: true });
     this.options = options;
     this.linears = linearsToQuantize(folder.config, options.skipModules ?? []);
     this.bytesTotal = [...folder.tensors.values()].reduce((sum, { info }) => sum + info.byteLength, 0);
@@ -103,7 +105,7 @@ class ModelQuantizer {
   }
 
   private quantized(module: string): TensorToWrite[] {
-    const source = uploadTensor(this.folder, `${module}.weight`, "cpu");
+    const source = this.reader.tensor(`${module}.weight`);
     const weight = quantizeMatrix(source, `${module}.weight`, this.options.quant, "cpu");
     const group = weightTensors(module, weight);
     freeWeight(weight);
@@ -115,9 +117,16 @@ class ModelQuantizer {
 
   private plain(name: string): TensorToWrite[] {
     const { dtype, shape } = this.folder.info(name);
-    const bytes = this.folder.read(name);
-    refuseNonfiniteBytes(bytes, dtype, name);
-    return [{ name, dtype, shape, bytes }];
+    if (isFloat(dtype)) {
+      const values = this.reader.tensor(name);
+      refuseNonfinite(values, name);
+      values.free();
+    }
+    return [{ name, dtype, shape, bytes: this.folder.read(name) }];
+  }
+
+  close(): void {
+    this.reader.close();
   }
 
   private report(tensor: string): void {
@@ -143,21 +152,7 @@ function linearsToQuantize(config: LlamaConfig, skipModules: readonly string[]):
   throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "skip_modules" } });
 }
 
-/** In pieces, so that no second copy of the tensor exists. */
-function refuseNonfiniteBytes(bytes: Uint8Array, dtype: string, name: string): void {
-  if (dtype !== "float32" && dtype !== "bfloat16" && dtype !== "float16") return;
-  const width = dtype === "float32" ? 4 : 2;
-  let bad = 0;
-  for (let at = 0; at < bytes.length; at += 1 << 22) {
-    const piece = bytes.subarray(at, at + (1 << 22));
-    const t = Tensor.fromBytes(piece, dtype, [piece.length / width], { device: "cpu", kind: "workspace" });
-    bad += countNonfinite(t);
-    t.free();
-  }
-  if (bad === 0) return;
-  const message = `${name}: expected finite values, got ${bad} NaN or Inf`;
-  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { tensor: name } });
-}
+const isFloat = (dtype: string) => dtype === "float32" || dtype === "bfloat16" || dtype === "float16";
 
 export async function quantizeModel(options: QuantizeModelOptions): Promise<QuantizeReport> {
   const { modelDir, outDir, quant } = options;
@@ -187,6 +182,8 @@ export async function quantizeModel(options: QuantizeModelOptions): Promise<Quan
     await writeModelFolder(outDir, writer, work.groups());
   } catch (thrown) {
     throw NibbleError.from(thrown, op);
+  } finally {
+    work.close();
   }
   return {
     outDir,

@@ -7,6 +7,7 @@ import {
   elementsOf,
   type LlamaConfig,
   llamaWeights,
+  type ModelFolder,
   ModelHasher,
   openAdapterFolder,
   openModelFolder,
@@ -14,6 +15,7 @@ import {
 import { Scheduler } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
 import { type Adapter, adapterBytes, freeAdapter, loadAdapter } from "./lora.ts";
+import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
@@ -33,7 +35,6 @@ export interface ServeOptions {
 }
 
 export interface ModelInfo {
-  digest: string;
   /** As config.json names it. */
   architecture: string;
   parameters: number;
@@ -77,17 +78,18 @@ interface LoadedAdapter {
 export class ServedModel {
   readonly info: ModelInfo;
   private readonly model: LlamaModel;
+  private readonly modelDigest: ModelDigest;
   private readonly scheduler: Scheduler;
   private readonly adapters = new Map<string, LoadedAdapter>();
   private turning = false;
 
-  private constructor(model: LlamaModel, digest: string, options: ServeOptions) {
+  private constructor(model: LlamaModel, digest: ModelDigest, options: ServeOptions) {
     this.model = model;
+    this.modelDigest = digest;
     this.scheduler = new Scheduler(model, options);
     const { parameters, bitsPerParameter } = linearFootprint(model);
     const { architecture, vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
     this.info = {
-      digest,
       architecture,
       parameters: parameterCount(model.config),
       quant: quantOf(model),
@@ -100,13 +102,21 @@ export class ServedModel {
   }
 
   static open(options: ServeOptions, signal?: AbortSignal): ServedModel {
-    using folder = openModelFolder(options.modelDir);
-    const hasher = new ModelHasher();
-    const { device, quant } = options;
-    return freeOnThrow(() => {
-      const model = loadModel(folder, { device, quant, hasher, ...(signal ? { signal } : {}) });
-      return new ServedModel(model, hasher.digest(model.config), options);
-    });
+    const folder = openModelFolder(options.modelDir);
+    try {
+      return freeOnThrow(() => {
+        const { model, digest } = load(folder, options, signal);
+        return new ServedModel(model, digest, options);
+      });
+    } catch (thrown) {
+      folder.close();
+      throw thrown;
+    }
+  }
+
+  /** Adapters are pinned to it. The first call reads the whole model, unless it was quantized on loading. */
+  digest(): string {
+    return this.modelDigest.value;
   }
 
   /** @throws ALREADY_EXISTS, or FAILED_PRECONDITION for an adapter of another base. */
@@ -114,7 +124,7 @@ export class ServedModel {
     if (this.adapters.has(id)) {
       throw new NibbleError(`adapter ${id} is loaded already`, { code: "ALREADY_EXISTS", op });
     }
-    using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.info.digest });
+    using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
     const adapter = loadAdapter(folder, this.model.embed.device, false);
     const bytes = adapterBytes(adapter);
     const info = { ...describe(folder), id, bytes };
@@ -187,7 +197,20 @@ export class ServedModel {
     for (const { adapter } of this.adapters.values()) freeAdapter(adapter);
     this.scheduler.free();
     freeModel(this.model);
+    this.modelDigest.close();
   }
+}
+
+/** Weights that are made here, by quantizing, have no folder to take a digest of later. */
+function load(folder: ModelFolder, { device, quant }: ServeOptions, signal?: AbortSignal) {
+  const aborts = signal ? { signal } : {};
+  if (quant === null || folder.isQuantized) {
+    return { model: loadModel(folder, { device, quant, ...aborts }), digest: ModelDigest.of(folder) };
+  }
+  const hasher = new ModelHasher();
+  const model = loadModel(folder, { device, quant, hasher, ...aborts });
+  folder.close();
+  return { model, digest: ModelDigest.known(hasher.digest(model.config)) };
 }
 
 function parameterCount(config: LlamaConfig): number {

@@ -24,6 +24,8 @@ export interface TensorInfo {
 export interface SafetensorsHeader {
   tensors: Map<string, TensorInfo>;
   metadata: Record<string, string>;
+  /** Of the whole file. */
+  fileBytes: number;
 }
 
 const op = "safetensors";
@@ -50,7 +52,7 @@ export function parseHeader(bytes: Uint8Array, fileBytes: number, file: string):
     if (name !== "__metadata__") tensors.set(name, parseEntry(name, entry, dataStart, file));
   }
   checkContiguous(tensors, dataStart, fileBytes, file);
-  return { tensors, metadata: parseMetadata(object["__metadata__"], file) };
+  return { tensors, metadata: parseMetadata(object["__metadata__"], file), fileBytes };
 }
 
 function parseHeaderObject(text: string, file: string): JsonObject {

@@ -1,6 +1,6 @@
 // Reads safetensors files tensor by tensor, or by ranges of one. The header is checked whole at opening
-// (safetensors-header.ts); values are not looked at. Nothing is mapped: a file that shrinks while open is
-// an error here and not a SIGBUS.
+// (safetensors-header.ts); values are not looked at. Nothing is mapped here: a file that shrinks while
+// open is an error of its reads. Who maps it gets the descriptor, so that both see one file whatever its name becomes.
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { NibbleError } from "#packages/errors";
 import { readFully } from "./files.ts";
@@ -12,11 +12,14 @@ export class SafetensorsFile {
   readonly path: string;
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Of the whole file, when it was opened. */
+  readonly byteLength: number;
   private fd: number;
 
   private constructor(path: string, fd: number, header: SafetensorsHeader) {
     this.path = path;
     this.fd = fd;
+    this.byteLength = header.fileBytes;
     this.tensors = header.tensors;
     this.metadata = header.metadata;
   }
@@ -60,8 +63,13 @@ export class SafetensorsFile {
       const range = `${byteOffset}..${byteOffset + target.length}`;
       throw new RangeError(`[${op}] ${name}: expected a range inside 0..${info.byteLength}, got ${range}`);
     }
+    readFully(this.descriptor, target, info.byteOffset + byteOffset, op, `${this.path}: ${name}`);
+  }
+
+  /** Of the open file; it is this object's to close. */
+  get descriptor(): number {
     if (this.fd < 0) throw new NibbleError(`${this.path} is closed`, { code: "FAILED_PRECONDITION", op });
-    readFully(this.fd, target, info.byteOffset + byteOffset, op, `${this.path}: ${name}`);
+    return this.fd;
   }
 
   close(): void {

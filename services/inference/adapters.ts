@@ -38,7 +38,7 @@ export class Adapters {
 
   /** An id that is loaded from the same content is returned as it is. */
   async load({ id, source, expectedBaseDigest }: LoadAdapterOptions, signal: AbortSignal): Promise<ServedAdapter> {
-    const { digest } = this.#model.engineModel.info;
+    const { digest } = this.#model;
     if (expectedBaseDigest !== "" && expectedBaseDigest !== digest) {
       refuseOtherBase("expected_base_digest", expectedBaseDigest, digest);
     }

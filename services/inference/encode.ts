@@ -67,8 +67,8 @@ function exact(byKind: Record<string, number>): Record<string, bigint> {
 }
 
 export async function encodeModel(model: LoadedModel): Promise<MessageInitShape<typeof ModelSchema>> {
-  const { settings, engineModel, contextLength, tokenizer, loadMs } = model;
-  const { architecture, digest, quant, parameters, vocabSize } = engineModel.info;
+  const { settings, engineModel, digest, contextLength, tokenizer, loadMs } = model;
+  const { architecture, quant, parameters, vocabSize } = engineModel.info;
   return {
     name: `models/${settings.id}`,
     modelDir: settings.modelDir,

@@ -24,6 +24,8 @@ export type ServingLimits = Pick<Config, "sequencesMax" | "stepTokensMax" | "cac
 export class LoadedModel {
   readonly settings: ModelSettings;
   readonly engineModel: EngineModel;
+  /** Of the weights: adapters name it. */
+  readonly digest: string;
   /** Null for a folder without one: it takes token ids only. */
   readonly tokenizer: TextTokenizer | null;
   /** Prompt and answer together, in tokens. */
@@ -36,13 +38,14 @@ export class LoadedModel {
 
   private constructor(
     settings: ModelSettings,
-    parts: { engine: Engine; engineModel: EngineModel; tokenizer: TextTokenizer | null },
+    parts: { engine: Engine; engineModel: EngineModel; digest: string; tokenizer: TextTokenizer | null },
     contextLength: number,
     loadMs: number,
   ) {
     this.settings = settings;
     this.#engine = parts.engine;
     this.engineModel = parts.engineModel;
+    this.digest = parts.digest;
     this.tokenizer = parts.tokenizer;
     this.contextLength = contextLength;
     this.loadMs = loadMs;
@@ -66,7 +69,8 @@ export class LoadedModel {
       }
       const tokenizer = tokenizerOf(modelDir, info.vocabSize);
       const contextLength = Math.min(info.maxPositions, limits.cacheTokensMax);
-      return new LoadedModel(settings, { engine, engineModel, tokenizer }, contextLength, now());
+      const digest = await engineModel.digest();
+      return new LoadedModel(settings, { engine, engineModel, digest, tokenizer }, contextLength, now());
     } catch (thrown) {
       await engine.close();
       throw thrown;

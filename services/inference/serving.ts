@@ -47,7 +47,7 @@ export class Serving {
         const message = `models/${settings.id}: expected no other model, got models/${id} from ${modelDir}, which is loaded, or other settings; unload it first`;
         throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "load_model" });
       }
-      const { digest } = model.engineModel.info;
+      const { digest } = model;
       if (expectedDigest !== "" && expectedDigest !== digest) {
         if (this.#served === undefined) await model.close();
         const message = `expected_digest: expected ${expectedDigest}, got ${digest} for ${settings.modelDir}`;
@@ -62,7 +62,8 @@ export class Serving {
   async #open(settings: ModelSettings, signal: AbortSignal | undefined): Promise<Served> {
     const { now, fetcher, limits, logger } = this.#parts;
     const model = await LoadedModel.open(settings, limits, { now, ...(signal ? { signal } : {}) });
-    const { digest, bitsPerParameter } = model.engineModel.info;
+    const { digest, engineModel } = model;
+    const { bitsPerParameter } = engineModel.info;
     logger.info({ modelDir: settings.modelDir, digest, bitsPerParameter }, "model loaded");
     return { model, adapters: new Adapters(now, fetcher, model) };
   }

@@ -138,6 +138,11 @@ export class EngineModel {
     return this.engine.call("unloadAdapter", { modelId: this.modelId, id }, call);
   }
 
+  /** "sha256:…" over the weights; the first call reads them all, unless they were quantized on loading. */
+  digest(): Promise<string> {
+    return this.engine.call("digest", this.modelId);
+  }
+
   listAdapters(): Promise<AdapterInfo[]> {
     return this.engine.call("listAdapters", this.modelId);
   }

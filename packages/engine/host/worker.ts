@@ -45,6 +45,7 @@ const methods = {
     model(modelId).loadAdapter(id, dir),
   unloadAdapter: ({ modelId, id }: { modelId: number; id: string }, { signal }: CallContext) =>
     model(modelId).unloadAdapter(id, signal),
+  digest: (modelId: number) => model(modelId).digest(),
   listAdapters: (modelId: number) => model(modelId).listAdapters(),
   load: (modelId: number) => model(modelId).load,
   generate: ({ modelId, input }: { modelId: number; input: GenerateInput }, { signal, emit }: CallContext) =>
