@@ -102,6 +102,49 @@ describe("a job", () => {
   });
 });
 
+describe("memory", () => {
+  // Beside the addon: a temporary folder of the system may be memory, which is no place to page to.
+  const pagingDir = mkdtempSync(new URL("../../build/paging-", import.meta.url).pathname);
+  after(() => rmSync(pagingDir, { recursive: true }));
+  const paged = { optimizer: "paged_adamw_32bit", pagingDir, rank: 64 };
+
+  for (const [name, flags] of Object.entries({
+    "an adapter": {},
+    "a higher rank, paged": paged,
+    "bfloat16, recomputed": { dtype: "bfloat16", gradientCheckpointing: "full" },
+    "all parameters in 8 bits": { full: true, bits: 16, optimizer: "adamw_8bit" },
+    "a quantized folder": { model: goldenPath("llama_untied_nf4_dq") },
+  })) {
+    test(`of ${name} is within 5 % of what was expected`, async () => {
+      const { memory: taken, estimate } = await train(flags);
+      const off = taken.peakTotal / estimate.peakTotal - 1;
+      assert.ok(Math.abs(off) < 0.05, `${(100 * off).toFixed(1)} %: ${JSON.stringify({ taken, estimate })}`);
+      assert.equal(taken.pagedPeak, estimate.paged);
+    });
+  }
+
+  test("paged state gives the adapter of unpaged state", async () => {
+    const whole = await train({ ...paged, optimizer: "adamw_32bit" });
+    const inFile = await train(paged);
+    assert.deepEqual(weights(inFile.outDir), weights(whole.outDir));
+    assert.ok(inFile.memory.peakTotal < whole.memory.peakTotal);
+  });
+
+  test("a run that cannot fit is refused before it writes anything, with the numbers and what would help", async () => {
+    const out = join(folder, "too-large");
+    const started = train({ out, memoryLimit: process.memoryUsage.rss() + 1_000_000 });
+    await assert.rejects(started, (error: { code: string; message: string; details: Record<string, string> }) => {
+      assert.equal(error.code, "RESOURCE_EXHAUSTED");
+      assert.match(error.message, /needs .* \(weights .*optimizer .*\).*memory_limit leaves .*; what would help: /);
+      assert.match(error.message, /gradient_checkpointing full \(then [\d.]+ [KM]B\)/);
+      assert.equal(error.details["limited_by"], "memory_limit");
+      assert.ok(Number(error.details["bytes_needed"]) > Number(error.details["bytes_available"]));
+      return true;
+    });
+    assert.ok(!existsSync(out));
+  });
+});
+
 describe("what a job refuses", () => {
   const refuses = (name: string, flags: Record<string, unknown>, pattern: RegExp) =>
     test(name, () => assert.rejects(train(flags), pattern));

@@ -3,10 +3,14 @@
 import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
-import { type Example, ExampleBuilder, loadTokenizer, readDataset, stepsOf, type TrainRecipe } from "#packages/data";
+import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { checkModelTarget, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { admit, kindsText, sizeText } from "./admission.ts";
+import type { MemoryEstimate } from "./estimate.ts";
 import { trainAllParameters } from "./full-parameters.ts";
+import { planJob } from "./job-plan.ts";
+import { logExamples, readExamples } from "./job-rows.ts";
 import {
   type Adapter,
   adapterParameters,
@@ -22,7 +26,7 @@ import { saveModel } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import { Adamw, isPaged } from "./optimizer.ts";
 import type { Parameter } from "./parameters.ts";
-import type { QuantOptions } from "./quantize-tensor.ts";
+import { loraOf, quantOf, runShapeOf, storedIn } from "./run-shape.ts";
 import { type RunContext, TrainRun } from "./train-run.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -50,6 +54,8 @@ export interface TrainReport {
   trainedParameters: number;
   bitsPerParameter: number;
   memory: MemoryReport;
+  /** What was expected before the first step. */
+  estimate: MemoryEstimate;
 }
 
 const op = "train";
@@ -65,25 +71,7 @@ function prepareAdapter(job: TrainJob, model: LlamaModel, baseDigest: string): T
   const { config } = model;
   const make = (): Adapter => {
     if (job.recipe.initAdapter === null) {
-      const {
-        rank,
-        alpha,
-        dropout,
-        rslora: useRslora,
-        targets: targetModules,
-        model: baseModelNameOrPath,
-      } = job.recipe;
-      const lora = {
-        rank,
-        alpha,
-        dropout,
-        useRslora,
-        targetModules,
-        rankPattern: {},
-        alphaPattern: {},
-        baseModelNameOrPath,
-      };
-      return createAdapter(lora, config, job.device, job.recipe.seed);
+      return createAdapter(loraOf(job.recipe), config, job.device, job.recipe.seed);
     }
     using folder = openAdapterFolder(job.recipe.initAdapter, { config, digest: baseDigest });
     return loadAdapter(folder, job.device, true);
@@ -120,39 +108,6 @@ function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
   };
 }
 
-async function readExamples(file: string, job: TrainJob, folder: ModelFolder): Promise<Example[]> {
-  const { vocabSize, maxPositionEmbeddings, eosTokenIds } = folder.config;
-  const tokenizer = loadTokenizer(job.recipe.model, { vocabSize });
-  const maxLength = Math.min(job.recipe.maxLength, maxPositionEmbeddings);
-  const builder = new ExampleBuilder(tokenizer, {
-    maxLength,
-    trainOnSource: job.recipe.trainOnSource,
-    eosTokenIds,
-    vocabSize,
-  });
-  return (await readDataset(file)).map((row) => builder.build(row));
-}
-
-function logExamples(file: string, examples: readonly Example[], onEvent: RunContext["onEvent"]): void {
-  const tokens = examples.reduce((n, e) => n + e.inputIds.length, 0);
-  const trained = examples.reduce((n, e) => n + e.trainedCount, 0);
-  onEvent({
-    kind: "log",
-    severity: "info",
-    text: `${file}: ${examples.length} rows, ${tokens} tokens, ${trained} of them trained`,
-  });
-  const cut = examples.filter((e) => e.cutCount > 0);
-  if (cut[0]) {
-    const text = `${cut.length} rows are longer than max_length and were cut, the first at ${cut[0].file}:${cut[0].line}`;
-    onEvent({ kind: "log", severity: "warning", text });
-  }
-  const endless = examples.filter((e) => !e.trainsEos);
-  if (endless[0]) {
-    const text = `${endless.length} rows train no end of sequence, the first at ${endless[0].file}:${endless[0].line}: the model may not stop`;
-    onEvent({ kind: "log", severity: "warning", text });
-  }
-}
-
 /** @throws what loading, the rows and the steps throw; CANCELLED when the signal aborts. */
 export async function runTrainJob(job: TrainJob, context: RunContext): Promise<TrainReport> {
   try {
@@ -171,10 +126,14 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     const message = `bits: expected 4 for ${recipe.model}, which is quantized, got 16`;
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "bits" } });
   }
-  const train = await readExamples(recipe.data, job, folder);
-  const evaluation = evalFile === null ? [] : await readExamples(evalFile, job, folder);
+  const { config } = folder;
+  const train = await readExamples(recipe.data, recipe, config);
+  const evaluation = evalFile === null ? [] : await readExamples(evalFile, recipe, config);
   logExamples(recipe.data, train, context.onEvent);
-  const { steps, warmupSteps } = stepsOf(recipe, Math.ceil(train.length / (recipe.batchSize * recipe.gradAccum)));
+  const plan = planJob(recipe, train, evaluation);
+  const { steps, warmupSteps } = plan;
+  const { estimate } = admit(runShapeOf(recipe, { config, stored: storedIn(folder) }, plan), recipe.memoryLimit);
+  logEstimate(estimate, context.onEvent);
   memory.resetPeak();
   const hasher = new ModelHasher();
   const positions = [...train, ...evaluation].reduce((longest, e) => Math.max(longest, e.inputIds.length), 1);
@@ -191,7 +150,7 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
     const steady = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
     await steady.run();
-    const report = reportOf(steady, { recipe, steps, baseDigest, model, parameters: trainable.parameters });
+    const report = reportOf(steady, { recipe, steps, baseDigest, model, estimate, parameters: trainable.parameters });
     trainable.save(figuresOf(recipe, report));
     return report;
   } finally {
@@ -200,6 +159,12 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     freeModel(model);
     memory.trim();
   }
+}
+
+function logEstimate({ peakTotal, atPeak, paged }: MemoryEstimate, onEvent: RunContext["onEvent"]): void {
+  const inFile = paged > 0 ? `; ${sizeText(paged)} in a spill file` : "";
+  const text = `memory: ${sizeText(peakTotal)} expected at most (${kindsText(atPeak)})${inFile}`;
+  onEvent({ kind: "log", severity: "info", text });
 }
 
 function newOptimizer(parameters: readonly Parameter[], recipe: TrainRecipe): Adamw {
@@ -219,20 +184,16 @@ function checkDType({ full, dtype }: TrainRecipe): void {
   throw new NibbleError(`dtype: expected float32 with full, got ${dtype}`, { code: "INVALID_ARGUMENT", op });
 }
 
-/** How a 16-bit folder's linear layers are loaded. */
-export function quantOf({ bits, quantType, blockSize, doubleQuant }: TrainRecipe): QuantOptions | null {
-  return bits === 4 ? { type: quantType, blockSize, doubleQuant } : null;
-}
-
 interface RunFacts {
   recipe: TrainRecipe;
   steps: number;
   baseDigest: string;
   model: LlamaModel;
   parameters: readonly Parameter[];
+  estimate: MemoryEstimate;
 }
 
-function reportOf(run: TrainRun, { recipe, steps, baseDigest, model, parameters }: RunFacts): TrainReport {
+function reportOf(run: TrainRun, { recipe, steps, baseDigest, model, parameters, estimate }: RunFacts): TrainReport {
   return {
     outDir: recipe.out,
     steps,
@@ -246,6 +207,7 @@ function reportOf(run: TrainRun, { recipe, steps, baseDigest, model, parameters 
     trainedParameters: parameters.reduce((sum, p) => sum + p.value.count, 0),
     bitsPerParameter: linearFootprint(model).bitsPerParameter,
     memory: memory.report(),
+    estimate,
   };
 }
 

@@ -1,0 +1,121 @@
+// A model of a configuration's shapes on the meta device: as model-load.ts would load it, but with no weights and no
+// memory. What a step takes can be counted on it.
+import { type DType, dynamicMap, Tensor, type Weight } from "#native";
+import { type LlamaConfig, type LlamaLinear, llamaLinearShape } from "#packages/hub";
+import type { LinearLayer, NormLayer } from "./layers.ts";
+import { denseWeight } from "./model-load.ts";
+import type { LlamaBlock, LlamaModel } from "./models/llama.ts";
+import { nestedBlock, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
+import { ropeTables } from "./rope.ts";
+
+/** How a model folder stores its weights. */
+export interface StoredWeights {
+  /** Of all that is not in 4 bits; where it is quantized, also the dtype before. */
+  dtype: DType;
+  /** Of the linear layers; null: not in 4 bits. */
+  quant: QuantOptions | null;
+}
+
+export interface ShapeOptions {
+  stored: StoredWeights;
+  /** As in LoadOptions. */
+  quant: QuantOptions | null;
+  float32: boolean;
+  /** Rows of the rope tables. */
+  positions: number;
+}
+
+const device = "meta";
+const weights = { device, kind: "weights" } as const;
+
+class ShapeLoader {
+  private readonly config: LlamaConfig;
+  private readonly options: ShapeOptions;
+
+  constructor(config: LlamaConfig, options: ShapeOptions) {
+    this.config = config;
+    this.options = options;
+  }
+
+  /** Read as it is stored, then widened where it is kept as float32. */
+  plain(shape: readonly number[], float32: boolean): Tensor {
+    const { dtype } = this.options.stored;
+    const t = Tensor.empty(dtype, shape, weights);
+    if (!float32 || dtype === "float32") return t;
+    const wide = Tensor.empty("float32", shape, weights);
+    t.free();
+    return wide;
+  }
+
+  private weight(out: number, inFeatures: number, name: string): Weight {
+    const { stored, quant, float32 } = this.options;
+    if (stored.quant) return storedWeight(out, inFeatures, stored.quant, stored.dtype);
+    if (quant === null) return denseWeight(this.plain([out, inFeatures], float32));
+    return quantizeMatrix(Tensor.empty(stored.dtype, [out, inFeatures], weights), name, quant, device);
+  }
+
+  linear(at: string, linear: LlamaLinear): LinearLayer {
+    const [out, inFeatures] = llamaLinearShape(this.config, linear);
+    const name = `${at}.${linear}`;
+    const biased = linear.startsWith("self_attn.") ? this.config.attentionBias : this.config.mlpBias;
+    const bias = biased ? this.plain([out], true) : null;
+    return { name, weight: this.weight(out, inFeatures, name), bias, lora: null, trained: null };
+  }
+
+  norm(): NormLayer {
+    return { weight: this.plain([this.config.hiddenSize], true), eps: this.config.rmsNormEps, trained: null };
+  }
+
+  block(layer: number): LlamaBlock {
+    const at = `model.layers.${layer}`;
+    return {
+      inputNorm: this.norm(),
+      q: this.linear(at, "self_attn.q_proj"),
+      k: this.linear(at, "self_attn.k_proj"),
+      v: this.linear(at, "self_attn.v_proj"),
+      o: this.linear(at, "self_attn.o_proj"),
+      postNorm: this.norm(),
+      gate: this.linear(at, "mlp.gate_proj"),
+      up: this.linear(at, "mlp.up_proj"),
+      down: this.linear(at, "mlp.down_proj"),
+    };
+  }
+}
+
+/** A 4-bit weight that comes as it is from a folder. */
+function storedWeight(out: number, inFeatures: number, options: QuantOptions, dtype: DType): Weight {
+  const { type, blockSize, doubleQuant } = options;
+  const count = out * inFeatures;
+  const blocks = Math.ceil(count / blockSize);
+  const data = Tensor.empty("uint8", [Math.ceil(count / 2)], weights);
+  const absmax = Tensor.empty(doubleQuant ? "uint8" : "float32", [blocks], weights);
+  const nested = () => ({
+    absmax: Tensor.empty("float32", [Math.ceil(blocks / nestedBlock)], weights),
+    map: Tensor.empty("float32", [dynamicMap().length], weights),
+    offset: 0,
+  });
+  return {
+    out,
+    in: inFeatures,
+    data,
+    quant: { dtype, type, blockSize, absmax, nested: doubleQuant ? nested() : null },
+  };
+}
+
+/** In the order of loadModel, so that what loading takes for a while is counted too. The caller frees the model. */
+export function shapeModel(config: LlamaConfig, options: ShapeOptions): LlamaModel {
+  const { vocabSize, hiddenSize, layerCount, tieWordEmbeddings, rope, headDim } = config;
+  const loader = new ShapeLoader(config, options);
+  const embed = loader.plain([vocabSize, hiddenSize], options.float32);
+  const blocks = Array.from({ length: layerCount }, (_, i) => loader.block(i));
+  const headData = tieWordEmbeddings ? embed : loader.plain([vocabSize, hiddenSize], options.float32);
+  return {
+    config,
+    embed,
+    embedTrained: null,
+    blocks,
+    finalNorm: loader.norm(),
+    head: { name: "lm_head", weight: denseWeight(headData), bias: null, lora: null, trained: null },
+    tables: ropeTables(rope, headDim, options.positions, device),
+  };
+}
