@@ -32,6 +32,35 @@ export interface TrainingJob {
   evalSteps: number;
 }
 
+export interface QuoteJob extends Omit<TrainingJob, "evalSteps"> {
+  /** False: rows of max_length tokens are assumed. */
+  hasRows: boolean;
+  device: "cpu" | "cuda";
+}
+
+export interface QuoteSummary {
+  rows: number;
+  steps: number;
+  /** Of all steps. */
+  tokens: number;
+  trainedTokens: number;
+  trainedParameters: number;
+  /** Bytes of each kind when most is in use; their sum is memoryPeakBytes. */
+  memoryBytes: Record<string, number>;
+  memoryPeakBytes: number;
+  /** In a spill file, apart from the peak. */
+  pagedBytes: number;
+  /** Of the process, beside its tensors. */
+  processBytes: number;
+  /** Null where it is not known. */
+  availableBytes: number | null;
+  limitedBy: string | null;
+  fits: boolean | null;
+  flops: number;
+  /** Estimated; null where it is not known. */
+  seconds: number | null;
+}
+
 export type TrainProgress =
   | { kind: "log"; text: string; severity: "info" | "warning" }
   | {
@@ -111,6 +140,7 @@ export interface Backend {
     job: TrainingJob,
     call: { signal: AbortSignal; onEvent: (event: TrainProgress) => void },
   ): Promise<TrainSummary>;
+  quote(job: QuoteJob, signal: AbortSignal): Promise<QuoteSummary>;
   open(options: OpenOptions, signal: AbortSignal): Promise<Answerer>;
   close(): Promise<void>;
 }

@@ -13,6 +13,8 @@ import {
   type QuantizeJob,
   type QuantizeProgress,
   type QuantizeSummary,
+  type QuoteJob,
+  type QuoteSummary,
   type TrainingJob,
   type TrainProgress,
   type TrainSummary,
@@ -54,8 +56,21 @@ export class EmbeddedBackend implements Backend {
   ): Promise<TrainSummary> {
     const engine = this.start(job.recipe.threads);
     const call = { signal, onEvent: (event: TrainEvent) => onEvent(progressOf(event)) };
-    const { memory, ...report } = await engine.train({ ...job, device: "cpu" }, call);
+    const { memory, estimate: _, ...report } = await engine.train({ ...job, device: "cpu" }, call);
     return { ...report, memoryPeakBytes: memory.peakTotal };
+  }
+
+  async quote(job: QuoteJob, signal: AbortSignal): Promise<QuoteSummary> {
+    const { memory, available, ...facts } = await this.start(job.recipe.threads).quote(job, { signal });
+    return {
+      ...facts,
+      trainedParameters: memory.trainedParameters,
+      memoryBytes: memory.atPeak,
+      memoryPeakBytes: memory.peakTotal,
+      pagedBytes: memory.paged,
+      availableBytes: available?.bytes ?? null,
+      limitedBy: available?.by ?? null,
+    };
   }
 
   async open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {

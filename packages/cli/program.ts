@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addAdapters } from "./commands/adapters.ts";
 import { addChat } from "./commands/chat.ts";
+import { addEstimate } from "./commands/estimate.ts";
 import { addGenerate } from "./commands/generate.ts";
 import { addJobs } from "./commands/jobs.ts";
 import { addQuantize } from "./commands/quantize.ts";
@@ -40,6 +41,7 @@ export function createProgram(io: Io): Command {
     );
   addQuantize(program, io);
   addTrain(program, io);
+  addEstimate(program, io);
   addGenerate(program, io);
   addChat(program, io);
   addAdapters(program, io);

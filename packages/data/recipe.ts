@@ -12,6 +12,8 @@ export interface RecipeSources {
   yaml?: { text: string; file: string };
   /** Only what the caller gave: a flag's own default would hide the recipe's. Keys as in TrainRecipe. */
   flags?: Readonly<Record<string, unknown>>;
+  /** Required fields that may be missing, for callers that need no more than the rest; they are then "". */
+  optional?: readonly (keyof TrainRecipe)[];
 }
 
 /** `key` is the field of TrainRecipe that is wrong, for callers that have names of their own for them. */
@@ -20,19 +22,19 @@ function fail(where: string, message: string, key?: string): never {
   throw new NibbleError(`${where}: ${message}`, { code: "INVALID_ARGUMENT", op, details });
 }
 
-export function readRecipe(options: { file?: string; flags?: Readonly<Record<string, unknown>> }): TrainRecipe {
-  const { file, flags = {} } = options;
-  if (file === undefined) return parseRecipe({ flags });
+export function readRecipe(options: Omit<RecipeSources, "yaml"> & { file?: string }): TrainRecipe {
+  const { file, ...rest } = options;
+  if (file === undefined) return parseRecipe(rest);
   let text: string;
   try {
     text = readFileSync(file, "utf8");
   } catch (thrown) {
     throw NibbleError.from(thrown, op);
   }
-  return parseRecipe({ yaml: { text, file }, flags });
+  return parseRecipe({ yaml: { text, file }, ...rest });
 }
 
-export function parseRecipe({ yaml, flags = {} }: RecipeSources): TrainRecipe {
+export function parseRecipe({ yaml, flags = {}, optional = [] }: RecipeSources): TrainRecipe {
   const recipe: Record<string, unknown> = {};
   for (const { key, fallback } of recipeFields) if (fallback !== undefined) recipe[key] = fallback;
   const given = new Map<string, string>();
@@ -47,6 +49,7 @@ export function parseRecipe({ yaml, flags = {} }: RecipeSources): TrainRecipe {
   if (yaml) take(parseYaml(yaml), yamlKey, yaml.file);
   take(flags, (key) => key, "flags");
   for (const { key, fallback, help } of recipeFields) {
+    if (optional.includes(key)) recipe[key] ??= "";
     if (fallback === undefined && recipe[key] === undefined)
       fail("recipe", `${yamlKey(key)}: expected ${help}, got nothing`, key);
   }

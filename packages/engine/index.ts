@@ -3,8 +3,10 @@
 export type { MemoryReport, QuantType, SamplingOptions } from "#native";
 export type { FinishReason, GeneratedToken, SequenceTiming } from "./generation/sequence.ts";
 export { type CallOptions, Engine, EngineModel } from "./host/engine.ts";
+export { estimateOfPaper, type PaperRow, paperRows } from "./paper.ts";
 export type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "./quantize-model.ts";
 export { defaultQuant, type QuantOptions } from "./quantize-tensor.ts";
+export type { Quote, QuoteJob } from "./quote.ts";
 export { type Schedule, schedules } from "./schedule.ts";
 export type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "./served-model.ts";
 export type { TrainJob, TrainReport } from "./train-job.ts";

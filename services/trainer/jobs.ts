@@ -70,13 +70,16 @@ export class Jobs {
     return journal;
   }
 
-  async create(request: CreateTrainingJobRequest): Promise<JobRecord> {
-    const { requestId, validateOnly, trainingJobId } = request;
-    if (validateOnly) {
-      throw new NibbleError("validate_only: is not there yet", { code: "UNIMPLEMENTED", op: "create_training_job" });
-    }
+  /** @throws INVALID_ARGUMENT for a job that cannot be run as it is. */
+  check(request: CreateTrainingJobRequest): void {
+    const { trainingJobId } = request;
     if (trainingJobId !== "") checkId(trainingJobId, "training_job_id", "create_training_job");
     this.#parts.check(request);
+  }
+
+  async create(request: CreateTrainingJobRequest): Promise<JobRecord> {
+    const { requestId } = request;
+    this.check(request);
     if (requestId === "") return this.#create(request);
     const record = await this.#creating.run(requestId, () => this.#findOrCreate(request));
     if (equals(CreateTrainingJobRequestSchema, record.request, request)) return record;

@@ -10,7 +10,8 @@ import {
   Severity,
   StepProgressSchema,
 } from "#gen/nibble/trainer/v1/events_pb.ts";
-import type { MemoryReport, TrainEvent, TrainReport } from "#packages/engine";
+import type { TrainingQuoteSchema } from "#gen/nibble/trainer/v1/quote_pb.ts";
+import type { MemoryReport, Quote, TrainEvent, TrainReport } from "#packages/engine";
 
 export type Payload = Event["event"];
 
@@ -29,6 +30,25 @@ export function memoryOf(report: MemoryReport): MessageInitShape<typeof MemoryUs
 
 function exact(byKind: Record<string, number>): Record<string, bigint> {
   return Object.fromEntries(Object.entries(byKind).map(([kind, bytes]) => [kind, BigInt(bytes)]));
+}
+
+export function quoteOf(quote: Quote): MessageInitShape<typeof TrainingQuoteSchema> {
+  const { rows, steps, tokens, trainedTokens, memory, available, seconds } = quote;
+  const peak = BigInt(memory.peakTotal);
+  return {
+    rows: BigInt(rows),
+    steps: BigInt(steps),
+    tokensProcessed: BigInt(Math.round(tokens)),
+    tokensTrained: BigInt(Math.round(trainedTokens)),
+    parametersTrained: BigInt(memory.trainedParameters),
+    memory: { bytesByKind: exact(memory.atPeak), bytesTotal: peak, bytesPeak: peak, bytesPaged: BigInt(memory.paged) },
+    bytesProcess: BigInt(quote.processBytes),
+    bytesAvailable: BigInt(Number.isFinite(available?.bytes) ? (available?.bytes ?? 0) : 0),
+    limitedBy: available?.by ?? "",
+    fits: quote.fits ?? false,
+    flops: quote.flops,
+    ...(seconds === null ? {} : { time: durationFromMs(Math.round(seconds * 1000)) }),
+  };
 }
 
 export function logLine(severity: Severity, text: string): Payload {

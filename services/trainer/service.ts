@@ -1,13 +1,35 @@
 // The trainer's handlers: decode, call the domain, encode. No decisions here.
+
+import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { TrainerService } from "#gen/nibble/trainer/v1/trainer_pb.ts";
+import { NibbleError } from "#packages/errors";
 import { decodePageToken, encodePageToken, type Implementation, implement, pageSizeOf, parseName } from "#packages/rpc";
 import { type Jobs, jobPattern } from "./jobs.ts";
+import { quoteOf } from "./payloads.ts";
+import type { QuoteJob } from "./training.ts";
 
 const idOf = (name: string) => parseName(jobPattern, name, "training_job").training_job;
 
-export function trainerService(jobs: Jobs): Implementation {
+/** @throws RESOURCE_EXHAUSTED for a job that would not be let in. */
+async function validated(quote: QuoteJob, spec: TrainingSpec, signal: AbortSignal) {
+  const quoted = await quote(spec, signal);
+  if (quoted.fits) return { trainingJob: { spec }, quote: quoteOf(quoted) };
+  const { peakTotal } = quoted.memory;
+  const message = `memory: the job needs ${peakTotal} bytes beside the process, ${quoted.available?.by} leaves ${quoted.available?.bytes}`;
+  throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op: "create_training_job" });
+}
+
+export function trainerService(jobs: Jobs, quote: QuoteJob): Implementation {
   return implement(TrainerService, {
-    createTrainingJob: async (request) => ({ trainingJob: (await jobs.create(request)).job }),
+    createTrainingJob: async (request, { signal }) => {
+      const spec = request.trainingJob?.spec;
+      if (!request.validateOnly || !spec) return { trainingJob: (await jobs.create(request)).job };
+      jobs.check(request);
+      return validated(quote, spec, signal);
+    },
+    quoteTrainingJob: async ({ spec }, { signal }) => ({
+      ...(spec ? { quote: quoteOf(await quote(spec, signal)) } : {}),
+    }),
     getTrainingJob: async ({ name }) => ({ trainingJob: (await jobs.get(idOf(name))).job }),
     listTrainingJobs: async ({ pageSize, pageToken, states }) => {
       const listing = `trainingJobs:${states.join()}`;

@@ -11,7 +11,7 @@ import { recipeOf } from "./recipe.ts";
 import { clientRegister } from "./registration.ts";
 import { trainerService } from "./service.ts";
 import { openJobStore } from "./store.ts";
-import { engineTrainer, type Train } from "./training.ts";
+import { engineQuoter, engineTrainer, type Train } from "./training.ts";
 
 export interface Surroundings {
   /** Milliseconds since 1970. */
@@ -39,7 +39,7 @@ export async function openTrainer(config: Config, { now, logger, train }: Surrou
       host: config.host,
       port: config.port,
       drainMs: config.drainMs,
-      services: [trainerService(jobs)],
+      services: [trainerService(jobs, engineQuoter({ threads: config.threads }))],
       onDrain: () => jobs.stop(),
       close: () => store.close(),
     };

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Event, FinishedSchema, Severity, State } from "#gen/nibble/trainer/v1/events_pb.ts";
-import type { TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import { Optimizer, type TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { watchJob } from "#packages/client";
 import { NibbleError } from "#packages/errors";
 import { openAdapterFolder } from "#packages/hub";
@@ -164,10 +164,56 @@ test("bad requests are refused with the field", async (t) => {
   await assert.rejects(clients.trainer.createTrainingJob({ trainingJob: { spec: badId } }), {
     code: "INVALID_ARGUMENT",
   });
-  const dry = { trainingJob: { spec: anySpec }, validateOnly: true };
-  await assert.rejects(clients.trainer.createTrainingJob(dry), { code: "UNIMPLEMENTED" });
+  const dry = { trainingJob: { spec: { ...anySpec, fullParameter: true } }, validateOnly: true };
+  await assert.rejects(clients.trainer.createTrainingJob(dry), { code: "INVALID_ARGUMENT" });
   await assert.rejects(clients.trainer.getTrainingJob({ name: "trainingJobs/none" }), { code: "NOT_FOUND" });
   assert.equal((await clients.trainer.listTrainingJobs({})).trainingJobs.length, 0);
+});
+
+test("a quote says what the job then takes, and a dry run creates nothing", async (t) => {
+  const { clients } = await start(t);
+  const spec = specOf(t, { steps: 4n, threads: 1, optimizer: Optimizer.ADAMW_8BIT });
+  const { quote } = await clients.trainer.quoteTrainingJob({ spec });
+  assert.ok(quote?.memory && quote.fits && quote.bytesProcess > 0n && quote.bytesAvailable > 0n);
+  assert.deepEqual([quote.rows, quote.steps], [3n, 4n]);
+  assert.ok(quote.flops > 0 && quote.time !== undefined);
+  const dry = await clients.trainer.createTrainingJob({ trainingJob: { spec }, validateOnly: true });
+  assert.deepEqual([dry.trainingJob?.name, dry.quote?.memory?.bytesPeak], ["", quote.memory.bytesPeak]);
+  const tooLarge = { trainingJob: { spec: { ...spec, memoryLimitBytes: 1_000_000n } }, validateOnly: true };
+  await assert.rejects(clients.trainer.createTrainingJob(tooLarge), { code: "RESOURCE_EXHAUSTED", message: /bytes/ });
+  assert.equal((await clients.trainer.listTrainingJobs({})).trainingJobs.length, 0);
+
+  const { trainingJob } = await clients.trainer.createTrainingJob({ trainingJob: { spec } });
+  const events = await collect(watchJob(clients.trainer, trainingJob?.name ?? ""));
+  const done = await clients.trainer.getTrainingJob({ name: trainingJob?.name ?? "" });
+  const result = done.trainingJob?.result;
+  const taken = Number(result?.memory?.bytesPeak);
+  assert.ok(Math.abs(taken / Number(quote.memory.bytesPeak) - 1) < 0.05, `${taken} of ${quote.memory.bytesPeak}`);
+  assert.equal(result?.parametersTrained, quote.parametersTrained);
+  const steps = events.flatMap(({ event }) => (event.case === "step" ? [event.value] : []));
+  const sum = (of: (step: (typeof steps)[number]) => bigint) => steps.reduce((n, step) => n + of(step), 0n);
+  assert.equal(
+    sum((s) => s.tokensProcessed),
+    quote.tokensProcessed,
+  );
+  assert.equal(
+    sum((s) => s.tokens),
+    quote.tokensTrained,
+  );
+});
+
+test("a job that cannot fit fails before its first step, with the numbers", async (t) => {
+  const { clients } = await start(t);
+  const { trainingJob } = await clients.trainer.createTrainingJob({
+    trainingJob: { spec: specOf(t, { memoryLimitBytes: 1_000_000n }) },
+  });
+  const events = await collect(watchJob(clients.trainer, trainingJob?.name ?? ""));
+  assert.ok(events.every(({ event }) => event.case !== "step"));
+  const { trainingJob: ended } = await clients.trainer.getTrainingJob({ name: trainingJob?.name ?? "" });
+  assert.equal(ended?.state, State.FAILED);
+  const error = ended?.error && fromStatus(ended.error, "train");
+  assert.equal(error?.code, "RESOURCE_EXHAUSTED");
+  assert.match(error?.message ?? "", /needs .* memory_limit leaves/);
 });
 
 test("cancelling stops real training within a step and leaves no adapter", async (t) => {

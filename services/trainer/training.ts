@@ -1,6 +1,6 @@
 // A job's work: training by the engine, then the registry if the job names one. It knows no records.
 import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
-import { Engine, type TrainReport } from "#packages/engine";
+import { Engine, type Quote, type TrainReport } from "#packages/engine";
 import { finished, type Payload, Translator } from "./payloads.ts";
 import { recipeOf } from "./recipe.ts";
 import { type Register, registered } from "./registration.ts";
@@ -11,6 +11,23 @@ export type Train = (
   emit: (payload: Payload) => void,
   signal: AbortSignal,
 ) => Promise<void>;
+
+/** What a job would take. */
+export type QuoteJob = (spec: TrainingSpec, signal: AbortSignal) => Promise<Quote>;
+
+/** Quotes with an engine of its own for each call. */
+export function engineQuoter(options: { threads: number }): QuoteJob {
+  return async (spec, signal) => {
+    const recipe = recipeOf(spec, options.threads);
+    const engine = new Engine();
+    try {
+      const job = { recipe, hasRows: true, evalFile: spec.evalDataFile || null, device: "cpu" as const };
+      return await engine.quote(job, { signal });
+    } finally {
+      await engine.close();
+    }
+  };
+}
 
 /** Trains with an engine of its own for each job: one that died takes no later job with it. */
 export function engineTrainer(options: { threads: number; register: Register }): Train {

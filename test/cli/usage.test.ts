@@ -16,7 +16,7 @@ async function refused(args: readonly string[], message: RegExp, code = 2): Prom
 test("help and version go to stdout with exit code 0", async () => {
   const help = await nibble(["--help"]);
   assert.deepEqual([help.code, help.stderr], [0, ""]);
-  for (const command of ["quantize", "train", "generate", "chat", "adapters", "jobs", "start"]) {
+  for (const command of ["quantize", "train", "estimate", "generate", "chat", "adapters", "jobs", "start"]) {
     assert.match(help.stdout, new RegExp(`^  ${command} `, "m"));
   }
   const version = await nibble(["--version"]);

@@ -33,7 +33,7 @@ function placeholderOf({ key, check }: RecipeField): string {
 }
 
 /** A yes-or-no field is two options; the one that only repeats the default is not shown. */
-function optionsOf(field: RecipeField): Option[] {
+export function optionsOf(field: RecipeField): Option[] {
   const name = flagName(field);
   const { key, fallback, help } = field;
   if (typeof fallback !== "boolean") {
@@ -64,7 +64,7 @@ export function addTrain(program: Command, io: Io): void {
 }
 
 /** Only what was typed: an option's own default would hide the recipe's. */
-function typedFlags(options: Options, command: Command): Record<string, unknown> {
+export function typedFlags(options: Readonly<Record<string, unknown>>, command: Command): Record<string, unknown> {
   const typed = recipeFields.filter(({ key }) => command.getOptionValueSource(key) === "cli");
   return Object.fromEntries(typed.map(({ key }) => [key, options[key]]));
 }

@@ -6,6 +6,7 @@ import {
   QuantizeModelResponseSchema,
 } from "#gen/nibble/quantizer/v1/quantizer_pb.ts";
 import { type Finished, State } from "#gen/nibble/trainer/v1/events_pb.ts";
+import type { TrainingQuote } from "#gen/nibble/trainer/v1/quote_pb.ts";
 import type { TrainingJob as JobMessage } from "#gen/nibble/trainer/v1/trainer_pb.ts";
 import { type Connection, connect, waitForOperation, watchJob } from "#packages/client";
 import { NibbleError } from "#packages/errors";
@@ -17,6 +18,8 @@ import type {
   QuantizeJob,
   QuantizeProgress,
   QuantizeSummary,
+  QuoteJob,
+  QuoteSummary,
   TrainingJob,
   TrainProgress,
   TrainSummary,
@@ -82,6 +85,17 @@ export class RemoteBackend implements Backend {
     return trainSummary(name, trainingJob);
   }
 
+  async quote(job: QuoteJob, signal: AbortSignal): Promise<QuoteSummary> {
+    if (!job.hasRows || job.device !== "cpu") {
+      const message = "estimate: a stack quotes for rows on its own machine; expected --data, and --device cpu";
+      throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "estimate" });
+    }
+    const spec = trainingSpec({ ...job, evalSteps: 0 });
+    const { quote } = await this.connection.trainer.quoteTrainingJob({ spec }, { signal });
+    if (quote) return quoteSummary(quote);
+    throw new NibbleError("the stack: expected a quote, got none", { code: "INTERNAL", op: "estimate" });
+  }
+
   open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {
     return RemoteModel.open(this.connection, options, signal);
   }
@@ -89,6 +103,26 @@ export class RemoteBackend implements Backend {
   async close(): Promise<void> {
     this.connection.close();
   }
+}
+
+function quoteSummary(quote: TrainingQuote): QuoteSummary {
+  const { memory, time } = quote;
+  return {
+    rows: Number(quote.rows),
+    steps: Number(quote.steps),
+    tokens: Number(quote.tokensProcessed),
+    trainedTokens: Number(quote.tokensTrained),
+    trainedParameters: Number(quote.parametersTrained),
+    memoryBytes: Object.fromEntries(Object.entries(memory?.bytesByKind ?? {}).map(([kind, n]) => [kind, Number(n)])),
+    memoryPeakBytes: Number(memory?.bytesPeak ?? 0),
+    pagedBytes: Number(memory?.bytesPaged ?? 0),
+    processBytes: Number(quote.bytesProcess),
+    availableBytes: Number(quote.bytesAvailable),
+    limitedBy: quote.limitedBy,
+    fits: quote.fits,
+    flops: quote.flops,
+    seconds: time === undefined ? null : Number(time.seconds) + time.nanos / 1e9,
+  };
 }
 
 function quantizeSummary(response: QuantizeModelResponse): QuantizeSummary {

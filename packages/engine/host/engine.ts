@@ -5,6 +5,7 @@ import { NibbleError } from "#packages/errors";
 import type { GeneratedToken } from "../generation/sequence.ts";
 import type { NewModelOptions } from "../new-model.ts";
 import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
+import type { Quote, QuoteJob } from "../quote.ts";
 import type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "../served-model.ts";
 import type { TrainJob, TrainReport } from "../train-job.ts";
 import type { TrainEvent } from "../train-run.ts";
@@ -53,6 +54,11 @@ export class Engine {
 
   train(job: TrainJob, call: CallOptions<TrainEvent> = {}): Promise<TrainReport> {
     return this.call("train", job, call);
+  }
+
+  /** What a run would take; nothing is trained and no weights are read. */
+  quote(job: QuoteJob, call: CallOptions = {}): Promise<Quote> {
+    return this.call("quote", job, call);
   }
 
   async openModel(options: ServeOptions, call: CallOptions = {}): Promise<EngineModel> {

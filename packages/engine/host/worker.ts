@@ -6,6 +6,7 @@ import { NibbleError } from "#packages/errors";
 import type { GeneratedToken } from "../generation/sequence.ts";
 import { writeNewModel } from "../new-model.ts";
 import { type QuantizeModelOptions, quantizeModel } from "../quantize-model.ts";
+import { type QuoteJob, quoteTrainJob } from "../quote.ts";
 import { type GenerateInput, ServedModel, type ServeOptions } from "../served-model.ts";
 import { runTrainJob, type TrainJob } from "../train-job.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
@@ -32,6 +33,7 @@ const methods = {
     quantizeModel({ ...options, signal, onProgress: emit }),
   writeNewModel,
   train: (job: TrainJob, { signal, emit }: CallContext) => runTrainJob(job, { signal, onEvent: emit }),
+  quote: (job: QuoteJob) => quoteTrainJob(job),
   openModel: (options: ServeOptions, { signal }: CallContext) => {
     const opened = ServedModel.open(options, signal);
     models.set(nextModel, opened);

@@ -13,6 +13,8 @@ import type { Status } from "../../../google/rpc/status_pb.ts";
 import { file_google_rpc_status } from "../../../google/rpc/status_pb.ts";
 import type { Event, Finished, State, StepProgress } from "./events_pb.ts";
 import { file_nibble_trainer_v1_events } from "./events_pb.ts";
+import type { TrainingQuote } from "./quote_pb.ts";
+import { file_nibble_trainer_v1_quote } from "./quote_pb.ts";
 import type { TrainingSpec } from "./spec_pb.ts";
 import { file_nibble_trainer_v1_spec } from "./spec_pb.ts";
 import type { Message } from "@bufbuild/protobuf";
@@ -21,7 +23,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file nibble/trainer/v1/trainer.proto.
  */
 export const file_nibble_trainer_v1_trainer: GenFile = /*@__PURE__*/
-  fileDesc("Ch9uaWJibGUvdHJhaW5lci92MS90cmFpbmVyLnByb3RvEhFuaWJibGUudHJhaW5lci52MSKmAwoLVHJhaW5pbmdKb2ISFgoEbmFtZRgBIAEoCUIIukgFcgMYgAISLQoEc3BlYxgCIAEoCzIfLm5pYmJsZS50cmFpbmVyLnYxLlRyYWluaW5nU3BlYxInCgVzdGF0ZRgDIAEoDjIYLm5pYmJsZS50cmFpbmVyLnYxLlN0YXRlEiEKBWVycm9yGAQgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMSLwoLY3JlYXRlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCghwcm9ncmVzcxgIIAEoCzIfLm5pYmJsZS50cmFpbmVyLnYxLlN0ZXBQcm9ncmVzcxIrCgZyZXN1bHQYCSABKAsyGy5uaWJibGUudHJhaW5lci52MS5GaW5pc2hlZBIVCg1sYXN0X3NlcXVlbmNlGAogASgDIq4BChhDcmVhdGVUcmFpbmluZ0pvYlJlcXVlc3QSGwoKcmVxdWVzdF9pZBgBIAEoCUIHukgEcgIYQBIgCg90cmFpbmluZ19qb2JfaWQYAiABKAlCB7pIBHICGD8SPAoMdHJhaW5pbmdfam9iGAMgASgLMh4ubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdKb2JCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIlEKGUNyZWF0ZVRyYWluaW5nSm9iUmVzcG9uc2USNAoMdHJhaW5pbmdfam9iGAEgASgLMh4ubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdKb2IiPgoVR2V0VHJhaW5pbmdKb2JSZXF1ZXN0EiUKBG5hbWUYASABKAlCF7pIFHISGIACOg10cmFpbmluZ0pvYnMvIk4KFkdldFRyYWluaW5nSm9iUmVzcG9uc2USNAoMdHJhaW5pbmdfam9iGAEgASgLMh4ubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdKb2IikAEKF0xpc3RUcmFpbmluZ0pvYnNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiABBI7CgZzdGF0ZXMYAyADKA4yGC5uaWJibGUudHJhaW5lci52MS5TdGF0ZUIRukgOkgELEBAiB4IBBBABIAAiagoYTGlzdFRyYWluaW5nSm9ic1Jlc3BvbnNlEjUKDXRyYWluaW5nX2pvYnMYASADKAsyHi5uaWJibGUudHJhaW5lci52MS5UcmFpbmluZ0pvYhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiQQoYQ2FuY2VsVHJhaW5pbmdKb2JSZXF1ZXN0EiUKBG5hbWUYASABKAlCF7pIFHISGIACOg10cmFpbmluZ0pvYnMvIlEKGUNhbmNlbFRyYWluaW5nSm9iUmVzcG9uc2USNAoMdHJhaW5pbmdfam9iGAEgASgLMh4ubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdKb2IiQQoYRGVsZXRlVHJhaW5pbmdKb2JSZXF1ZXN0EiUKBG5hbWUYASABKAlCF7pIFHISGIACOg10cmFpbmluZ0pvYnMvIhsKGURlbGV0ZVRyYWluaW5nSm9iUmVzcG9uc2UiXAoSV2F0Y2hFdmVudHNSZXF1ZXN0EiUKBG5hbWUYASABKAlCF7pIFHISGIACOg10cmFpbmluZ0pvYnMvEh8KDmFmdGVyX3NlcXVlbmNlGAIgASgDQge6SAQiAigAIj4KE1dhdGNoRXZlbnRzUmVzcG9uc2USJwoFZXZlbnQYASABKAsyGC5uaWJibGUudHJhaW5lci52MS5FdmVudDKUBQoOVHJhaW5lclNlcnZpY2USbgoRQ3JlYXRlVHJhaW5pbmdKb2ISKy5uaWJibGUudHJhaW5lci52MS5DcmVhdGVUcmFpbmluZ0pvYlJlcXVlc3QaLC5uaWJibGUudHJhaW5lci52MS5DcmVhdGVUcmFpbmluZ0pvYlJlc3BvbnNlEmUKDkdldFRyYWluaW5nSm9iEigubmliYmxlLnRyYWluZXIudjEuR2V0VHJhaW5pbmdKb2JSZXF1ZXN0GikubmliYmxlLnRyYWluZXIudjEuR2V0VHJhaW5pbmdKb2JSZXNwb25zZRJrChBMaXN0VHJhaW5pbmdKb2JzEioubmliYmxlLnRyYWluZXIudjEuTGlzdFRyYWluaW5nSm9ic1JlcXVlc3QaKy5uaWJibGUudHJhaW5lci52MS5MaXN0VHJhaW5pbmdKb2JzUmVzcG9uc2USbgoRQ2FuY2VsVHJhaW5pbmdKb2ISKy5uaWJibGUudHJhaW5lci52MS5DYW5jZWxUcmFpbmluZ0pvYlJlcXVlc3QaLC5uaWJibGUudHJhaW5lci52MS5DYW5jZWxUcmFpbmluZ0pvYlJlc3BvbnNlEm4KEURlbGV0ZVRyYWluaW5nSm9iEisubmliYmxlLnRyYWluZXIudjEuRGVsZXRlVHJhaW5pbmdKb2JSZXF1ZXN0GiwubmliYmxlLnRyYWluZXIudjEuRGVsZXRlVHJhaW5pbmdKb2JSZXNwb25zZRJeCgtXYXRjaEV2ZW50cxIlLm5pYmJsZS50cmFpbmVyLnYxLldhdGNoRXZlbnRzUmVxdWVzdBomLm5pYmJsZS50cmFpbmVyLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_google_rpc_status, file_nibble_trainer_v1_events, file_nibble_trainer_v1_spec]);
+  fileDesc("Ch9uaWJibGUvdHJhaW5lci92MS90cmFpbmVyLnByb3RvEhFuaWJibGUudHJhaW5lci52MSKmAwoLVHJhaW5pbmdKb2ISFgoEbmFtZRgBIAEoCUIIukgFcgMYgAISLQoEc3BlYxgCIAEoCzIfLm5pYmJsZS50cmFpbmVyLnYxLlRyYWluaW5nU3BlYxInCgVzdGF0ZRgDIAEoDjIYLm5pYmJsZS50cmFpbmVyLnYxLlN0YXRlEiEKBWVycm9yGAQgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMSLwoLY3JlYXRlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCghwcm9ncmVzcxgIIAEoCzIfLm5pYmJsZS50cmFpbmVyLnYxLlN0ZXBQcm9ncmVzcxIrCgZyZXN1bHQYCSABKAsyGy5uaWJibGUudHJhaW5lci52MS5GaW5pc2hlZBIVCg1sYXN0X3NlcXVlbmNlGAogASgDIq4BChhDcmVhdGVUcmFpbmluZ0pvYlJlcXVlc3QSGwoKcmVxdWVzdF9pZBgBIAEoCUIHukgEcgIYQBIgCg90cmFpbmluZ19qb2JfaWQYAiABKAlCB7pIBHICGD8SPAoMdHJhaW5pbmdfam9iGAMgASgLMh4ubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdKb2JCBrpIA8gBARIVCg12YWxpZGF0ZV9vbmx5GAQgASgIIoIBChlDcmVhdGVUcmFpbmluZ0pvYlJlc3BvbnNlEjQKDHRyYWluaW5nX2pvYhgBIAEoCzIeLm5pYmJsZS50cmFpbmVyLnYxLlRyYWluaW5nSm9iEi8KBXF1b3RlGAIgASgLMiAubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdRdW90ZSJQChdRdW90ZVRyYWluaW5nSm9iUmVxdWVzdBI1CgRzcGVjGAEgASgLMh8ubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdTcGVjQga6SAPIAQEiSwoYUXVvdGVUcmFpbmluZ0pvYlJlc3BvbnNlEi8KBXF1b3RlGAEgASgLMiAubmliYmxlLnRyYWluZXIudjEuVHJhaW5pbmdRdW90ZSI+ChVHZXRUcmFpbmluZ0pvYlJlcXVlc3QSJQoEbmFtZRgBIAEoCUIXukgUchIYgAI6DXRyYWluaW5nSm9icy8iTgoWR2V0VHJhaW5pbmdKb2JSZXNwb25zZRI0Cgx0cmFpbmluZ19qb2IYASABKAsyHi5uaWJibGUudHJhaW5lci52MS5UcmFpbmluZ0pvYiKQAQoXTGlzdFRyYWluaW5nSm9ic1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAEEjsKBnN0YXRlcxgDIAMoDjIYLm5pYmJsZS50cmFpbmVyLnYxLlN0YXRlQhG6SA6SAQsQECIHggEEEAEgACJqChhMaXN0VHJhaW5pbmdKb2JzUmVzcG9uc2USNQoNdHJhaW5pbmdfam9icxgBIAMoCzIeLm5pYmJsZS50cmFpbmVyLnYxLlRyYWluaW5nSm9iEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJBChhDYW5jZWxUcmFpbmluZ0pvYlJlcXVlc3QSJQoEbmFtZRgBIAEoCUIXukgUchIYgAI6DXRyYWluaW5nSm9icy8iUQoZQ2FuY2VsVHJhaW5pbmdKb2JSZXNwb25zZRI0Cgx0cmFpbmluZ19qb2IYASABKAsyHi5uaWJibGUudHJhaW5lci52MS5UcmFpbmluZ0pvYiJBChhEZWxldGVUcmFpbmluZ0pvYlJlcXVlc3QSJQoEbmFtZRgBIAEoCUIXukgUchIYgAI6DXRyYWluaW5nSm9icy8iGwoZRGVsZXRlVHJhaW5pbmdKb2JSZXNwb25zZSJcChJXYXRjaEV2ZW50c1JlcXVlc3QSJQoEbmFtZRgBIAEoCUIXukgUchIYgAI6DXRyYWluaW5nSm9icy8SHwoOYWZ0ZXJfc2VxdWVuY2UYAiABKANCB7pIBCICKAAiPgoTV2F0Y2hFdmVudHNSZXNwb25zZRInCgVldmVudBgBIAEoCzIYLm5pYmJsZS50cmFpbmVyLnYxLkV2ZW50MoEGCg5UcmFpbmVyU2VydmljZRJuChFDcmVhdGVUcmFpbmluZ0pvYhIrLm5pYmJsZS50cmFpbmVyLnYxLkNyZWF0ZVRyYWluaW5nSm9iUmVxdWVzdBosLm5pYmJsZS50cmFpbmVyLnYxLkNyZWF0ZVRyYWluaW5nSm9iUmVzcG9uc2USawoQUXVvdGVUcmFpbmluZ0pvYhIqLm5pYmJsZS50cmFpbmVyLnYxLlF1b3RlVHJhaW5pbmdKb2JSZXF1ZXN0GisubmliYmxlLnRyYWluZXIudjEuUXVvdGVUcmFpbmluZ0pvYlJlc3BvbnNlEmUKDkdldFRyYWluaW5nSm9iEigubmliYmxlLnRyYWluZXIudjEuR2V0VHJhaW5pbmdKb2JSZXF1ZXN0GikubmliYmxlLnRyYWluZXIudjEuR2V0VHJhaW5pbmdKb2JSZXNwb25zZRJrChBMaXN0VHJhaW5pbmdKb2JzEioubmliYmxlLnRyYWluZXIudjEuTGlzdFRyYWluaW5nSm9ic1JlcXVlc3QaKy5uaWJibGUudHJhaW5lci52MS5MaXN0VHJhaW5pbmdKb2JzUmVzcG9uc2USbgoRQ2FuY2VsVHJhaW5pbmdKb2ISKy5uaWJibGUudHJhaW5lci52MS5DYW5jZWxUcmFpbmluZ0pvYlJlcXVlc3QaLC5uaWJibGUudHJhaW5lci52MS5DYW5jZWxUcmFpbmluZ0pvYlJlc3BvbnNlEm4KEURlbGV0ZVRyYWluaW5nSm9iEisubmliYmxlLnRyYWluZXIudjEuRGVsZXRlVHJhaW5pbmdKb2JSZXF1ZXN0GiwubmliYmxlLnRyYWluZXIudjEuRGVsZXRlVHJhaW5pbmdKb2JSZXNwb25zZRJeCgtXYXRjaEV2ZW50cxIlLm5pYmJsZS50cmFpbmVyLnYxLldhdGNoRXZlbnRzUmVxdWVzdBomLm5pYmJsZS50cmFpbmVyLnYxLldhdGNoRXZlbnRzUmVzcG9uc2UwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_google_rpc_status, file_nibble_trainer_v1_events, file_nibble_trainer_v1_quote, file_nibble_trainer_v1_spec]);
 
 /**
  * A training job.
@@ -137,8 +139,8 @@ export type CreateTrainingJobRequest = Message<"nibble.trainer.v1.CreateTraining
   trainingJob?: TrainingJob | undefined;
 
   /**
-   * Reserved for a later version: check the job and quote its cost without running it. Today `true` is answered
-   * with UNIMPLEMENTED.
+   * Check the job and quote it, as QuoteTrainingJob does, without creating it. A job that does not fit into memory is
+   * answered with RESOURCE_EXHAUSTED.
    *
    * @generated from field: bool validate_only = 4;
    */
@@ -159,11 +161,18 @@ export const CreateTrainingJobRequestSchema: GenMessage<CreateTrainingJobRequest
  */
 export type CreateTrainingJobResponse = Message<"nibble.trainer.v1.CreateTrainingJobResponse"> & {
   /**
-   * The job.
+   * The job. With validate_only it has its spec and no name.
    *
    * @generated from field: nibble.trainer.v1.TrainingJob training_job = 1;
    */
   trainingJob?: TrainingJob | undefined;
+
+  /**
+   * What the job would take; only with validate_only.
+   *
+   * @generated from field: nibble.trainer.v1.TrainingQuote quote = 2;
+   */
+  quote?: TrainingQuote | undefined;
 };
 
 /**
@@ -172,6 +181,48 @@ export type CreateTrainingJobResponse = Message<"nibble.trainer.v1.CreateTrainin
  */
 export const CreateTrainingJobResponseSchema: GenMessage<CreateTrainingJobResponse> = /*@__PURE__*/
   messageDesc(file_nibble_trainer_v1_trainer, 2);
+
+/**
+ * Asks what a job would take.
+ *
+ * @generated from message nibble.trainer.v1.QuoteTrainingJobRequest
+ */
+export type QuoteTrainingJobRequest = Message<"nibble.trainer.v1.QuoteTrainingJobRequest"> & {
+  /**
+   * The job.
+   *
+   * @generated from field: nibble.trainer.v1.TrainingSpec spec = 1;
+   */
+  spec?: TrainingSpec | undefined;
+};
+
+/**
+ * Describes the message nibble.trainer.v1.QuoteTrainingJobRequest.
+ * Use `create(QuoteTrainingJobRequestSchema)` to create a new message.
+ */
+export const QuoteTrainingJobRequestSchema: GenMessage<QuoteTrainingJobRequest> = /*@__PURE__*/
+  messageDesc(file_nibble_trainer_v1_trainer, 3);
+
+/**
+ * What the job would take.
+ *
+ * @generated from message nibble.trainer.v1.QuoteTrainingJobResponse
+ */
+export type QuoteTrainingJobResponse = Message<"nibble.trainer.v1.QuoteTrainingJobResponse"> & {
+  /**
+   * The quote.
+   *
+   * @generated from field: nibble.trainer.v1.TrainingQuote quote = 1;
+   */
+  quote?: TrainingQuote | undefined;
+};
+
+/**
+ * Describes the message nibble.trainer.v1.QuoteTrainingJobResponse.
+ * Use `create(QuoteTrainingJobResponseSchema)` to create a new message.
+ */
+export const QuoteTrainingJobResponseSchema: GenMessage<QuoteTrainingJobResponse> = /*@__PURE__*/
+  messageDesc(file_nibble_trainer_v1_trainer, 4);
 
 /**
  * Asks for one job.
@@ -192,7 +243,7 @@ export type GetTrainingJobRequest = Message<"nibble.trainer.v1.GetTrainingJobReq
  * Use `create(GetTrainingJobRequestSchema)` to create a new message.
  */
 export const GetTrainingJobRequestSchema: GenMessage<GetTrainingJobRequest> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 3);
+  messageDesc(file_nibble_trainer_v1_trainer, 5);
 
 /**
  * One job.
@@ -213,7 +264,7 @@ export type GetTrainingJobResponse = Message<"nibble.trainer.v1.GetTrainingJobRe
  * Use `create(GetTrainingJobResponseSchema)` to create a new message.
  */
 export const GetTrainingJobResponseSchema: GenMessage<GetTrainingJobResponse> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 4);
+  messageDesc(file_nibble_trainer_v1_trainer, 6);
 
 /**
  * Asks for a page of jobs.
@@ -248,7 +299,7 @@ export type ListTrainingJobsRequest = Message<"nibble.trainer.v1.ListTrainingJob
  * Use `create(ListTrainingJobsRequestSchema)` to create a new message.
  */
 export const ListTrainingJobsRequestSchema: GenMessage<ListTrainingJobsRequest> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 5);
+  messageDesc(file_nibble_trainer_v1_trainer, 7);
 
 /**
  * A page of jobs.
@@ -276,7 +327,7 @@ export type ListTrainingJobsResponse = Message<"nibble.trainer.v1.ListTrainingJo
  * Use `create(ListTrainingJobsResponseSchema)` to create a new message.
  */
 export const ListTrainingJobsResponseSchema: GenMessage<ListTrainingJobsResponse> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 6);
+  messageDesc(file_nibble_trainer_v1_trainer, 8);
 
 /**
  * Asks a job to stop.
@@ -297,7 +348,7 @@ export type CancelTrainingJobRequest = Message<"nibble.trainer.v1.CancelTraining
  * Use `create(CancelTrainingJobRequestSchema)` to create a new message.
  */
 export const CancelTrainingJobRequestSchema: GenMessage<CancelTrainingJobRequest> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 7);
+  messageDesc(file_nibble_trainer_v1_trainer, 9);
 
 /**
  * The job after the request to stop was noted.
@@ -318,7 +369,7 @@ export type CancelTrainingJobResponse = Message<"nibble.trainer.v1.CancelTrainin
  * Use `create(CancelTrainingJobResponseSchema)` to create a new message.
  */
 export const CancelTrainingJobResponseSchema: GenMessage<CancelTrainingJobResponse> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 8);
+  messageDesc(file_nibble_trainer_v1_trainer, 10);
 
 /**
  * Asks for a job's record to be removed.
@@ -339,7 +390,7 @@ export type DeleteTrainingJobRequest = Message<"nibble.trainer.v1.DeleteTraining
  * Use `create(DeleteTrainingJobRequestSchema)` to create a new message.
  */
 export const DeleteTrainingJobRequestSchema: GenMessage<DeleteTrainingJobRequest> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 9);
+  messageDesc(file_nibble_trainer_v1_trainer, 11);
 
 /**
  * The record is gone.
@@ -354,7 +405,7 @@ export type DeleteTrainingJobResponse = Message<"nibble.trainer.v1.DeleteTrainin
  * Use `create(DeleteTrainingJobResponseSchema)` to create a new message.
  */
 export const DeleteTrainingJobResponseSchema: GenMessage<DeleteTrainingJobResponse> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 10);
+  messageDesc(file_nibble_trainer_v1_trainer, 12);
 
 /**
  * Asks for a job's events.
@@ -382,7 +433,7 @@ export type WatchEventsRequest = Message<"nibble.trainer.v1.WatchEventsRequest">
  * Use `create(WatchEventsRequestSchema)` to create a new message.
  */
 export const WatchEventsRequestSchema: GenMessage<WatchEventsRequest> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 11);
+  messageDesc(file_nibble_trainer_v1_trainer, 13);
 
 /**
  * One event of a job.
@@ -403,7 +454,7 @@ export type WatchEventsResponse = Message<"nibble.trainer.v1.WatchEventsResponse
  * Use `create(WatchEventsResponseSchema)` to create a new message.
  */
 export const WatchEventsResponseSchema: GenMessage<WatchEventsResponse> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_trainer, 12);
+  messageDesc(file_nibble_trainer_v1_trainer, 14);
 
 /**
  * Training jobs. A job's name is `trainingJobs/{training_job}`.
@@ -424,6 +475,20 @@ export const TrainerService: GenService<{
     methodKind: "unary";
     input: typeof CreateTrainingJobRequestSchema;
     output: typeof CreateTrainingJobResponseSchema;
+  },
+  /**
+   * Says what a job would take, memory by kind, tokens and time, without creating it. No weights are read: a model_dir
+   * with config.json and the tokenizer is enough.
+   *
+   * Errors: INVALID_ARGUMENT (a field is out of range, a row is wrong), NOT_FOUND (no such file), FAILED_PRECONDITION
+   * (a model that is not supported).
+   *
+   * @generated from rpc nibble.trainer.v1.TrainerService.QuoteTrainingJob
+   */
+  quoteTrainingJob: {
+    methodKind: "unary";
+    input: typeof QuoteTrainingJobRequestSchema;
+    output: typeof QuoteTrainingJobResponseSchema;
   },
   /**
    * Returns a job. Errors: NOT_FOUND.
