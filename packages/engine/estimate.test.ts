@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { availableParallelism } from "node:os";
 import { after, test } from "node:test";
-import { memory, setThreadCount } from "#native";
+import { chooseIsa, convert, isa, memory, setThreadCount, supportedIsas, Tensor } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import type { LlamaConfig, LoraConfig } from "#packages/hub";
 import type { Example } from "./batch.ts";
@@ -51,6 +51,7 @@ interface Case {
   lengths?: number[][];
   untrained?: number;
   dropout?: number;
+  stored?: "bfloat16";
 }
 
 const cases: Case[] = [
@@ -77,6 +78,19 @@ const cases: Case[] = [
   { name: "biases, many heads", config: { attentionBias: true, mlpBias: true, headCount: 16, kvHeadCount: 2 } },
 ];
 
+/** In the dtype of a folder that stores it so. */
+function narrowAll(model: LlamaModel): void {
+  const narrow = (t: Tensor) => {
+    const half = Tensor.empty("bfloat16", t.shape, { device: "cpu", kind: "weights" });
+    convert(t, half);
+    t.free();
+    return half;
+  };
+  for (const linear of model.blocks.flatMap(linearsOf)) linear.weight.data = narrow(linear.weight.data);
+  model.embed = narrow(model.embed);
+  model.head.weight.data = model.embed;
+}
+
 function quantizeAll(model: LlamaModel): void {
   for (const linear of model.blocks.flatMap(linearsOf)) {
     linear.weight = quantizeMatrix(linear.weight.data, linear.name, defaultQuant, "cpu");
@@ -86,6 +100,7 @@ function quantizeAll(model: LlamaModel): void {
 async function measured(run: RunShape, steps: number) {
   const { config, lora, quant, recipe } = run;
   const model = createModel(config, { seed: 1, std: 0.02 });
+  if (run.stored.dtype === "bfloat16") narrowAll(model);
   if (quant) quantizeAll(model);
   memory.trim();
   memory.resetPeak();
@@ -110,7 +125,7 @@ function runOf(c: Case): RunShape {
   const { rank = 16, full = false, bits = full ? 16 : 4, lengths = [[128, 100, 90, 200]], untrained = 4 } = c;
   return {
     config,
-    stored: { dtype: "float32", quant: null },
+    stored: { dtype: c.stored ?? "float32", quant: null },
     quant: bits === 4 ? defaultQuant : null,
     lora: full ? null : adapterOf(rank, c.dropout),
     recipe: {
@@ -122,8 +137,22 @@ function runOf(c: Case): RunShape {
   };
 }
 
-for (const c of cases) {
-  test(c.name, async () => {
+// Instruction sets differ in what they pack: a bfloat16 base on all of them, the rest on the best.
+const halves: Case[] = (["none", "selective", "full"] as const).map((gradientCheckpointing) => ({
+  name: `a bfloat16 base, ${gradientCheckpointing}`,
+  stored: "bfloat16",
+  recipe: { dtype: "bfloat16", gradientCheckpointing },
+  lengths: [[200, 300, 4]],
+}));
+const best = isa();
+const all = [
+  ...cases.map((c) => ({ c, set: best })),
+  ...supportedIsas().flatMap((set) => halves.map((c) => ({ c, set }))),
+];
+
+for (const { c, set } of all) {
+  test(`${c.name} (${set})`, async () => {
+    chooseIsa(set);
     const run = runOf(c);
     const quote = estimateMemory(run);
     const got = await measured(run, 2);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
+#include <vector>
 
 #include "core/memory.h"
 #include "core/thread_pool.h"
@@ -34,69 +36,105 @@ void nothing(const Args&) {}
 
 bool multiplies_pairs() { return std::strcmp(isa_name(), "avx512_bf16") == 0; }
 
-// One sum of products of a matrix product.
-struct Term {
-  int64_t depth;
-  bool is_bf16;  // both operands, read along k
-};
-
 constexpr int64_t kDepth = 256, kPitch = kDepth + 16, kTileColumns = 32, kPanelColumns = 256;
 constexpr int64_t kFewRows = 8;
 
-// The workspace of backends/cpu/gemm.cpp; `beside`: C is not summed in place.
-void gemm(std::initializer_list<Term> terms, int64_t m, int64_t n, bool beside, bool along_k = true) {
+// One sum of products of a matrix product.
+struct Term {
+  int64_t depth;
+  bool is_bf16 = false;    // both operands are, or are rounded to it
+  bool is_packed = false;  // its A is packed already
+};
+
+struct Product {
+  bool beside = false;  // C is not summed in place
+  bool few = true;      // may take the way for few rows
+};
+
+int64_t packed_row(const Term& t) {
+  return blocks_of(t.depth, kDepth * (t.is_bf16 && multiplies_pairs() ? 2 : 1)) * kPitch;
+}
+
+// The workspace of backends/cpu/gemm.cpp.
+void gemm(std::initializer_list<Term> terms, int64_t m, int64_t n, Product product) {
   int64_t packed = 0, depth = 0, laid_out = 0;
+  bool whole = false;
   for (const Term& t : terms) {
-    packed += blocks_of(t.depth, kDepth * (t.is_bf16 && multiplies_pairs() ? 2 : 1)) * kPitch;
+    if (t.is_packed) whole = true;
+    else packed += packed_row(t);
     depth += t.depth;
     laid_out += m * ((t.depth + 15) / 16 * 16);
   }
-  if (m <= kFewRows && along_k) {
+  if (m <= kFewRows && product.few) {
     const Space x(laid_out);
     return;
   }
-  const int64_t slab = std::min(m, std::max<int64_t>((8 << 20) / std::max<int64_t>(packed, 1), 256));
-  const int64_t wanted = std::min<int64_t>(int64_t(double(2 * slab * n * depth) / 8e6), 32);
+  const int64_t slab = whole ? m : std::min(m, std::max<int64_t>((8 << 20) / std::max<int64_t>(packed, 1), 256));
+  const int64_t wanted = int64_t(std::min(double(2 * (slab + 32) * n * depth) / 8e6, 32.0));
   int64_t rows = slab, columns = kPanelColumns;
   const auto tasks = [&] { return blocks_of(slab, rows) * blocks_of(n, columns); };
   while (tasks() < wanted && rows > 256) rows = (rows + 1) / 2;
-  while (tasks() < wanted && columns > 2 * kTileColumns) columns /= 2;
-  const Space a(packed * slab);
-  const int64_t piece = blocks_of(columns * kDepth + (beside ? rows * columns : 0), 16) * 16;
+  while (tasks() < wanted && columns > kTileColumns) columns /= 2;
+  std::vector<std::unique_ptr<Space>> own;
+  for (const Term& t : terms) {
+    if (!t.is_packed) own.push_back(std::make_unique<Space>(packed_row(t) * slab));
+  }
+  const int64_t piece = blocks_of(columns * kDepth + (product.beside ? rows * columns : 0), 16) * 16;
   const Space scratch((piece + 1) * thread_count());
 }
 
 bool is_bf16(const Tensor& t) { return t.dtype == DType::kBF16; }
 bool is_bf16(const Weight& w) { return (w.quantized ? w.dtype : w.data.dtype) == DType::kBF16; }
 
+// x or d_y, packed once for the products with W and with the adapter where both have its lanes.
+struct Shared {
+  bool pairs_weight, pairs_adapter, is_packed;
+  Space rows;
+
+  Shared(const Tensor& t, const Weight& w)
+      : pairs_weight(is_bf16(t) && is_bf16(w)), pairs_adapter(is_bf16(t)),
+        is_packed(t.dim(0) > kFewRows && (pairs_weight == pairs_adapter || !multiplies_pairs())),
+        rows(is_packed ? packed_row({t.dim(1), pairs_weight}) * t.dim(0) : 0) {}
+};
+
 void linear_forward(const LinearForwardArgs& a) {
   const int64_t m = a.x.dim(0);
-  const Term base{a.w.in, is_bf16(a.x) && is_bf16(a.w)};
-  if (!a.a) return gemm({base}, m, a.w.out, is_bf16(a.y));
-  gemm({{a.w.in, false}}, m, a.a.dim(0), false);
-  gemm({base, {a.a.dim(0), false}}, m, a.w.out, is_bf16(a.y));
+  const Product out{.beside = is_bf16(a.y)};
+  if (!a.a) return gemm({{a.w.in, is_bf16(a.x) && is_bf16(a.w)}}, m, a.w.out, out);
+  const int64_t rank = a.a.dim(0);
+  const bool rounds = is_bf16(a.x);  // the adapter, which then has no way for few rows
+  const Shared x(a.x, a.w);
+  gemm({{a.w.in, x.pairs_adapter, x.is_packed && a.dropout.p == 0}}, m, rank, {.few = !rounds});
+  gemm({{a.w.in, x.pairs_weight, x.is_packed}, {rank, rounds}}, m, a.w.out, {.beside = out.beside, .few = !rounds});
+}
+
+void backward_input(const LinearBackwardArgs& a, const Term& base) {
+  const Product out{.beside = is_bf16(a.d_x) || a.dropout.p > 0, .few = false};
+  if (a.a) return gemm({{a.a.dim(0), is_bf16(a.d_y)}, base}, a.d_y.dim(0), a.w.in, out);
+  gemm({base}, a.d_y.dim(0), a.w.in, out);
 }
 
 void linear_backward(const LinearBackwardArgs& a) {
   const int64_t m = a.d_y.dim(0), rank = a.a ? a.a.dim(0) : 0;
+  const bool rounds = is_bf16(a.d_y);
   const Space d_h(m * rank);
-  if (a.a && (a.d_x || a.d_a)) gemm({{a.w.out, false}}, m, rank, false, false);
-  if (a.d_x) {
-    const Term base{a.w.out, is_bf16(a.d_y) && is_bf16(a.w)};
-    const bool beside = is_bf16(a.d_x) || a.dropout.p > 0;
-    if (a.a) gemm({{rank, false}, base}, m, a.w.in, beside, false);
-    else gemm({base}, m, a.w.in, beside, false);
+  if (a.a && (a.d_x || a.d_a)) {
+    const Shared d_y(a.d_y, a.w);
+    gemm({{a.w.out, d_y.pairs_adapter, d_y.is_packed}}, m, rank, {.few = false});
+    if (a.d_x) backward_input(a, {a.w.out, d_y.pairs_weight, d_y.is_packed});
+  } else if (a.d_x) {
+    backward_input(a, {a.w.out, rounds && is_bf16(a.w)});
   }
-  if (a.d_a) gemm({{m, false}}, rank, a.w.in, false, false);
-  if (a.d_b) gemm({{m, false}}, a.w.out, rank, false, false);
-  if (a.d_w) gemm({{m, false}}, a.w.out, a.w.in, false, false);
+  if (a.d_a) gemm({{m, rounds}}, rank, a.w.in, {.few = false});
+  if (a.d_b) gemm({{m, rounds}}, rank, a.w.out, {.beside = true, .few = false});
+  if (a.d_w) gemm({{m, rounds}}, a.w.out, a.w.in, {.few = false});
 }
 
 void lora_add(const LoraAddArgs& a) {
   const int64_t m = a.end - a.begin, rank = a.a.dim(0);
   const Space h(m * rank);
-  gemm({{a.x.dim(1), false}}, m, rank, false);
-  gemm({{rank, false}}, m, a.y.dim(1), is_bf16(a.y));
+  gemm({{a.x.dim(1)}}, m, rank, {});
+  gemm({{rank}}, m, a.y.dim(1), {.beside = is_bf16(a.y)});
 }
 
 void linear_cross_entropy(const CrossEntropyArgs& a) {
@@ -107,9 +145,9 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   const int64_t rows = std::min(count, std::max<int64_t>((8 << 20) / vocabulary, 64));
   const Space x(rows * width), logits(rows * vocabulary), d_x(a.d_x ? rows * width : 0);
   const bool pairs = is_bf16(a.x) && is_bf16(a.w);
-  gemm({{width, pairs}}, rows, vocabulary, false);
-  if (a.d_x) gemm({{vocabulary, pairs}}, rows, width, false, false);
-  if (a.d_w) gemm({{rows, false}}, vocabulary, width, false, false);
+  gemm({{width, pairs}}, rows, vocabulary, {});
+  if (a.d_x) gemm({{vocabulary, pairs}}, rows, width, {.few = false});
+  if (a.d_w) gemm({{rows, is_bf16(a.x)}}, vocabulary, width, {.few = false});
 }
 
 void norm_backward(const NormBackwardArgs& a) {
