@@ -97,6 +97,13 @@ export class Tensor {
     return Tensor.adopt(addon.tensorMapped(...at, d0, d1, d2, d3), dtype, shape, device);
   }
 
+  /** On the meta device: counted as mapped() counts a tensor of this shape. */
+  static mappedShape(dtype: DType, shape: readonly number[]): Tensor {
+    const [d0, d1, d2, d3] = dimensions(shape);
+    const at = [0, 0, dtypes.indexOf(dtype), devices.indexOf("meta")];
+    return Tensor.adopt(addon.tensorMapped(...at, d0, d1, d2, d3), dtype, shape, "meta");
+  }
+
   private static adopt(handle: number, dtype: DType, shape: readonly number[], device: Device): Tensor {
     const t = new Tensor(handle, dtype, [...shape], device);
     scope?.push(t);

@@ -39,6 +39,7 @@ void Handles::unmap(uint32_t mapping) { mappings_.erase(mapping); }
 
 uint32_t Handles::create_mapped(uint32_t mapping, int64_t offset, DType dtype, Device device, const Tensor& shape) {
   const char* op = "tensor_mapped";
+  if (device == Device::kMeta && mapping == 0) return create_counted(dtype, shape);
   const auto found = mappings_.find(mapping);
   require(found != mappings_.end(), op, "file ", mapping, " is not mapped");
   require(device == Device::kCpu || device == Device::kReference, op, "expected a device of the host");
@@ -56,8 +57,20 @@ uint32_t Handles::create_mapped(uint32_t mapping, int64_t offset, DType dtype, D
   return handle;
 }
 
+uint32_t Handles::create_counted(DType dtype, const Tensor& shape) {
+  Tensor t = shape;
+  t.dtype = dtype;
+  t.device = Device::kMeta;
+  t.data = this;  // never read: anything but null
+  meta_memory().count_mapped(t.bytes());
+  const uint32_t handle = next_++;
+  live_[handle] = {t, nullptr, nullptr, nullptr};
+  return handle;
+}
+
 void Handles::give_back(const Entry& e) {
-  if (e.mapping == nullptr) return memory_of(e.tensor.device).release(e.block);
+  if (e.block != nullptr) return memory_of(e.tensor.device).release(e.block);
+  if (e.tensor.device == Device::kMeta) return meta_memory().count_mapped(-e.tensor.bytes());
   memory().count_mapped(-e.tensor.bytes());
   e.mapping->drop(e.tensor.u8() - e.mapping->data(), e.tensor.bytes());
 }

@@ -21,7 +21,7 @@ class Handles {
   // A mapped file lives until unmap() and until the last tensor in it is released.
   uint32_t map(int descriptor, int64_t bytes, const std::string& path);
   void unmap(uint32_t mapping);
-  // Weights at `offset` of the file, read-only.
+  // Weights at `offset` of the file, read-only. Mapping 0 on the meta device: no file, they are only counted.
   uint32_t create_mapped(uint32_t mapping, int64_t offset, DType dtype, Device device, const Tensor& shape);
   bool is_mapped(uint32_t handle) const { return entry(handle).mapping != nullptr; }
   void release(uint32_t handle);  // throws when already released
@@ -38,6 +38,7 @@ class Handles {
     std::shared_ptr<FileMapping> mapping;  // of a mapped tensor; block is null then
   };
   uint32_t add(const Tensor& t, void* block);
+  uint32_t create_counted(DType dtype, const Tensor& shape);
   static void give_back(const Entry& entry);
   const Entry& entry(uint32_t handle) const;
   std::unordered_map<uint32_t, Entry> live_;

@@ -37,10 +37,15 @@ class ShapeLoader {
     this.options = options;
   }
 
+  /** As WeightReader has it: the file's own pages, or a copy where it will be trained. */
+  private read(dtype: DType, shape: readonly number[]): Tensor {
+    return this.options.float32 ? Tensor.empty(dtype, shape, weights) : Tensor.mappedShape(dtype, shape);
+  }
+
   /** Read as it is stored, then widened where it is kept as float32. */
   plain(shape: readonly number[], float32: boolean): Tensor {
     const { dtype } = this.options.stored;
-    const t = Tensor.empty(dtype, shape, weights);
+    const t = this.read(dtype, shape);
     if (!float32 || dtype === "float32") return t;
     const wide = Tensor.empty("float32", shape, weights);
     t.free();
@@ -49,9 +54,24 @@ class ShapeLoader {
 
   private weight(out: number, inFeatures: number, name: string): Weight {
     const { stored, quant, float32 } = this.options;
-    if (stored.quant) return storedWeight(out, inFeatures, stored.quant, stored.dtype);
+    if (stored.quant) return this.quantized(out, inFeatures, stored.quant);
     if (quant === null) return denseWeight(this.plain([out, inFeatures], float32));
-    return quantizeMatrix(Tensor.empty(stored.dtype, [out, inFeatures], weights), name, quant, device);
+    return quantizeMatrix(this.read(stored.dtype, [out, inFeatures]), name, quant, device);
+  }
+
+  /** As it comes from a 4-bit folder. */
+  private quantized(out: number, inFeatures: number, { type, blockSize, doubleQuant }: QuantOptions): Weight {
+    const count = out * inFeatures;
+    const blocks = Math.ceil(count / blockSize);
+    const data = this.read("uint8", [Math.ceil(count / 2)]);
+    const absmax = this.read(doubleQuant ? "uint8" : "float32", [blocks]);
+    const nested = () => ({
+      absmax: this.read("float32", [Math.ceil(blocks / nestedBlock)]),
+      map: this.read("float32", [dynamicMap().length]),
+      offset: 0,
+    });
+    const quant = { dtype: this.options.stored.dtype, type, blockSize, absmax, nested: doubleQuant ? nested() : null };
+    return { out, in: inFeatures, data, quant };
   }
 
   linear(at: string, linear: LlamaLinear): LinearLayer {
@@ -80,26 +100,6 @@ class ShapeLoader {
       down: this.linear(at, "mlp.down_proj"),
     };
   }
-}
-
-/** A 4-bit weight that comes as it is from a folder. */
-function storedWeight(out: number, inFeatures: number, options: QuantOptions, dtype: DType): Weight {
-  const { type, blockSize, doubleQuant } = options;
-  const count = out * inFeatures;
-  const blocks = Math.ceil(count / blockSize);
-  const data = Tensor.empty("uint8", [Math.ceil(count / 2)], weights);
-  const absmax = Tensor.empty(doubleQuant ? "uint8" : "float32", [blocks], weights);
-  const nested = () => ({
-    absmax: Tensor.empty("float32", [Math.ceil(blocks / nestedBlock)], weights),
-    map: Tensor.empty("float32", [dynamicMap().length], weights),
-    offset: 0,
-  });
-  return {
-    out,
-    in: inFeatures,
-    data,
-    quant: { dtype, type, blockSize, absmax, nested: doubleQuant ? nested() : null },
-  };
 }
 
 /** In the order of loadModel, so that what loading takes for a while is counted too. The caller frees the model. */
