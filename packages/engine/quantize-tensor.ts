@@ -40,20 +40,21 @@ export function refuseNonfinite(t: Tensor, name: string): void {
  */
 export function quantizeMatrix(source: Tensor, name: string, options: QuantOptions, device: Device): Weight {
   try {
-    refuseNonfinite(source, name);
-    return freeOnThrow(() => quantized(source, options, device));
+    return freeOnThrow(() => quantized(source, name, options, device));
   } finally {
     source.free();
   }
 }
 
-function quantized(source: Tensor, options: QuantOptions, device: Device): Weight {
+function quantized(source: Tensor, name: string, options: QuantOptions, device: Device): Weight {
   const [out = 0, inFeatures = 0] = source.shape;
   const at = { device, kind: "weights" } as const;
   const blocks = Math.ceil(source.count / options.blockSize);
   const codes = Tensor.empty("uint8", [Math.ceil(source.count / 2)], at);
   const absmax = Tensor.empty("float32", [blocks], at);
   quantize4(source, codes, absmax, options.type, options.blockSize);
+  // A block's constant is not finite where one of its values is not, so the matrix need not be read for that.
+  if (countNonfinite(absmax) > 0) refuseNonfinite(source, name);
   const quant = { dtype: source.dtype, type: options.type, blockSize: options.blockSize };
   if (!options.doubleQuant) return { out, in: inFeatures, data: codes, quant: { ...quant, absmax, nested: null } };
   const absmax8 = Tensor.empty("uint8", [blocks], at);

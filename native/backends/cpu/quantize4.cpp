@@ -13,36 +13,61 @@ namespace {
 constexpr int64_t kBlockMax = 4096;
 constexpr int64_t kTaskElements = 1 << 16;
 
-void widen(const Tensor& t, int64_t start, int64_t count, float* out) {
-  with_any_type(t.dtype, [&](auto type) {
-    const auto* from = data_as<decltype(type)>(t) + start;
-    each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE { store(out + i, load(from + i, n), n); });
-  });
-}
-
-float absmax_of(const float* x, int64_t count) {
-  uint32_t top = 0;  // |x| as bits orders as |x| does, and NaN lies above all
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = float_to_bits(x[i]) & 0x7fffffffu;
-    top = bits > top ? bits : top;
-  }
-  return bits_to_float(top);
-}
-
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Pairs __attribute__((vector_size(16)));
 typedef uint8_t PackedBytes __attribute__((vector_size(8)));
 typedef uint8_t RankBytes __attribute__((vector_size(kWidth)));
 
-// Ranks of x, as nearest_code4 finds them.
-void ranks_of(const Codebook4& book, const float* x, int64_t count, uint8_t* rank) {
-  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
-    const Vec v = load(x + i, n);
+// Ranks as nearest_code4 finds them: how many of the sorted thresholds have not x <= threshold. A vector at a time, in
+// four looks of a binary search where a register can be looked up in, else by all 15 comparisons.
+class Ranker {
+ public:
+  explicit Ranker(const Codebook4& book) {
+#if defined(__AVX512F__)
+    middle_ = splat(book.threshold[7]);
+    const int further[3] = {3, 1, 0};  // from the rank so far to the threshold that is looked at
+    for (int look = 0; look < 3; ++look) {
+      float at[16];
+      for (int rank = 0; rank < 16; ++rank) {
+        const int t = rank + further[look];
+        at[rank] = book.threshold[t < 14 ? t : 14];
+      }
+      next_[look] = load(at);
+    }
+#else
+    for (int t = 0; t < 15; ++t) threshold_[t] = splat(book.threshold[t]);
+#endif
+  }
+
+  IVec operator()(Vec x) const {
+#if defined(__AVX512F__)
+    const __m512i bit[3] = {_mm512_set1_epi32(4), _mm512_set1_epi32(2), _mm512_set1_epi32(1)};
+    __m512i rank = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(x, middle_, _CMP_NLE_UQ), 8);
+    for (int look = 0; look < 3; ++look) {
+      const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_permutexvar_ps(rank, next_[look]), _CMP_NLE_UQ);
+      rank = _mm512_mask_or_epi32(rank, above, rank, bit[look]);
+    }
+    return (IVec)rank;
+#else
     IVec below{};
-    for (int t = 0; t < 15; ++t) below += (IVec)(v <= splat(book.threshold[t]));  // -1 where true
-    const RankBytes bytes = __builtin_convertvector(below + 15, RankBytes);
-    memcpy(rank + i, &bytes, size_t(n));
-  });
+    for (int t = 0; t < 15; ++t) below += (IVec)(x <= threshold_[t]);  // -1 where true
+    return below + 15;
+#endif
+  }
+
+ private:
+#if defined(__AVX512F__)
+  Vec middle_, next_[3];
+#else
+  Vec threshold_[15];
+#endif
+};
+
+float greatest(IVec bits) {
+  int32_t lanes[kWidth], top = 0;
+  memcpy(lanes, &bits, sizeof lanes);
+  for (int i = 0; i < kWidth; ++i) top = lanes[i] > top ? lanes[i] : top;
+  return bits_to_float(uint32_t(top));
 }
 
 // count is even.
@@ -60,27 +85,34 @@ void pack_codes(const Codebook4& book, const uint8_t* rank, int64_t count, uint8
   for (; i < count; i += 2) out[i / 2] = pack4(book.code_of_rank[rank[i]], book.code_of_rank[rank[i + 1]]);
 }
 
-void quantize_block(const Quantize4Args& a, const Codebook4& book, int64_t start, int64_t n) {
-  float x[kBlockMax + 1];
-  uint8_t rank[kBlockMax + 1];
+template <typename T>
+void quantize_block(const Quantize4Args& a, const Codebook4& book, const Ranker& rank_of, int64_t start, int64_t n) {
+  float x[kBlockMax + kWidth];
+  uint8_t rank[kBlockMax + kWidth];
   const bool full = start + a.block_size <= n;
   const int64_t count = full ? a.block_size : n - start;
-  widen(a.input, start, count, x);
-  // [1] absmax of the block; NaN wins
-  const float absmax = absmax_of(x, count);
+  const T* from = data_as<T>(a.input) + start;
+  // [1] absmax of the block: |x| as bits orders as |x| does, and NaN lies above all
+  IVec top{};
+  each_vector(0, count, [&](int64_t i, int lanes) NIBBLE_INLINE {
+    const Vec v = load(from + i, lanes);  // 0 past the end
+    store(x + i, v);
+    const IVec bits = (IVec)v & 0x7fffffff;
+    top = bits > top ? bits : top;
+  });
+  const float absmax = greatest(top);
   const float floored = absmax < kAbsmaxFloor ? kAbsmaxFloor : absmax;
   a.absmax.f32()[start / a.block_size] = full ? absmax : floored;
-  // [2] scale to [-1,1]; the pad of an odd tail is 0
-  const float inverse = 1.0f / floored;
-  if (full) {
-    for (int64_t i = 0; i < count; ++i) x[i] = x[i] * inverse;
-  } else {
-    for (int64_t i = 0; i < count; ++i) x[i] = x[i] / floored;
-    x[count] = 0;
-  }
+  // [2] scale to [-1,1]
   // [3] nearest code
+  const Vec inverse = splat(1.0f / floored), divisor = splat(floored);
   const int64_t even = (count + 1) / 2 * 2;
-  ranks_of(book, x, even, rank);
+  for (int64_t i = 0; i < even; i += kWidth) {
+    const Vec scaled = full ? load(x + i) * inverse : load(x + i) / divisor;
+    const RankBytes bytes = __builtin_convertvector(rank_of(scaled), RankBytes);
+    memcpy(rank + i, &bytes, sizeof bytes);
+  }
+  if (even > count) rank[count] = uint8_t(rank_of(Vec{})[0]);  // the pad of an odd tail is 0, in a block of NaN too
   // [4] pack, even index in the high nibble
   pack_codes(book, rank, even, a.codes.u8() + start / 2);
 }
@@ -101,12 +133,15 @@ void dequantize_block(const Codebook4& book, float absmax, const uint8_t* codes,
 
 void quantize4(const Quantize4Args& a) {
   const Codebook4& book = codebook4(a.type);
+  const Ranker rank_of(book);
   const int64_t n = a.input.count();
-  parallel_for((n + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
-    const int64_t end = (task + 1) * kTaskElements < n ? (task + 1) * kTaskElements : n;
-    for (int64_t start = task * kTaskElements; start < end; start += a.block_size) {
-      quantize_block(a, book, start, n);
-    }
+  with_any_type(a.input.dtype, [&](auto type) {
+    parallel_for((n + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
+      const int64_t end = (task + 1) * kTaskElements < n ? (task + 1) * kTaskElements : n;
+      for (int64_t start = task * kTaskElements; start < end; start += a.block_size) {
+        quantize_block<decltype(type)>(a, book, rank_of, start, n);
+      }
+    });
   });
 }
 
