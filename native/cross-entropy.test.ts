@@ -73,7 +73,7 @@ function close(got: Record<string, Float32Array>, want: Record<string, Float32Ar
     for (let i = 0; i < expected.length; i++) {
       // With bfloat16, a logit's gradient may lie on the other side of a rounding boundary.
       const rounded = name !== "loss" && c.dtype === "bfloat16" ? 2 ** -7 * Math.abs(expected[i]!) + 1e-4 * top : 0;
-      const allowed = 1e-5 * top + rounded;
+      const allowed = 2e-5 * top + rounded; // sums of 70,001 terms in float32
       const ok = Math.abs(got[name]![i]! - expected[i]!) <= allowed;
       if (!ok) assert.fail(`${name}[${i}]: expected ${expected[i]}, got ${got[name]![i]} in ${JSON.stringify(c)}`);
     }

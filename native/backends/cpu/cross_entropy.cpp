@@ -17,7 +17,6 @@ namespace {
 constexpr int64_t kLogitsMax = 8 << 20;  // floats of logits at once
 constexpr int64_t kChunkRowsMin = 64;    // so that decoding W is worth it
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 Tensor float_matrix(float* data, int64_t rows, int64_t columns) {
   return {.data = data, .dtype = DType::kF32, .rank = 2, .shape = {rows, columns}};

@@ -8,40 +8,17 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kPackedFloatsMax = 8 << 20;  // of A at once; more rows go in slabs
-constexpr int64_t kSlabRowsMin = 256;
-constexpr int64_t kPackRowsWorth = 32;  // packing a column of B costs as much as this many rows of C
-constexpr int64_t kTasksMax = 32;       // enough to share out, few enough to pack B seldom
-constexpr int64_t kTaskFlops = 8e6;     // a task is worth its start from here
-constexpr int64_t kBlockRowsMin = 256;  // fewer would decode B too often for what is done with it
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
-
 Lane lane_of(const Term& t) { return lane_of(t.a, t.b); }
 bool is_packed(const Term& t) { return t.packed != nullptr && t.packed->lane() == lane_of(t); }
 
-// How a product is cut up; a function of the shapes alone.
-struct Plan {
-  int64_t n, slab_rows, block_rows, block_columns;
-};
-
-Plan plan_of(const Term* terms, int count, int64_t m, int64_t n) {
-  int64_t floats = 0, depth = 0;  // of a row of A that is packed here; of all terms
+Plan plan_for(const Term* terms, int count, int64_t m, int64_t n) {
+  int64_t lanes = 0;
   bool whole = false;
   for (int t = 0; t < count; ++t) {
-    if (is_packed(terms[t])) whole = true;
-    else floats += block_count(lane_of(terms[t]), terms[t].depth) * kPitch;
-    depth += terms[t].depth;
+    whole = whole || is_packed(terms[t]);
+    lanes += blocks_of(terms[t].depth, elements_of(lane_of(terms[t])));
   }
-  int64_t slab = kPackedFloatsMax / (floats > 0 ? floats : 1);
-  slab = whole ? m : least(m, slab < kSlabRowsMin ? kSlabRowsMin : slab);
-  Plan plan{n, slab, slab, kPanelColumns};
-  const int64_t wanted = least(2 * (slab + kPackRowsWorth) * n * depth / kTaskFlops, kTasksMax);
-  auto tasks = [&] { return blocks_of(slab, plan.block_rows) * blocks_of(n, plan.block_columns); };
-  while (tasks() < wanted && plan.block_rows > kBlockRowsMin) plan.block_rows = (plan.block_rows + 1) / 2;
-  while (tasks() < wanted && plan.block_columns > kTileColumns) plan.block_columns /= 2;
-  return plan;
+  return plan_of({kWidth, kTileColumns, thread_count()}, m, n, lanes, whole);
 }
 
 // A block of C while it is summed: c itself, or scratch where c is bfloat16 or a term is masked.
@@ -91,7 +68,7 @@ void merge_tile(const float* tile, int64_t rows, int64_t columns, float* c, int6
 
 // Adds one block of depth, in lanes: every tile of the block of C.
 template <Lane LANE>
-void sum_tiles(const Block& block, const float* a, const float* b, int64_t depth, bool add) {
+void sum_tiles(const Block& block, const float* a, int64_t a_pitch, const float* b, int64_t depth, bool add) {
   const int64_t step = blocks_of(block.rows, blocks_of(block.rows, kTileRows));  // tiles of even height
   for (int64_t r = 0; r < block.rows; r += step) {
     const int64_t rows = least(step, block.rows - r);
@@ -103,7 +80,7 @@ void sum_tiles(const Block& block, const float* a, const float* b, int64_t depth
       float* const c = whole ? to : tile;
       const int64_t pitch = whole ? block.pitch : kTileColumns;
       const auto product = columns <= kWidth ? tile_product_of<LANE, 1> : tile_product_of<LANE, 2>;
-      product(rows, depth, a + r * kPitch, b + j * depth, c, pitch, add && whole);
+      product(rows, depth, a + r * a_pitch, a_pitch, b + j * depth, c, pitch, add && whole);
       if (!whole) merge_tile(tile, rows, columns, to, block.pitch, add);
     }
   }
@@ -115,12 +92,13 @@ void sum_block(const Block& block, const Term* terms, int count, const Result& r
   begin_block(block, result);
   for (int t = 0; t < count; ++t) {
     const Lane lane = lane_of(terms[t]);
-    const int64_t step = block_depth(lane);
-    for (int64_t i = 0; i < block_count(lane, terms[t].depth); ++i) {
-      const int64_t depth = least(step, terms[t].depth - i * step), lanes = blocks_of(depth, elements_of(lane));
-      pack_columns(terms[t].b, lane, block.column, block.columns, i * step, depth, panel);
+    const Blocks blocks = blocks_of(lane, terms[t].depth);
+    for (int64_t i = 0; i < blocks.count; ++i) {
+      const int64_t k0 = i * blocks.depth, depth = least(blocks.depth, terms[t].depth - k0);
+      const int64_t lanes = blocks_of(depth, elements_of(lane));
+      pack_columns(terms[t].b, lane, block.column, block.columns, k0, depth, panel);
       const auto sum = lane == Lane::kPair ? sum_tiles<Lane::kPair> : sum_tiles<Lane::kFloat>;
-      sum(block, packed[t]->at(i, packed_row), panel, lanes, add);
+      sum(block, packed[t]->at(i, packed_row), packed[t]->pitch(), panel, lanes, add);
       add = true;
     }
     if (terms[t].mask != nullptr) mask_block(block, *terms[t].mask, result.c.dim(1));
@@ -142,7 +120,7 @@ bool is_for_few_rows(const Term* terms, int count, const Result& result) {
 void gemm(const Term* terms, int count, const Result& result) {
   if (is_for_few_rows(terms, count, result)) return gemm_few_rows(terms, count, result);
   const int64_t m = result.c.dim(result.turned ? 1 : 0), n = result.c.dim(result.turned ? 0 : 1);
-  const Plan plan = plan_of(terms, count, m, n);
+  const Plan plan = plan_for(terms, count, m, n);
   // Summed in scratch.
   const bool beside = result.c.dtype != DType::kF32 || terms[0].mask != nullptr || result.turned;
   PackedRows own[kTermsMax];
@@ -151,8 +129,8 @@ void gemm(const Term* terms, int count, const Result& result) {
     packed[t] = is_packed(terms[t]) ? terms[t].packed : &own[t];
     if (!is_packed(terms[t])) own[t].reserve(terms[t].a, lane_of(terms[t]), terms[t].depth, plan.slab_rows);
   }
-  const int64_t panel = plan.block_columns * kDepth;
-  Scratch scratch(panel + (beside ? plan.block_rows * plan.block_columns : 0), thread_count());
+  const int64_t panel = plan.panel_floats();
+  Scratch scratch(plan.scratch_floats(beside), thread_count());
   for (int64_t begin = 0; begin < m; begin += plan.slab_rows) {
     const int64_t end = least(begin + plan.slab_rows, m);
     for (int t = 0; t < count; ++t)

@@ -11,7 +11,6 @@ constexpr int64_t kTaskElements = 1 << 16;  // weights read by one task
 constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
 constexpr int kPair = 2 * kWidth;
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t pitch_of(int64_t depth) { return (depth + 15) / 16 * 16; }
 
 // Running dot products of ROWS rows of x with one row of weights; even and odd vectors apart, so that adds overlap.

@@ -15,12 +15,6 @@ constexpr int kTileRows = 14;
 constexpr int kTileRows = 6;
 #endif
 
-// Depth of a block in lanes: kTileRows rows of A of this depth stay in the first-level cache. Partial sums of
-// different blocks are added in order, so this constant is part of the result's last bits.
-constexpr int64_t kDepth = 256;
-// Floats from one packed row of A to the next: not a power of two, or the rows would share cache sets.
-constexpr int64_t kPitch = kDepth + 16;
-
 // What a 32-bit lane of a packed operand holds: one float32, or two bfloat16 that lie next to each other along k.
 enum class Lane { kFloat, kPair };
 
@@ -41,10 +35,11 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) {
   return fma(a, b, c);
 }
 
-// c[r, j] (+)= sum over k < depth of a[r * kPitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth;
+// c[r, j] (+)= sum over k < depth of a[r * a_pitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth;
 // k and depth count lanes.
 template <Lane LANE, int ROWS, int VECS>
-static void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t c_pitch, bool add) {
+static void tile_product(int64_t depth, const float* a, int64_t a_pitch, const float* b, float* c, int64_t c_pitch,
+                         bool add) {
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 2
@@ -57,7 +52,7 @@ static void tile_product(int64_t depth, const float* a, const float* b, float* c
     for (int v = 0; v < VECS; ++v) column[v] = load(b + v * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      const Vec element = splat(a[r * kPitch]);
+      const Vec element = splat(a[r * a_pitch]);
 #pragma GCC unroll 2
       for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(element, column[v], sum[r][v]);
     }
@@ -75,11 +70,11 @@ static void tile_product(int64_t depth, const float* a, const float* b, float* c
 }
 
 template <Lane LANE, int VECS, int ROWS = kTileRows>
-static inline void tile_product_of(int64_t rows, int64_t depth, const float* a, const float* b, float* c,
-                                   int64_t c_pitch, bool add) {
+static inline void tile_product_of(int64_t rows, int64_t depth, const float* a, int64_t a_pitch, const float* b,
+                                   float* c, int64_t c_pitch, bool add) {
   if constexpr (ROWS > 0) {
-    if (rows == ROWS) return tile_product<LANE, ROWS, VECS>(depth, a, b, c, c_pitch, add);
-    tile_product_of<LANE, VECS, ROWS - 1>(rows, depth, a, b, c, c_pitch, add);
+    if (rows == ROWS) return tile_product<LANE, ROWS, VECS>(depth, a, a_pitch, b, c, c_pitch, add);
+    tile_product_of<LANE, VECS, ROWS - 1>(rows, depth, a, a_pitch, b, c, c_pitch, add);
   }
 }
 

@@ -10,11 +10,9 @@ namespace {
 constexpr int64_t kGroup = 64;     // rows of A turned at once
 constexpr int64_t kPackRows = 64;  // of A in one task
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 void clear(float* p, int64_t count) { memset(p, 0, size_t(count) * 4); }
 
-int64_t lanes_of(Lane lane, int64_t depth) { return (depth + elements_of(lane) - 1) / elements_of(lane); }
+int64_t lanes_of(Lane lane, int64_t depth) { return blocks_of(depth, elements_of(lane)); }
 
 // `depth` elements of a storage row along k, as lanes.
 void fetch_lanes(const Matrix& m, Lane lane, int64_t row, int64_t column, int64_t depth, float* to) {
@@ -51,6 +49,7 @@ void pack_straight_pairs(const Operand& b, int64_t column, int64_t columns, int6
 
 // Storage rows are n: read kWidth of them, then turned.
 void pack_turned(const Operand& b, Lane lane, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
+  constexpr int64_t kPitch = kDepth + 16;  // no power of two: rows would share the sets of the cache
   alignas(64) float rows[kWidth * kPitch];
   const int64_t lanes = lanes_of(lane, depth);
   for (int64_t j = 0; j < columns; j += kWidth) {
@@ -67,58 +66,81 @@ void pack_turned(const Operand& b, Lane lane, int64_t column, int64_t columns, i
 namespace {
 
 // Storage rows are k: each gives one element of every row.
-void pack_rows_turned(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
+void pack_rows_turned(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to,
+                      int64_t pitch) {
   alignas(64) float part[kWidth * kGroup];
   for (int64_t r = 0; r < rows; r += kGroup) {
     const int64_t group = least(kGroup, rows - r);
     for (int64_t k = 0; k < depth; k += kWidth) {
       const int64_t count = least(kWidth, depth - k);
       for (int64_t i = 0; i < count; ++i) fetch(a.matrix, k0 + k + i, row + r, group, part + i * kGroup);
-      transpose_rows(part, kGroup, count, group, to + r * kPitch + k, kPitch);
+      transpose_rows(part, kGroup, count, group, to + r * pitch + k, pitch);
     }
   }
 }
 
 // The same in pairs: for an adapter's few rows.
-void pack_rows_turned_pairs(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
+void pack_rows_turned_pairs(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to,
+                            int64_t pitch) {
   uint16_t part[kGroup];
   uint16_t* const pairs = reinterpret_cast<uint16_t*>(to);
   for (int64_t r = 0; r < rows; r += kGroup) {
     const int64_t group = least(kGroup, rows - r);
     for (int64_t k = 0; k < depth; ++k) {
       fetch_bf16(a.matrix, k0 + k, row + r, group, part);
-      for (int64_t i = 0; i < group; ++i) pairs[(r + i) * 2 * kPitch + k] = part[i];
+      for (int64_t i = 0; i < group; ++i) pairs[(r + i) * 2 * pitch + k] = part[i];
     }
-    for (int64_t i = 0; depth % 2 == 1 && i < group; ++i) pairs[(r + i) * 2 * kPitch + depth] = 0;
+    for (int64_t i = 0; depth % 2 == 1 && i < group; ++i) pairs[(r + i) * 2 * pitch + depth] = 0;
   }
 }
 
 }  // namespace
 
-void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to) {
+void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to,
+               int64_t pitch) {
   if (a.along_k) {
-    for (int64_t r = 0; r < rows; ++r) fetch_lanes(a.matrix, lane, row + r, k0, depth, to + r * kPitch);
+    for (int64_t r = 0; r < rows; ++r) fetch_lanes(a.matrix, lane, row + r, k0, depth, to + r * pitch);
   } else if (lane == Lane::kPair) {
-    pack_rows_turned_pairs(a, row, rows, k0, depth, to);
+    pack_rows_turned_pairs(a, row, rows, k0, depth, to, pitch);
   } else {
-    pack_rows_turned(a, row, rows, k0, depth, to);
+    pack_rows_turned(a, row, rows, k0, depth, to, pitch);
   }
+}
+
+// Rows a multiple of 4 KiB apart would share the sets of the first-level cache: those are packed all the same.
+bool PackedRows::lies_packed() const {
+  const Matrix& m = a_.matrix;
+  const bool plain = a_.along_k && m.codes == nullptr && m.factor == 1 && m.dropout == nullptr && !m.rounded;
+  if (!plain || m.columns * size_of(m.dtype) % 4096 == 0) return false;
+  if (lane_ == Lane::kFloat) return m.dtype == DType::kF32;
+  return m.dtype == DType::kBF16 && m.columns % 2 == 0 && depth_ % 2 == 0;
 }
 
 void PackedRows::reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max) {
   a_ = a;
   lane_ = lane;
   depth_ = depth;
-  space_.reserve(block_count(lane, depth) * rows_max * kPitch);
+  if (lies_packed()) return;
+  const Blocks blocks = blocks_of(lane, depth);
+  pitch_ = blocks.pitch;
+  space_.reserve(blocks.packed_floats(rows_max));
 }
 
 void PackedRows::pack(int64_t begin, int64_t end) {
-  rows_ = end - begin;
-  const int64_t groups = (rows_ + kPackRows - 1) / kPackRows, step = block_depth(lane_);
-  parallel_for(block_count(lane_, depth_) * groups, [&](int64_t task) {
-    const int64_t block = task / groups, row = task % groups * kPackRows, k0 = block * step;
-    float* to = space_.data() + (block * rows_ + row) * kPitch;
-    pack_rows(a_, lane_, begin + row, least(kPackRows, rows_ - row), k0, least(step, depth_ - k0), to);
+  const Blocks blocks = blocks_of(lane_, depth_);
+  if (lies_packed()) {
+    pitch_ = a_.matrix.columns / elements_of(lane_);
+    block_step_ = blocks.depth / elements_of(lane_);
+    base_ = static_cast<const float*>(a_.matrix.data) + begin * pitch_;
+    return;
+  }
+  const int64_t rows = end - begin, groups = blocks_of(rows, kPackRows);
+  block_step_ = rows * pitch_;
+  base_ = space_.data();
+  parallel_for(blocks.count * groups, [&](int64_t task) {
+    const int64_t block = task / groups, row = task % groups * kPackRows, k0 = block * blocks.depth;
+    float* to = space_.data() + block * block_step_ + row * pitch_;
+    pack_rows(a_, lane_, begin + row, least(kPackRows, rows - row), k0, least(blocks.depth, depth_ - k0), to, pitch_);
   });
 }
 

@@ -1,6 +1,7 @@
 // Brings operands into the order in which the micro-kernel reads them, whatever they were stored as.
 #pragma once
 
+#include "backends/cpu/gemm_plan.h"
 #include "backends/cpu/kernel.h"
 #include "backends/cpu/matrix.h"
 #include "backends/cpu/workspace.h"
@@ -14,9 +15,6 @@ struct Operand {
   bool along_k = true;
 };
 
-// Columns of B packed together, at most; scratch below is sized for it.
-constexpr int64_t kPanelColumns = 256;
-
 // Pairs halve the work of a product of bfloat16 numbers and change no operand: only what is bfloat16 exactly
 // goes that way.
 static inline Lane lane_of(const Operand& a, const Operand& b) {
@@ -24,32 +22,35 @@ static inline Lane lane_of(const Operand& a, const Operand& b) {
   return pairs ? Lane::kPair : Lane::kFloat;
 }
 
-// Lane l of row r, at to[r * kPitch + l], holds A[row + r, k0 + l], or that of 2 l and 2 l + 1. `depth` counts
+// Lane l of row r, at to[r * pitch + l], holds A[row + r, k0 + l], or that of 2 l and 2 l + 1. `depth` counts
 // elements; a pair beyond it is filled with 0.
-void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to);
+void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to,
+               int64_t pitch);
 
-// An operand A[m, k], packed whole or a slab of rows at a time, in blocks of depth: [block][row][kPitch]. Products
-// that share it pack it once.
+static inline Blocks blocks_of(Lane lane, int64_t depth) { return Blocks(kWidth, elements_of(lane), depth); }
+
+// The rows of an operand A[m, k] as the micro-kernel reads them: where they lie when their storage has that form,
+// else packed, whole or a slab at a time, in blocks of depth. Products that share an operand pack it once.
 class PackedRows {
  public:
   PackedRows() = default;
-  PackedRows(const Operand& a, Lane lane, int64_t depth, int64_t rows_max) { reserve(a, lane, depth, rows_max); }
   void reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max);
   void pack(int64_t begin, int64_t end);
   // `row` counts from the slab's first.
-  const float* at(int64_t block, int64_t row) const { return space_.data() + (block * rows_ + row) * kPitch; }
+  const float* at(int64_t block, int64_t row) const { return base_ + block * block_step_ + row * pitch_; }
+  int64_t pitch() const { return pitch_; }  // lanes from one row to the next
   Lane lane() const { return lane_; }
 
  private:
+  // Whether the storage has the kernel's order already.
+  bool lies_packed() const;
+
   Operand a_;
   Lane lane_ = Lane::kFloat;
-  int64_t depth_ = 0, rows_ = 0;
+  int64_t depth_ = 0, pitch_ = 0, block_step_ = 0;
+  const float* base_ = nullptr;
   Workspace space_;
 };
-
-// Elements of depth in a block.
-constexpr int64_t block_depth(Lane lane) { return kDepth * elements_of(lane); }
-constexpr int64_t block_count(Lane lane, int64_t depth) { return (depth + block_depth(lane) - 1) / block_depth(lane); }
 
 // Strips of kTileColumns: to[strip * lanes * kTileColumns + l * kTileColumns + j] is lane l of B[column + strip *
 // kTileColumns + j, k0 ...], 0 beyond `columns` up to a whole vector; lanes = ceil(depth / elements of a lane).

@@ -5,8 +5,11 @@
 #include <cstring>
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <vector>
 
+#define NIBBLE_ISA meta
+#include "backends/cpu/gemm_plan.h"
 #include "core/memory.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"
@@ -36,14 +39,25 @@ void nothing(const Args&) {}
 
 bool multiplies_pairs() { return std::strcmp(isa_name(), "avx512_bf16") == 0; }
 
-constexpr int64_t kDepth = 256, kPitch = kDepth + 16, kTileColumns = 32, kPanelColumns = 256;
 constexpr int64_t kFewRows = 8;
+
+cpu::meta::Machine machine() {
+  const std::string isa = isa_name();
+  const int64_t width = isa == "portable" ? 4 : isa == "avx2" ? 8 : 16;
+  return {width, 2 * width, thread_count()};
+}
 
 // One sum of products of a matrix product.
 struct Term {
   int64_t depth;
-  bool is_bf16 = false;    // both operands are, or are rounded to it
-  bool is_packed = false;  // its A is packed already
+  bool is_bf16 = false;     // both operands are, or are rounded to it
+  bool is_packed = false;   // its A is packed already
+  bool lies_packed = false; // its A needs no packing
+
+  int64_t lane_elements() const { return is_bf16 && multiplies_pairs() ? 2 : 1; }
+  int64_t packed_floats(int64_t rows) const {
+    return cpu::meta::Blocks(machine().width, lane_elements(), depth).packed_floats(rows);
+  }
 };
 
 struct Product {
@@ -51,36 +65,31 @@ struct Product {
   bool few = true;      // may take the way for few rows
 };
 
-int64_t packed_row(const Term& t) {
-  return blocks_of(t.depth, kDepth * (t.is_bf16 && multiplies_pairs() ? 2 : 1)) * kPitch;
+// As in backends/cpu/pack.cpp, for an operand [N, depth] of plain storage.
+bool lies_packed(DType stored, int64_t columns, bool pairs) {
+  if (columns * size_of(stored) % 4096 == 0) return false;
+  return pairs ? stored == DType::kBF16 && columns % 2 == 0 : stored == DType::kF32;
 }
 
 // The workspace of backends/cpu/gemm.cpp.
 void gemm(std::initializer_list<Term> terms, int64_t m, int64_t n, Product product) {
-  int64_t packed = 0, depth = 0, laid_out = 0;
+  int64_t lanes = 0, laid_out = 0;
   bool whole = false;
   for (const Term& t : terms) {
-    if (t.is_packed) whole = true;
-    else packed += packed_row(t);
-    depth += t.depth;
+    whole = whole || t.is_packed;
+    lanes += blocks_of(t.depth, t.lane_elements());
     laid_out += m * ((t.depth + 15) / 16 * 16);
   }
   if (m <= kFewRows && product.few) {
     const Space x(laid_out);
     return;
   }
-  const int64_t slab = whole ? m : std::min(m, std::max<int64_t>((8 << 20) / std::max<int64_t>(packed, 1), 256));
-  const int64_t wanted = int64_t(std::min(double(2 * (slab + 32) * n * depth) / 8e6, 32.0));
-  int64_t rows = slab, columns = kPanelColumns;
-  const auto tasks = [&] { return blocks_of(slab, rows) * blocks_of(n, columns); };
-  while (tasks() < wanted && rows > 256) rows = (rows + 1) / 2;
-  while (tasks() < wanted && columns > kTileColumns) columns /= 2;
+  const cpu::meta::Plan plan = cpu::meta::plan_of(machine(), m, n, lanes, whole);
   std::vector<std::unique_ptr<Space>> own;
   for (const Term& t : terms) {
-    if (!t.is_packed) own.push_back(std::make_unique<Space>(packed_row(t) * slab));
+    if (!t.is_packed && !t.lies_packed) own.push_back(std::make_unique<Space>(t.packed_floats(plan.slab_rows)));
   }
-  const int64_t piece = blocks_of(columns * kDepth + (product.beside ? rows * columns : 0), 16) * 16;
-  const Space scratch((piece + 1) * thread_count());
+  const Space scratch((blocks_of(plan.scratch_floats(product.beside), 16) * 16 + 1) * thread_count());
 }
 
 bool is_bf16(const Tensor& t) { return t.dtype == DType::kBF16; }
@@ -89,28 +98,46 @@ bool is_bf16(const Weight& w) { return (w.quantized ? w.dtype : w.data.dtype) ==
 // x or d_y, packed once for the products with W and with the adapter where both have its lanes.
 struct Shared {
   bool pairs_weight, pairs_adapter, is_packed;
+  bool lies_weight, lies_adapter;
+  int64_t depth;
   Space rows;
 
   Shared(const Tensor& t, const Weight& w)
       : pairs_weight(is_bf16(t) && is_bf16(w)), pairs_adapter(is_bf16(t)),
         is_packed(t.dim(0) > kFewRows && (pairs_weight == pairs_adapter || !multiplies_pairs())),
-        rows(is_packed ? packed_row({t.dim(1), pairs_weight}) * t.dim(0) : 0) {}
+        lies_weight(lies_packed(t.dtype, t.dim(1), pairs_weight && multiplies_pairs())),
+        lies_adapter(lies_packed(t.dtype, t.dim(1), pairs_adapter && multiplies_pairs())),
+        depth(t.dim(1)),
+        rows(is_packed && !lies_weight ? Term{t.dim(1), pairs_weight}.packed_floats(t.dim(0)) : 0) {}
+
+  Term times_weight() const { return {depth, pairs_weight, is_packed, lies_weight}; }
+  Term times_adapter() const { return {depth, pairs_adapter, is_packed, lies_adapter}; }
 };
+
+// x or d_y on its own.
+Term plain(const Tensor& t, bool pairs) {
+  return {t.dim(1), pairs, false, lies_packed(t.dtype, t.dim(1), pairs && multiplies_pairs())};
+}
+
+// h or d_h times an adapter's matrix.
+Term narrow(int64_t rank, bool rounds, float factor) {
+  return {rank, rounds, false, !rounds && factor == 1 && lies_packed(DType::kF32, rank, false)};
+}
 
 void linear_forward(const LinearForwardArgs& a) {
   const int64_t m = a.x.dim(0);
   const Product out{.beside = is_bf16(a.y)};
-  if (!a.a) return gemm({{a.w.in, is_bf16(a.x) && is_bf16(a.w)}}, m, a.w.out, out);
+  if (!a.a) return gemm({plain(a.x, is_bf16(a.x) && is_bf16(a.w))}, m, a.w.out, out);
   const int64_t rank = a.a.dim(0);
   const bool rounds = is_bf16(a.x);  // the adapter, which then has no way for few rows
   const Shared x(a.x, a.w);
-  gemm({{a.w.in, x.pairs_adapter, x.is_packed && a.dropout.p == 0}}, m, rank, {.few = !rounds});
-  gemm({{a.w.in, x.pairs_weight, x.is_packed}, {rank, rounds}}, m, a.w.out, {.beside = out.beside, .few = !rounds});
+  gemm({a.dropout.p > 0 ? Term{a.w.in, rounds} : x.times_adapter()}, m, rank, {.few = !rounds});
+  gemm({x.times_weight(), narrow(rank, rounds, a.scaling)}, m, a.w.out, {.beside = out.beside, .few = !rounds});
 }
 
 void backward_input(const LinearBackwardArgs& a, const Term& base) {
   const Product out{.beside = is_bf16(a.d_x) || a.dropout.p > 0, .few = false};
-  if (a.a) return gemm({{a.a.dim(0), is_bf16(a.d_y)}, base}, a.d_y.dim(0), a.w.in, out);
+  if (a.a) return gemm({narrow(a.a.dim(0), is_bf16(a.d_y), 1), base}, a.d_y.dim(0), a.w.in, out);
   gemm({base}, a.d_y.dim(0), a.w.in, out);
 }
 
@@ -120,10 +147,10 @@ void linear_backward(const LinearBackwardArgs& a) {
   const Space d_h(m * rank);
   if (a.a && (a.d_x || a.d_a)) {
     const Shared d_y(a.d_y, a.w);
-    gemm({{a.w.out, d_y.pairs_adapter, d_y.is_packed}}, m, rank, {.few = false});
-    if (a.d_x) backward_input(a, {a.w.out, d_y.pairs_weight, d_y.is_packed});
+    gemm({d_y.times_adapter()}, m, rank, {.few = false});
+    if (a.d_x) backward_input(a, d_y.times_weight());
   } else if (a.d_x) {
-    backward_input(a, {a.w.out, rounds && is_bf16(a.w)});
+    backward_input(a, plain(a.d_y, rounds && is_bf16(a.w)));
   }
   if (a.d_a) gemm({{m, rounds}}, rank, a.w.in, {.few = false});
   if (a.d_b) gemm({{m, rounds}}, rank, a.w.out, {.beside = true, .few = false});
@@ -133,8 +160,8 @@ void linear_backward(const LinearBackwardArgs& a) {
 void lora_add(const LoraAddArgs& a) {
   const int64_t m = a.end - a.begin, rank = a.a.dim(0);
   const Space h(m * rank);
-  gemm({{a.x.dim(1)}}, m, rank, {});
-  gemm({{rank}}, m, a.y.dim(1), {.beside = is_bf16(a.y)});
+  gemm({plain(a.x, false)}, m, rank, {});
+  gemm({narrow(rank, false, a.scaling)}, m, a.y.dim(1), {.beside = is_bf16(a.y)});
 }
 
 void linear_cross_entropy(const CrossEntropyArgs& a) {
@@ -144,9 +171,10 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   if (count == 0) return;
   const int64_t rows = std::min(count, std::max<int64_t>((8 << 20) / vocabulary, 64));
   const Space x(rows * width), logits(rows * vocabulary), d_x(a.d_x ? rows * width : 0);
-  const bool pairs = is_bf16(a.x) && is_bf16(a.w);
-  gemm({{width, pairs}}, rows, vocabulary, {});
-  if (a.d_x) gemm({{vocabulary, pairs}}, rows, width, {.few = false});
+  const bool pairs = is_bf16(a.x) && is_bf16(a.w), multiplied = pairs && multiplies_pairs();
+  const bool d_logits_lie = vocabulary * 4 % 4096 != 0 && (multiplied ? vocabulary % 2 == 0 : !is_bf16(a.x));
+  gemm({{width, pairs, false, lies_packed(a.x.dtype, width, multiplied)}}, rows, vocabulary, {});
+  if (a.d_x) gemm({{vocabulary, pairs, false, d_logits_lie}}, rows, width, {.few = false});
   if (a.d_w) gemm({{rows, is_bf16(a.x)}}, vocabulary, width, {.few = false});
 }
 

@@ -1,0 +1,75 @@
+// How a matrix product is cut up, and the workspace that takes: a function of shapes, the kernels' sizes and the
+// number of threads. Shared with backends/meta, which counts the workspace without computing. The sums of a product
+// depend on Blocks alone, not on the rest of the plan.
+#pragma once
+
+#include <cstdint>
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+// Most depth of a block, in lanes: a tile's rows of A of this depth stay in the first-level cache.
+constexpr int64_t kDepth = 288;
+// Columns of B packed together, at most.
+constexpr int64_t kPanelColumns = 256;
+constexpr int64_t kPackedFloatsMax = 8 << 20;  // of A at once; more rows go in slabs
+constexpr int64_t kSlabRowsMin = 256;
+constexpr int64_t kBlockRowsMin = 128;
+constexpr int64_t kPackRowsWorth = 32;  // packing a column of B costs as much as this many rows of C
+constexpr double kTaskCost = 2e4;       // starting a task, in products of a vector
+
+static inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+static inline int64_t multiple(int64_t count, int64_t of) { return blocks_of(count, of) * of; }
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// What a plan depends on beside shapes.
+struct Machine {
+  int64_t width, tile_columns, threads;
+};
+
+// How a depth is cut: into as few blocks as kDepth allows, of even size.
+struct Blocks {
+  int64_t count, depth;  // of a block, in elements
+  int64_t pitch;         // of its packed rows, in lanes: no power of two, or rows would share the sets of a cache
+
+  // `each`: elements of a lane.
+  Blocks(int64_t width, int64_t each, int64_t depth_of_all) {
+    const int64_t lanes = blocks_of(depth_of_all, each), wanted = blocks_of(lanes, kDepth);
+    const int64_t even = wanted == 0 ? width : multiple(blocks_of(lanes, wanted), width);
+    depth = least(even, kDepth) * each;
+    count = blocks_of(depth_of_all, depth);
+    pitch = depth / each + 16;
+  }
+  int64_t packed_floats(int64_t rows) const { return count * rows * pitch; }
+};
+
+struct Plan {
+  int64_t slab_rows, block_rows, block_columns;
+
+  int64_t panel_floats() const { return block_columns * kDepth; }
+  // Of one task; `beside`: C is not summed in place.
+  int64_t scratch_floats(bool beside) const { return panel_floats() + (beside ? block_rows * block_columns : 0); }
+};
+
+// Work of the thread that has most of it, in products of a vector.
+static inline double cost_of(const Plan& plan, const Machine& machine, int64_t n, int64_t lanes) {
+  const int64_t tasks = blocks_of(plan.slab_rows, plan.block_rows) * blocks_of(n, plan.block_columns);
+  const int64_t task = (plan.block_rows + kPackRowsWorth) * plan.block_columns;
+  const double products = double(task) * double(lanes) / double(machine.width);
+  return double(blocks_of(tasks, machine.threads)) * (products + kTaskCost);
+}
+
+// `lanes`: the depths of all terms together. `whole`: some A is packed already, so there is one slab.
+static inline Plan plan_of(const Machine& machine, int64_t m, int64_t n, int64_t lanes, bool whole) {
+  int64_t slab = kPackedFloatsMax / (lanes > 0 ? lanes : 1);
+  slab = whole ? m : least(m, slab < kSlabRowsMin ? kSlabRowsMin : slab);
+  Plan best{slab, slab, least(kPanelColumns, multiple(n, machine.tile_columns))};
+  for (int64_t down = 1; down == 1 || blocks_of(slab, down) >= kBlockRowsMin; down *= 2) {
+    for (int64_t columns = kPanelColumns; columns >= machine.tile_columns; columns -= machine.tile_columns) {
+      const Plan plan{slab, blocks_of(slab, down), columns};
+      if (cost_of(plan, machine, n, lanes) < cost_of(best, machine, n, lanes)) best = plan;
+    }
+  }
+  return best;
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA
