@@ -1,7 +1,7 @@
 // Brings operands into the order in which the micro-kernel reads them, whatever they were stored as.
 #pragma once
 
-#include "backends/cpu/gemm_plan.h"
+#include "ops/gemm_plan.h"
 #include "backends/cpu/kernel.h"
 #include "backends/cpu/matrix.h"
 #include "backends/cpu/workspace.h"

@@ -9,7 +9,7 @@
 #include <vector>
 
 #define NIBBLE_ISA meta
-#include "backends/cpu/gemm_plan.h"
+#include "ops/gemm_plan.h"
 #include "core/memory.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"

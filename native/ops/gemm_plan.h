@@ -1,5 +1,5 @@
-// How a matrix product is cut up, and the workspace that takes: a function of shapes, the kernels' sizes and the
-// number of threads. Shared with backends/meta, which counts the workspace without computing. The sums of a product
+// How the CPU backend cuts up a matrix product, and the workspace that takes: a function of shapes, kernel sizes and
+// the number of threads. backends/meta counts the workspace with it, without computing. The sums of a product
 // depend on Blocks alone, not on the rest of the plan.
 #pragma once
 
