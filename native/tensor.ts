@@ -141,6 +141,20 @@ export class Tensor {
     return bytes;
   }
 
+  /** Copies bytes from `byteOffset` on until `target` is full. */
+  readInto(target: Uint8Array, byteOffset = 0): void {
+    addon.tensorRead(this.handle, target, byteOffset);
+  }
+
+  /** All bytes in pieces that share `buffer`: each is gone when the next one comes. */
+  *pieces(buffer: Uint8Array): Generator<Uint8Array> {
+    for (let at = 0; at < this.byteLength; at += buffer.length) {
+      const piece = buffer.subarray(0, Math.min(buffer.length, this.byteLength - at));
+      this.readInto(piece, at);
+      yield piece;
+    }
+  }
+
   /** Copy of the values of a float32 tensor. */
   toFloat32(): Float32Array {
     if (this.dtype !== "float32") throw new TypeError(`[tensor] toFloat32: expected float32, got ${this.dtype}`);

@@ -4,6 +4,7 @@
 namespace nibble::binding {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  settle_system_allocator();
   env.SetInstanceData(new Handles);  // one set of handles an environment, freed with it
   define_linear(exports);
   define_memory(exports);

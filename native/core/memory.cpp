@@ -7,6 +7,10 @@
 
 #include "core/error.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace nibble {
 
 namespace {
@@ -179,6 +183,13 @@ int64_t Memory::trim_locked() {
   while (!cached_.empty()) drop_oldest();
   most_ = total_;
   return given_back;
+}
+
+void settle_system_allocator() {
+#if defined(__GLIBC__)
+  // By default glibc raises this threshold up to 32 MiB with what is freed, and keeps blocks below it.
+  mallopt(M_MMAP_THRESHOLD, int(kMappedMin));
+#endif
 }
 
 Memory& memory() {

@@ -89,6 +89,10 @@ class Memory {
   int64_t limit_ = 0;
 };
 
+// Has the system's allocator give back what is freed of large blocks, JavaScript's buffers among them, instead of
+// keeping it for more of their size: what a process takes is then what it uses. Once, at the start.
+void settle_system_allocator();
+
 // The process's memory on the host.
 Memory& memory();
 // That of tensors on Device::kMeta.

@@ -8,6 +8,9 @@ import { estimateMemory, type MemoryEstimate, type RunShape } from "./estimate.t
 /** Of JavaScript's heap, the stacks of threads and pieces of files, beside the tensors. */
 export const processReserve = 48 * 2 ** 20;
 
+/** What JavaScript's heap grows by while a run is under way: batches, results, code that is compiled. */
+const heapGrowth = 16 * 2 ** 20;
+
 /** Bytes for people, in powers of 1000. */
 export function sizeText(bytes: number): string {
   if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(bytes < 1e11 ? 2 : 0)} GB`;
@@ -55,11 +58,11 @@ export interface Admission {
   available: Available;
 }
 
-/** What the process takes that no tensor is counted for. */
+/** What the process will take that no tensor is counted for. */
 export function processBytes(): number {
   const { current, cached } = memory.report();
   const tensors = Object.values(current).reduce((sum, bytes) => sum + bytes, cached);
-  return Math.max(0, process.memoryUsage.rss() - tensors);
+  return Math.max(0, process.memoryUsage.rss() - tensors) + heapGrowth;
 }
 
 /** @throws RESOURCE_EXHAUSTED with the numbers when the run cannot fit. */

@@ -26,7 +26,7 @@ function weightOf(out: number, inFeatures: number, quant: QuantOptions | null): 
   return quant ? quantizeMatrix(source, "calibration", quant, device) : denseWeight(source);
 }
 
-/** Floating-point operations a second of a linear layer of the model's shape, forward and back; the median of a few. */
+/** Floating-point operations a second of a linear layer of the model's shape, forward and back; the best of a few. */
 export function measureRate({ config, quant, dtype, rows: wanted }: Calibration): number {
   const out = Math.min(config.intermediateSize, featuresMax);
   const inFeatures = Math.min(config.hiddenSize, featuresMax);
@@ -43,8 +43,8 @@ export function measureRate({ config, quant, dtype, rows: wanted }: Calibration)
     const gradients = { dX, accumulateDx: false, dA: null, dB: null, dW: null, dBias: null };
     linearBackward({ ...none, dY: y, x: null, w: weight, ...gradients });
     return (performance.now() - started) / 1000;
-  }).sort((a, b) => a - b);
+  });
   for (const t of [x, y, dX]) t.free();
   freeWeight(weight);
-  return (4 * rows * out * inFeatures) / (seconds[repeats >> 1] ?? Number.NaN);
+  return (4 * rows * out * inFeatures) / Math.min(...seconds);
 }

@@ -101,7 +101,8 @@ class Loader {
   plain(name: string, float32: boolean): Tensor {
     const t = this.reader.tensor(name);
     refuseNonfinite(t, name);
-    this.options.hasher?.add({ name, ...specOf(this.folder, name) }, t.read());
+    this.options.hasher?.begin({ name, ...specOf(this.folder, name) });
+    if (this.options.hasher) for (const piece of t.pieces(this.reader.piece)) this.options.hasher.update(piece);
     return float32 ? asFloat32(t) : t;
   }
 

@@ -28,13 +28,31 @@ function* namedTensors(model: LlamaModel): Generator<[string, Tensor]> {
   if (model.head.weight.data !== model.embed) yield ["lm_head.weight", model.head.weight.data];
 }
 
-function toWrite(name: string, t: Tensor, dtype: FloatDType): TensorToWrite {
-  if (t.dtype === dtype) return { name, dtype, shape: t.shape, bytes: t.read() };
-  const rounded = Tensor.empty(dtype, t.shape, { device: t.device, kind: "workspace" });
-  convert(t, rounded);
-  const bytes = rounded.read();
-  rounded.free();
-  return { name, dtype, shape: t.shape, bytes };
+/** Tensors for the writer, one after the other, in one buffer: it writes each before it takes the next. */
+class Reader {
+  private readonly dtype: FloatDType;
+  private buffer = new Uint8Array();
+
+  constructor(dtype: FloatDType) {
+    this.dtype = dtype;
+  }
+
+  toWrite(name: string, t: Tensor): TensorToWrite {
+    const { dtype } = this;
+    if (t.dtype === dtype) return { name, dtype, shape: t.shape, bytes: this.read(t) };
+    const rounded = Tensor.empty(dtype, t.shape, { device: t.device, kind: "workspace" });
+    convert(t, rounded);
+    const bytes = this.read(rounded);
+    rounded.free();
+    return { name, dtype, shape: t.shape, bytes };
+  }
+
+  private read(t: Tensor): Uint8Array {
+    if (this.buffer.length < t.byteLength) this.buffer = new Uint8Array(t.byteLength);
+    const bytes = this.buffer.subarray(0, t.byteLength);
+    t.readInto(bytes);
+    return bytes;
+  }
 }
 
 /** A new folder, or a new version of one: an error leaves the old one. */
@@ -47,7 +65,8 @@ export function saveModel(out: string, model: LlamaModel, { sourceDir, dtype, fi
     card: { title: "Trained model", summary: "All parameters trained with Nibble.", figures, baseModel: "", tags: [] },
   });
   try {
-    for (const [name, t] of namedTensors(model)) writer.add([toWrite(name, t, dtype)]);
+    const reader = new Reader(dtype);
+    for (const [name, t] of namedTensors(model)) writer.add([reader.toWrite(name, t)]);
     writer.finish();
   } finally {
     writer.abort();

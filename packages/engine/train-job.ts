@@ -151,6 +151,9 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     const steady = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
     await steady.run();
     const report = reportOf(steady, { recipe, steps, baseDigest, model, estimate, parameters: trainable.parameters });
+    // Only the result is needed from here on.
+    optimizer.free();
+    memory.trim();
     trainable.save(figuresOf(recipe, report));
     return report;
   } finally {

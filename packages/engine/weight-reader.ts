@@ -1,7 +1,16 @@
 // Tensors of a model folder in native memory: the file's own pages where that can be (Tensor.mapped), so that a start
 // copies nothing and processes share them; else a copy, made in pieces, so that beside the tensor only one piece exists.
 
-import { type Device, type DType, elementBytes, freeOnThrow, MappedFile, type MemoryKind, Tensor } from "#native";
+import {
+  type Device,
+  type DType,
+  elementBytes,
+  freeOnThrow,
+  MappedFile,
+  type MemoryKind,
+  type Placement,
+  Tensor,
+} from "#native";
 import { expect, NibbleError } from "#packages/errors";
 import type { ModelFolder, SafetensorsFile } from "#packages/hub";
 
@@ -17,11 +26,14 @@ function dtypeOf(folder: ModelFolder, name: string): DType {
 
 /** A copy of its own. */
 export function uploadTensor(folder: ModelFolder, name: string, device: Device, kind: MemoryKind = "weights"): Tensor {
+  return upload(folder, name, { device, kind }, new Uint8Array(Math.min(pieceBytes, folder.info(name).byteLength)));
+}
+
+function upload(folder: ModelFolder, name: string, at: Placement, piece: Uint8Array): Tensor {
   const { shape, byteLength } = folder.info(name);
   const dtype = dtypeOf(folder, name);
   return freeOnThrow(() => {
-    const t = Tensor.empty(dtype, shape, { device, kind });
-    const piece = new Uint8Array(Math.min(pieceBytes, byteLength));
+    const t = Tensor.empty(dtype, shape, at);
     for (let at = 0; at < byteLength; at += piece.length) {
       const part = piece.subarray(0, Math.min(piece.length, byteLength - at));
       folder.readInto(name, part, at);
@@ -36,6 +48,8 @@ export class WeightReader {
   private readonly folder: ModelFolder;
   private readonly device: Device;
   private readonly mapped: boolean;
+  /** What bytes go through on their way: one buffer for all tensors, as thousands would outlive their use. */
+  readonly piece = new Uint8Array(pieceBytes);
   /** Null: of a file system that maps no files. */
   private readonly files = new Map<SafetensorsFile, MappedFile | null>();
 
@@ -52,7 +66,7 @@ export class WeightReader {
     // Kernels need an element's alignment and no more; a header of odd length gives not even that.
     const isAligned = byteOffset % elementBytes[dtype] === 0;
     const file = this.mapped && isAligned && byteLength > 0 ? this.fileOf(name) : null;
-    if (file === null) return uploadTensor(this.folder, name, this.device);
+    if (file === null) return upload(this.folder, name, { device: this.device, kind: "weights" }, this.piece);
     return Tensor.mapped(file, byteOffset, dtype, shape, this.device);
   }
 
