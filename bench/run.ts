@@ -13,6 +13,7 @@ import { Peers } from "./harness/peers.ts";
 import { commitName, figuresText, goalText, type Report, writeReport } from "./harness/report.ts";
 import type { Row } from "./harness/row.ts";
 import { measureMatmul } from "./rows/matmul.ts";
+import { measureMemory } from "./rows/memory.ts";
 import { measureQuantize } from "./rows/quantize.ts";
 import { measureStart } from "./rows/start.ts";
 import { measurePacked, measureTrain } from "./rows/train.ts";
@@ -21,6 +22,7 @@ const rows: readonly Row[] = [
   { name: "matmul", measure: measureMatmul },
   { name: "train", measure: measureTrain },
   { name: "packed", measure: measurePacked },
+  { name: "memory", measure: measureMemory },
   { name: "quantize", measure: measureQuantize },
   { name: "start", measure: measureStart },
 ];

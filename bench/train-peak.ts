@@ -1,0 +1,8 @@
+// `nibble train` with these arguments, and then a line of JSON with the most memory that the process had resident.
+//   node bench/train-peak.ts --model DIR --data FILE --out DIR --steps 2 --json …
+import { readFileSync } from "node:fs";
+import { main } from "../packages/cli/main.ts";
+
+await main(["train", ...process.argv.slice(2)]);
+const kib = /VmHWM:\s+(\d+) kB/.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
+process.stdout.write(`${JSON.stringify({ peak_rss: 1024 * Number(kib) })}\n`);
