@@ -31,6 +31,7 @@ const { values: options } = parseArgs({
     isa: { type: "string", default: isa() },
     python: { type: "string", default: "python3" },
     "cpu-time": { type: "boolean", default: false },
+    only: { type: "string", default: "" }, // of the weights below, those whose name has this in it
     json: { type: "boolean", default: false }, // a line of JSON for each product, with every run
   },
 });
@@ -90,13 +91,14 @@ const forms: [string, WeightForm, DType][] = [
   ["bfloat16, x bfloat16", { dtype: "bfloat16", quant: null }, "bfloat16"],
   ["nf4 of float32", nf4("float32", false), "float32"],
   ["nf4 of bfloat16, double quantized", nf4("bfloat16", true), "float32"],
-  ["the same, x bfloat16", nf4("bfloat16", true), "bfloat16"],
+  ["nf4 of bfloat16, double quantized, x bfloat16", nf4("bfloat16", true), "bfloat16"],
 ];
 
 function subjects(bench: Bench): Subject[] {
   const rng = seeded(1);
   const values = numbers(rng, out * inFeatures);
-  return forms.flatMap(([name, form, dtype]) => {
+  const chosen = forms.filter(([name]) => name.includes(options.only));
+  return chosen.flatMap(([name, form, dtype]) => {
     const w = bench.weight(values, out, inFeatures, form);
     const x = bench.of(numbers(rng, n * inFeatures), [n, inFeatures], dtype);
     const [y, dX] = [bench.filled(0, [n, out], dtype), bench.filled(0, [n, inFeatures], dtype)];
@@ -134,7 +136,7 @@ print(
     ? `beside ${blas.name}; medians of ${runs} alternating runs${cpuTime ? ", CPU time" : ""}`
     : "no numpy here: see the head of bench/matmul.ts",
 );
-print(`${"".padEnd(54)}ms    GFLOP/s   OpenBLAS   share of it`);
+print(`${"".padEnd(64)}ms    GFLOP/s   OpenBLAS   share of it`);
 const bench = new Bench("cpu");
 const flops = 2 * n * out * inFeatures;
 for (const subject of subjects(bench)) {
@@ -154,7 +156,7 @@ for (const subject of subjects(bench)) {
   const rate = (seconds: number) => (flops / seconds / 1e9).toFixed(1);
   const share = blas ? `${((100 * median(theirs)) / median(ours)).toFixed(0)} %` : "";
   const [ms, mine, other] = [(median(ours) * 1000).toFixed(1), rate(median(ours)), blas ? rate(median(theirs)) : "-"];
-  print(`${subject.name.padEnd(48)}${ms.padStart(8)}${mine.padStart(11)}${other.padStart(11)}${share.padStart(14)}`);
+  print(`${subject.name.padEnd(58)}${ms.padStart(8)}${mine.padStart(11)}${other.padStart(11)}${share.padStart(14)}`);
 }
 bench.free();
 blas?.stop();

@@ -11,8 +11,13 @@ interface Line {
   openblas: number[];
 }
 
-/** N, O, I. */
-const shapes = ["2048,2048,2048", "1024,576,576", "1024,1536,576", "1024,576,1536"];
+/** N, O, I, and which weights: all for the square, those of a QLoRA step for the shapes of one. */
+const shapes = [
+  ["2048,2048,2048", ""],
+  ["1024,576,576", "double quantized"],
+  ["1024,1536,576", "double quantized"],
+  ["1024,576,1536", "double quantized"],
+] as const;
 
 export async function measureMatmul(setting: Setting): Promise<Result[]> {
   const results: Result[] = [];
@@ -20,8 +25,18 @@ export async function measureMatmul(setting: Setting): Promise<Result[]> {
   const python = setting.peers.pythonScript("OpenBLAS", needed, "", []);
   const notes = "note" in python ? [python.note] : [];
   const peer = "command" in python ? ["--python", python.command.file] : ["--python", "none"];
-  for (const shape of shapes) {
-    const args = ["--shape", shape, "--threads", String(setting.threads), "--runs", String(setting.runs), "--json"];
+  for (const [shape, only] of shapes) {
+    const args = [
+      "--shape",
+      shape,
+      "--threads",
+      String(setting.threads),
+      "--runs",
+      String(setting.runs),
+      "--only",
+      only,
+      "--json",
+    ];
     const lines = (await runLines(ours("matmul.ts", [...args, ...peer]))) as unknown as Line[];
     for (const { what, isa, gflops, openblas } of lines) {
       const series = [seriesOf("Nibble", gflops), ...(openblas.length > 0 ? [seriesOf("OpenBLAS", openblas)] : [])];
