@@ -33,7 +33,11 @@ void* Memory::from_system(int64_t size) {
   if (source_ == Source::kNowhere) return reinterpret_cast<void*>(nowhere_ += kAlignment);
   if (size < kMappedMin) return std::aligned_alloc(kAlignment, size_t(size));
   void* const data = mmap(nullptr, size_t(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return data == MAP_FAILED ? nullptr : data;
+  if (data == MAP_FAILED) return nullptr;
+#if defined(MADV_HUGEPAGE)
+  madvise(data, size_t(size), MADV_HUGEPAGE);  // fewer faults, fewer misses of the page table's cache
+#endif
+  return data;
 }
 
 void Memory::to_system(void* pointer, int64_t size) {

@@ -108,6 +108,7 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   if (count == 0) return;
   int64_t rows = kLogitsMax / a.w.out;
   rows = least(count, rows < kChunkRowsMin ? kChunkRowsMin : rows);
+  rows = blocks_of(count, blocks_of(count, rows));  // chunks of even size
   Workspace x_space(rows * width), logits(rows * a.w.out), d_x(a.d_x ? rows * width : 0);
   const WeightMatrix weight(a.w);
   const Tensor x{.data = x_space.data(), .dtype = a.x.dtype, .rank = 2, .shape = {rows, width}};

@@ -169,7 +169,8 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   const Space labelled(n);
   const int64_t count = std::count_if(a.labels.i32(), a.labels.i32() + n, [](int32_t label) { return label >= 0; });
   if (count == 0) return;
-  const int64_t rows = std::min(count, std::max<int64_t>((8 << 20) / vocabulary, 64));
+  const int64_t most = std::min(count, std::max<int64_t>((8 << 20) / vocabulary, 64));
+  const int64_t rows = blocks_of(count, blocks_of(count, most));
   const Space x(rows * width), logits(rows * vocabulary), d_x(a.d_x ? rows * width : 0);
   const bool pairs = is_bf16(a.x) && is_bf16(a.w), multiplied = pairs && multiplies_pairs();
   const bool d_logits_lie = vocabulary * 4 % 4096 != 0 && (multiplied ? vocabulary % 2 == 0 : !is_bf16(a.x));
