@@ -36,6 +36,8 @@ interface Case {
   dropout: Dropout;
   bias: boolean;
   accumulate: boolean;
+  /** Every third activation is a subnormal number. */
+  subnormals?: boolean;
 }
 
 type Outputs = Record<string, Float32Array>;
@@ -46,7 +48,8 @@ function run(c: Case, device: Device): Outputs {
   const rng = seeded(c.seed);
   const random = (shape: number[], dtype: DType = "float32") =>
     bench.of(numbers(rng, shape[0]! * (shape[1] ?? 1)), shape, dtype);
-  const x = random([c.rows, c.in], c.activation);
+  const inputs = numbers(rng, c.rows * c.in).map((v, i) => (c.subnormals && i % 3 === 0 ? v * 2 ** -127 : v));
+  const x = bench.of(inputs, [c.rows, c.in], c.activation);
   const w = bench.weight(numbers(rng, c.out * c.in), c.out, c.in, c.weight);
   const dY = random([c.rows, c.out], c.activation);
   const a = random([c.rank, c.in]);
@@ -104,6 +107,17 @@ function cases(): Case[] {
     { ...base, rows: 33, out: 67, in: 700, rank: 8, bias: true },
     { ...base, rows: 150, out: 530, in: 300, rank: 3, dropout: { p: 0.1, seed: 7, stream: 3 } },
     { ...base, rows: 40, out: 64, in: 64, rank: 300 },
+    { ...base, rows: 20, out: 70, in: 130, rank: 8, subnormals: true },
+    {
+      ...base,
+      rows: 20,
+      out: 70,
+      in: 130,
+      rank: 8,
+      subnormals: true,
+      activation: "bfloat16",
+      weight: dense("bfloat16"),
+    },
   ];
   const rng = seeded(20240501);
   const pick = <T>(...options: T[]): T => options[Math.floor(rng() * options.length)]!;
