@@ -94,6 +94,14 @@ class Codes {
 
   // Of the decoded values.
   DType dtype() const { return dtype_; }
+  int shift() const { return shift_; }  // elements of a block = 1 << shift
+  const float* book() const { return book_.value; }
+
+  // absmax of the blocks [first, first + count).
+  void constants(int64_t first, int64_t count, float* out) const {
+    for (int64_t i = 0; i < count; ++i) out[i] = absmax(first + i);
+  }
+
   int64_t block_of(int64_t element) const { return element >> shift_; }
   int64_t block_end(int64_t block) const { return (block + 1) << shift_; }
 

@@ -106,15 +106,6 @@ void sum_block(const Block& block, const Term* terms, int count, const Result& r
   end_block(block, result);
 }
 
-bool is_for_few_rows(const Term* terms, int count, const Result& result) {
-  bool few = result.c.dim(0) <= kFewRows && !result.turned;
-  for (int t = 0; t < count; ++t) {
-    const Term& term = terms[t];
-    few = few && term.a.along_k && term.b.along_k && term.mask == nullptr && !term.b.matrix.rounded;
-  }
-  return few;
-}
-
 }  // namespace
 
 void gemm(const Term* terms, int count, const Result& result) {

@@ -27,9 +27,10 @@ struct Result {
 // the number of threads.
 void gemm(const Term* terms, int count, const Result& result);
 
-// The same for at most kFewRows rows, operands along k and no mask: each weight is read once, from memory
-// straight into dot products. A row's sums do not depend on how many rows there are.
+// The same for few rows: each weight is read once, from memory straight into dot products. A row's sums do not
+// depend on how many rows there are. Up to kFewRows of any storage, and more where pairs of bfloat16 are multiplied.
 constexpr int64_t kFewRows = 8;
+bool is_for_few_rows(const Term* terms, int count, const Result& result);
 void gemm_few_rows(const Term* terms, int count, const Result& result);
 
 }  // namespace nibble::cpu::NIBBLE_ISA

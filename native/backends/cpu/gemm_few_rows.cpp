@@ -1,5 +1,5 @@
 // Products with few rows, as in decoding: the weights' way from memory is all that counts.
-#include "backends/cpu/gemm.h"
+#include "backends/cpu/few_rows_pairs.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
 
@@ -7,7 +7,8 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kTaskElements = 1 << 16;  // weights read by one task
+constexpr int64_t kFewRowsMax = 32;         // in pairs
+constexpr int64_t kTaskElements = 1 << 15;  // weights read by one task
 constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
 constexpr int kPair = 2 * kWidth;
 
@@ -31,11 +32,11 @@ struct Dots {
     for (int r = 0; r < ROWS; ++r) rest[r] += w * x[r * pitch];
   }
   void add_to(float* out) const {
-    for (int r = 0; r < ROWS; ++r) out[r] += sum(even[r] + odd[r]) + rest[r];
+    for (int r = 0; r < ROWS; ++r) out[r * kGroup] += sum(even[r] + odd[r]) + rest[r];
   }
 };
 
-// COUNT rows of weights at once, out[c * ROWS + r]: several streams from memory are faster than one.
+// COUNT rows of weights at once, out[r * kGroup + c]: several streams from memory are faster than one.
 template <int ROWS, int COUNT, typename T>
 void dot_dense(const T* w, int64_t w_pitch, int64_t depth, const float* x, int64_t pitch, float* out) {
   Vec total[COUNT][ROWS] = {};
@@ -54,7 +55,7 @@ void dot_dense(const T* w, int64_t w_pitch, int64_t depth, const float* x, int64
       for (int r = 0; r < ROWS; ++r) rest[c][r] += widen_one(w[c * w_pitch + k]) * x[r * pitch + k];
   }
   for (int c = 0; c < COUNT; ++c)
-    for (int r = 0; r < ROWS; ++r) out[c * kFewRows + r] += sum(total[c][r]) + rest[c][r];
+    for (int r = 0; r < ROWS; ++r) out[r * kGroup + c] += sum(total[c][r]) + rest[c][r];
 }
 
 template <int ROWS>
@@ -109,24 +110,23 @@ void take_apart(float* x, int64_t depth) {
   }
 }
 
-constexpr int kGroup = 4;  // rows of weights in one call of dot_rows
+constexpr int kDenseAtOnce = 4;
 
-// out[c * kFewRows + r] += x[r] . row `n + c` of b, for c < count <= kGroup
+// out[r * kGroup + c] += x[r] . row `n + c` of b, for c < count <= kGroup
 template <int ROWS, typename T>
 void dot_rows_dense(const Matrix& b, int64_t n, int64_t count, int64_t depth, const float* x, float* out) {
   const T* w = static_cast<const T*>(b.data) + n * b.columns;
   const int64_t pitch = pitch_of(depth);
-  if (count == kGroup) return dot_dense<ROWS, kGroup>(w, b.columns, depth, x, pitch, out);
-  for (int64_t c = 0; c < count; ++c)
-    dot_dense<ROWS, 1>(w + c * b.columns, b.columns, depth, x, pitch, out + c * kFewRows);
+  for (; count >= kDenseAtOnce; count -= kDenseAtOnce, w += kDenseAtOnce * b.columns, out += kDenseAtOnce)
+    dot_dense<ROWS, kDenseAtOnce>(w, b.columns, depth, x, pitch, out);
+  for (; count > 0; --count, w += b.columns, ++out) dot_dense<ROWS, 1>(w, b.columns, depth, x, pitch, out);
 }
 
 template <int ROWS>
 void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t depth, const float* x, float* out) {
   if (b.codes != nullptr) {
     const auto dot = is_apart(b, depth) ? dot_codes_apart<ROWS> : dot_codes<ROWS>;
-    for (int64_t c = 0; c < count; ++c)
-      dot(*b.codes, (n + c) * b.columns, depth, x, pitch_of(depth), out + c * kFewRows);
+    for (int64_t c = 0; c < count; ++c) dot(*b.codes, (n + c) * b.columns, depth, x, pitch_of(depth), out + c);
   } else if (b.dtype == DType::kF32) {
     dot_rows_dense<ROWS, float>(b, n, count, depth, x, out);
   } else if (b.dtype == DType::kBF16) {
@@ -136,7 +136,7 @@ void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t depth, const fl
   }
 }
 
-template <int ROWS = kFewRows>
+template <int ROWS = int(kFewRows)>
 void dot_rows_of(int64_t rows, const Matrix& b, int64_t n, int64_t count, int64_t depth, const float* x, float* out) {
   if constexpr (ROWS > 0) {
     if (rows == ROWS) return dot_rows<ROWS>(b, n, count, depth, x, out);
@@ -144,44 +144,90 @@ void dot_rows_of(int64_t rows, const Matrix& b, int64_t n, int64_t count, int64_
   }
 }
 
-// All rows of A, one term after the other, in the order in which the dot products read them.
-void lay_out(const Term* terms, int count, int64_t m, float* to) {
-  for (int t = 0; t < count; ++t) {
-    for (int64_t r = 0; r < m; ++r, to += pitch_of(terms[t].depth)) {
-      fetch(terms[t].a.matrix, r, 0, terms[t].depth, to);
-      if (is_apart(terms[t].b.matrix, terms[t].depth)) take_apart(to, terms[t].depth);
+// A term whose rows of x were laid out in the order in which the dot products read them.
+struct LaidTerm {
+  const Matrix* b;
+  int64_t depth;
+  int parts;       // of pairs; 0: x is float32
+  const float* x;  // [m, pitch], or runs of pairs
+};
+
+LaidTerm lay_out(const Term& term, int64_t m, float* space) {
+  const Matrix& b = term.b.matrix;
+  if (takes_pairs(b, term.depth))
+    return {&b, term.depth, lay_out_pairs(term.a.matrix, m, term.depth, b.codes != nullptr, space), space};
+  for (int64_t r = 0; r < m; ++r) {
+    float* row = space + r * pitch_of(term.depth);
+    fetch(term.a.matrix, r, 0, term.depth, row);
+    if (is_apart(b, term.depth)) take_apart(row, term.depth);
+  }
+  return {&b, term.depth, 0, space};
+}
+
+int64_t space_of(const Term& t, int64_t m) {
+  const int64_t floats = takes_pairs(t.b.matrix, t.depth) ? pairs_space(m, t.depth) : m * pitch_of(t.depth);
+  return (floats + 15) / 16 * 16;
+}
+
+// out[r * kGroup + c] += x[r] . row n + c of b, for all m rows of x and c < count.
+void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out) {
+#if defined(__AVX512BF16__)
+  if (t.parts > 0) {
+    auto* x = reinterpret_cast<const uint16_t*>(t.x);
+    for (int64_t r = 0; r < m;) {
+      const int rows = run_rows_of(m - r);
+      dot_rows(*t.b, n, count, t.depth, {x, rows, t.parts}, out + r * kGroup);
+      x += rows * chunks_of(t.depth) * t.parts * kChunk;
+      r += rows;
     }
+    return;
+  }
+#endif
+  for (int64_t r = 0; r < m; r += kFewRows) {
+    dot_rows_of(least(kFewRows, m - r), *t.b, n, count, t.depth, t.x + r * pitch_of(t.depth), out + r * kGroup);
   }
 }
 
 }  // namespace
 
+bool is_for_few_rows(const Term* terms, int count, const Result& result) {
+  const int64_t m = result.c.dim(0);
+  if (m > kFewRowsMax || result.turned) return false;
+  bool pairs = false;
+  for (int t = 0; t < count; ++t) {
+    const Term& term = terms[t];
+    if (!term.a.along_k || !term.b.along_k || term.mask != nullptr || term.b.matrix.rounded) return false;
+    pairs = pairs || takes_pairs(term.b.matrix, term.depth);
+  }
+  return pairs || m <= kFewRows;
+}
+
 void gemm_few_rows(const Term* terms, int count, const Result& result) {
   const int64_t m = result.c.dim(0), n = result.c.dim(1);
   int64_t floats = 0, depth = 0;
   for (int t = 0; t < count; ++t) {
-    floats += m * pitch_of(terms[t].depth);
+    floats += space_of(terms[t], m);
     depth += terms[t].depth;
   }
-  Workspace x(floats);
-  lay_out(terms, count, m, x.data());
+  Workspace space(floats);
+  LaidTerm laid[kTermsMax];
+  float* at = space.data();
+  for (int t = 0; t < count; ++t) {
+    laid[t] = lay_out(terms[t], m, at);
+    at += space_of(terms[t], m);
+  }
   int64_t columns = kTaskElements / (depth > 0 ? depth : 1) / kGroup * kGroup;  // of c in one task
   columns = columns < kGroup ? kGroup : columns;
   parallel_for((n + columns - 1) / columns, [&](int64_t task) {
     const int64_t end = least((task + 1) * columns, n);
     for (int64_t j = task * columns; j < end; j += kGroup) {
       const int64_t group = least(kGroup, end - j);
-      float sums[kGroup * kFewRows] = {};
-      const float* from = x.data();
-      for (int t = 0; t < count; ++t) {
-        dot_rows_of(m, terms[t].b.matrix, j, group, terms[t].depth, from, sums);
-        from += m * pitch_of(terms[t].depth);
-      }
+      float sums[kFewRowsMax * kGroup] = {};
+      for (int t = 0; t < count; ++t) dot_term(laid[t], m, j, group, sums);
       for (int64_t r = 0; r < m; ++r) {
-        float values[kGroup];
-        for (int64_t c = 0; c < group; ++c)
-          values[c] = sums[c * kFewRows + r] + (result.bias != nullptr ? result.bias[j + c] : 0);
-        put_row(result.c, r * n + j, group, values, result.add);
+        float* row = sums + r * kGroup;
+        for (int64_t c = 0; c < group && result.bias != nullptr; ++c) row[c] += result.bias[j + c];
+        put_row(result.c, r * n + j, group, row, result.add);
       }
     }
   });

@@ -1,0 +1,258 @@
+// Dot products of few rows of x with rows of bfloat16 numbers, dense or in 4-bit codes, two products of a lane at
+// a time (VDPBF16PS). Weights are not rounded: they are bfloat16 already. x is taken as a sum of bfloat16 numbers
+// that holds all its bits, so products are those of float32; only what is below the least normal number counts as 0.
+#pragma once
+
+#include "backends/cpu/elements.h"
+#include "backends/cpu/gemm.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+constexpr int kGroup = 16;            // rows of weights whose products are finished together
+constexpr int kRunRows = 8;           // rows of x, whose sums stay in registers
+constexpr int64_t kChunk = 64;        // elements of a row that are read together; x is filled up to it with 0
+constexpr int64_t kBlocksMax = 512;   // of a row of codes
+constexpr int64_t kAhead = 4096;      // bytes of weights asked for before their turn
+constexpr int64_t kLine = 64;         // bytes of a line of the cache
+constexpr int kPartsMax = 3;          // bfloat16 numbers that hold a float32
+
+// Rows of x that run together: 1, 2, 4 or 8, some of them zeros. Row r is the sum of its parts.
+struct Run {
+  const uint16_t* data;  // [chunks, parts, rows, kChunk]
+  int rows, parts;
+};
+
+static inline bool is_chunked(const Codes& codes, int64_t columns, int64_t depth) {
+  const int shift = codes.shift();
+  return shift >= 6 && depth % kChunk == 0 && columns % (int64_t{1} << shift) == 0 && columns >> shift <= kBlocksMax;
+}
+
+// Whether the products below take rows of b.
+static inline bool takes_pairs(const Matrix& b, int64_t depth) {
+  return kMultipliesPairs && b.is_bf16() && !b.rounded && (b.codes == nullptr || is_chunked(*b.codes, b.columns, depth));
+}
+
+static inline int64_t chunks_of(int64_t depth) { return (depth + kChunk - 1) / kChunk; }
+
+// Rows of the next run, when `left` are to come.
+static inline int run_rows_of(int64_t left) {
+  int rows = 1;
+  while (rows < left && rows < kRunRows) rows *= 2;
+  return rows;
+}
+
+// Of all runs that m rows make.
+static inline int64_t run_rows_in_all(int64_t m) {
+  int64_t rows = 0;
+  while (rows < m) rows += run_rows_of(m - rows);
+  return rows;
+}
+
+// Floats of scratch memory for the runs of m rows, and for rows on the way there.
+static inline int64_t pairs_space(int64_t m, int64_t depth) {
+  return run_rows_in_all(m) * chunks_of(depth) * kChunk * kPartsMax / 2 + m * chunks_of(depth) * kChunk;
+}
+
+// x[chunk] as the sum of `parts` bfloat16 numbers, part p at to + p * step; `apart`: the even elements before the odd.
+static inline void split_chunk(const float* x, int parts, bool apart, uint16_t* to, int64_t step) {
+  float left[kChunk];
+  memcpy(left, x, sizeof left);
+  for (int p = 0; p < parts; ++p, to += step) {
+    uint16_t part[kChunk];
+    for (int64_t i = 0; i < kChunk; i += kWidth) {
+      const Vec rounded = round_bf16(load(left + i));
+      store(reinterpret_cast<Bf16*>(part + i), rounded);
+      store(left + i, load(left + i) - rounded);
+    }
+    for (int i = 0; i < kChunk; ++i) to[i] = part[apart ? i % (kChunk / 2) * 2 + i / (kChunk / 2) : i];
+  }
+}
+
+// Whether bfloat16 holds every one of them: the low halves of their bits are zeros.
+static inline bool fit_bf16(const float* x, int64_t count) {
+  UVec bits{};
+  for (int64_t i = 0; i < count; i += kWidth) bits |= (UVec)load(x + i) & 0xffffu;
+  uint32_t lanes[kWidth], any = 0;
+  memcpy(lanes, &bits, sizeof lanes);
+  for (uint32_t lane : lanes) any |= lane;
+  return any == 0;
+}
+
+// Lays the m rows of x out in runs at `space`; the number of parts of an element.
+static inline int lay_out_pairs(const Matrix& x, int64_t m, int64_t depth, bool apart, float* space) {
+  const int64_t chunks = chunks_of(depth), all = run_rows_in_all(m);
+  auto* to = reinterpret_cast<uint16_t*>(space);
+  float* rows = space + all * chunks * kChunk * kPartsMax / 2;
+  memset(rows, 0, size_t(m * chunks * kChunk) * 4);
+  for (int64_t r = 0; r < m; ++r) fetch(x, r, 0, depth, rows + r * chunks * kChunk);
+  const int parts = fit_bf16(rows, m * chunks * kChunk) ? 1 : kPartsMax;
+  memset(to, 0, size_t(all * chunks * kChunk * parts) * 2);
+  for (int64_t first = 0; first < m;) {
+    const int64_t run = run_rows_of(m - first);
+    for (int64_t r = 0; r < run && first + r < m; ++r)
+      for (int64_t k = 0; k < chunks; ++k)
+        split_chunk(rows + ((first + r) * chunks + k) * kChunk, parts, apart, to + (k * parts * run + r) * kChunk,
+                    run * kChunk);
+    to += run * chunks * parts * kChunk;
+    first += run;
+  }
+  return parts;
+}
+
+#if defined(__AVX512BF16__)
+
+// The sums of 16 vectors, each in the order of simd.h: halves upon halves.
+static inline __m512 sums_of(const __m512* v) {
+  __m512 a[8], b[4], c[2];
+  for (int i = 0; i < 8; ++i)
+    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
+  for (int i = 0; i < 4; ++i)
+    b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));
+  for (int i = 0; i < 2; ++i) {
+    const __m512d one = _mm512_castps_pd(b[i]), two = _mm512_castps_pd(b[i + 2]);
+    c[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, two)), _mm512_castpd_ps(_mm512_unpackhi_pd(one, two)));
+  }
+  const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
+  // Lane l of 128 bits holds the sums of 4 * (l % 2 * 2 + l / 2) + {0, 2, 1, 3}, as the pairs above met.
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), sums);
+}
+
+// Running dot products of W rows of weights with M rows of x.
+template <int W, int M>
+struct PairSums {
+  __m512 sum[W][M] = {};
+
+  void add(const __m512i (&w)[W], const uint16_t* x) {
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r) {
+      const __m512bh row = (__m512bh)_mm512_loadu_si512(x + r * kChunk);
+#pragma GCC unroll 4
+      for (int c = 0; c < W; ++c) sum[c][r] = _mm512_dpbf16_ps(sum[c][r], (__m512bh)w[c], row);
+    }
+  }
+  // to[r * (kGroup / M) + c]
+  void put(__m512* to) const {
+#pragma GCC unroll 4
+    for (int c = 0; c < W; ++c) {
+#pragma GCC unroll 16
+      for (int r = 0; r < M; ++r) to[r * (kGroup / M) + c] = sum[c][r];
+    }
+  }
+};
+
+// Rows of codes next to each other, each in whole chunks of one block.
+struct CodeRows {
+  const uint8_t* bytes;
+  const float* book;       // [16]
+  const float* constants;  // [rows, blocks]
+  int64_t blocks, depth, pitch;
+  int shift;
+
+  void skip(int64_t rows) {
+    bytes += rows * pitch;
+    constants += rows * blocks;
+  }
+};
+
+// x is laid out with the even elements of a chunk before the odd ones.
+template <int W, int M>
+static inline void dot_pairs(const CodeRows& w, const Run& x, __m512* to) {
+  PairSums<W, M> sums;
+  const __m512 book = _mm512_loadu_ps(w.book);
+  const uint16_t* from = x.data;
+  for (int64_t k = 0; k < w.depth; k += kChunk) {
+    for (int64_t line = 0; line < W * kChunk / 2; line += kLine) __builtin_prefetch(w.bytes + kAhead + k / 2 * W + line);
+    __m512i high[W], low[W];
+#pragma GCC unroll 4
+    for (int c = 0; c < W; ++c) {
+      // A block's 16 values, twice: then a look-up takes bit 4 of its index as it comes.
+      const __m512 values = _mm512_mul_ps(book, _mm512_set1_ps(w.constants[c * w.blocks + (k >> w.shift)]));
+      const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(values, values);
+      const __m512i codes = _mm512_cvtepu8_epi16(
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.bytes + c * w.pitch + k / 2)));
+      high[c] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table);
+      low[c] = _mm512_permutexvar_epi16(codes, table);
+    }
+    for (int part = 0; part < x.parts; ++part, from += M * kChunk) {
+      sums.add(high, from);
+      sums.add(low, from + kChunk / 2);
+    }
+  }
+  sums.put(to);
+}
+
+struct DenseRows {
+  const uint16_t* data;
+  int64_t depth, pitch;
+
+  void skip(int64_t rows) { data += rows * pitch; }
+};
+
+static inline __m512i load_some(const uint16_t* from, int64_t count) {
+  if (count >= 2 * kWidth) return _mm512_loadu_si512(from);
+  return count > 0 ? _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from) : _mm512_setzero_si512();
+}
+
+// One row at a time: memory is read in order, at the speed at which it comes.
+template <int W, int M>
+static inline void dot_pairs(const DenseRows& w, const Run& x, __m512* to) {
+  for (int c = 0; c < W; ++c) {
+    PairSums<1, M> sums;
+    const uint16_t *from = x.data, *row = w.data + c * w.pitch;
+    for (int64_t k = 0; k < w.depth; k += kChunk, row += kChunk) {
+      __builtin_prefetch(row + kAhead / 2, 0, 2);
+      __builtin_prefetch(row + kAhead / 2 + kLine / 2, 0, 2);
+      const __m512i first[1] = {load_some(row, w.depth - k)};
+      const __m512i second[1] = {load_some(row + kChunk / 2, w.depth - k - kChunk / 2)};
+      for (int part = 0; part < x.parts; ++part, from += M * kChunk) {
+        sums.add(first, from);
+        sums.add(second, from + kChunk / 2);
+      }
+    }
+    sums.put(to + c);
+  }
+}
+
+// out[r * kGroup + c] += row r of x . row c of w, for c < count <= kGroup
+template <int M, typename Rows>
+static void dot_run(Rows w, int64_t count, const Run& x, float* out) {
+  constexpr int kColumns = kGroup / M;                 // whose sums fill 16 vectors
+  constexpr int kAtOnce = kColumns < 4 ? kColumns : 4;  // as many as registers hold
+  for (int64_t column = 0; column < count; column += kColumns) {
+    __m512 sums[16];
+    if (column + kColumns <= count) {
+      for (int c = 0; c < kColumns; c += kAtOnce, w.skip(kAtOnce)) dot_pairs<kAtOnce, M>(w, x, sums + c);
+    } else {
+      memset(sums, 0, sizeof sums);
+      for (int c = 0; column + c < count; ++c, w.skip(1)) dot_pairs<1, M>(w, x, sums + c);
+    }
+    float totals[16];
+    _mm512_storeu_ps(totals, sums_of(sums));
+    for (int r = 0; r < M; ++r)
+      for (int c = 0; c < kColumns; ++c) out[r * kGroup + column + c] += totals[r * kColumns + c];
+  }
+}
+
+template <typename Rows>
+static void dot_pairs_of(const Rows& w, int64_t count, const Run& x, float* out) {
+  if (x.rows == 1) dot_run<1>(w, count, x, out);
+  if (x.rows == 2) dot_run<2>(w, count, x, out);
+  if (x.rows == 4) dot_run<4>(w, count, x, out);
+  if (x.rows == 8) dot_run<8>(w, count, x, out);
+}
+
+// The products of the rows n ... n + count of b.
+static inline void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t depth, const Run& x, float* out) {
+  if (b.codes == nullptr)
+    return dot_pairs_of(DenseRows{static_cast<const uint16_t*>(b.data) + n * b.columns, depth, b.columns}, count, x, out);
+  const int64_t blocks = b.columns >> b.codes->shift();
+  float constants[kGroup * kBlocksMax];
+  b.codes->constants(n * blocks, count * blocks, constants);
+  const CodeRows rows{b.codes->bytes + n * b.columns / 2, b.codes->book(), constants, blocks, depth, b.columns / 2,
+                      b.codes->shift()};
+  dot_pairs_of(rows, count, x, out);
+}
+
+#endif
+
+}  // namespace nibble::cpu::NIBBLE_ISA
