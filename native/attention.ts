@@ -10,7 +10,7 @@ export interface AttentionShape {
   window: number;
 }
 
-const shapeArguments = (s: AttentionShape) => [s.heads, s.kvHeads, s.scale, s.window];
+export const shapeArguments = (s: AttentionShape) => [s.heads, s.kvHeads, s.scale, s.window];
 
 export function attentionForward(
   shape: AttentionShape,

@@ -3,6 +3,7 @@
 export * from "./attention.ts";
 export * from "./layers.ts";
 export * from "./linear.ts";
+export * from "./llama-block.ts";
 export * from "./mapped-file.ts";
 export * from "./optimizer.ts";
 export * from "./quantize.ts";

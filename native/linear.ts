@@ -76,8 +76,8 @@ export interface CrossEntropy {
 
 export const handleOf = (t: Tensor | null): number | null => t?.handle ?? null;
 
-/** Eleven positions; read by Arguments::weight in binding/arguments.h. */
-function weightArguments(w: Weight): (number | boolean | null)[] {
+/** Eleven positions; read by Arguments::weight in binding/arguments.h and in binding/llama_block.cpp. */
+export function weightArguments(w: Weight): (number | boolean | null)[] {
   const q = w.quant;
   if (q === null) return [w.out, w.in, w.data.handle, false, 0, 0, 0, null, null, null, 0];
   const { absmax = null, map = null, offset = 0 } = q.nested ?? {};

@@ -19,6 +19,7 @@ class Arguments {
   Tensor tensor(size_t i) const { return handles_.get(uint32_t(number(i))); }
   // null gives an empty tensor.
   Tensor maybe_tensor(size_t i) const { return info_[i].IsNull() ? Tensor{} : tensor(i); }
+  Napi::Value value(size_t i) const { return info_[i]; }
   double number(size_t i) const {
     require(info_[i].IsNumber(), "binding", "argument ", i, ": expected a number");
     return info_[i].As<Napi::Number>().DoubleValue();
@@ -100,6 +101,7 @@ void define_memory(Napi::Object exports);
 void define_quantize(Napi::Object exports);
 void define_attention(Napi::Object exports);
 void define_layers(Napi::Object exports);
+void define_llama_block(Napi::Object exports);
 void define_optimizer(Napi::Object exports);
 void define_sampling(Napi::Object exports);
 

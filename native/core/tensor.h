@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <ostream>
 #include <string>
 
 #include "core/dtype.h"
@@ -47,5 +48,8 @@ struct Tensor {
   uint8_t* u8() const { return static_cast<uint8_t*>(data); }
   int32_t* i32() const { return static_cast<int32_t*>(data); }
 };
+
+// Its shape. Messages of checks that hold are never made, so they name tensors, not texts.
+inline std::ostream& operator<<(std::ostream& out, const Tensor& t) { return out << t.shape_text(); }
 
 }  // namespace nibble

@@ -2,7 +2,7 @@
 //   gated (u given):  y = act(g) * u       swiglu = silu, geglu = gelu (Shazeer, arXiv:2002.05202)
 //   plain (u empty):  y = act(g)
 // backward: d_g = d_y * u * act'(g), d_u = d_y * act(g). All [N, F], float32 | bfloat16, alike.
-// d_g may alias g and d_u may alias u.
+// y may alias g or u, d_g may alias g and d_u may alias u.
 #pragma once
 
 #include "ops/dims.h"

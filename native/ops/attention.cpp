@@ -21,7 +21,7 @@ class Checks {
     require(shape.window >= 0, op, "window: expected 0 (none) or more, got ", shape.window);
     check_rows(op, q_name, q);
     require(q.dim(1) % shape.heads == 0, op, q_name, ": expected rows of ", shape.heads,
-            " heads of one size, got shape ", q.shape_text());
+            " heads of one size, got shape ", q);
     const int64_t head_size = q.dim(1) / shape.heads;
     require(head_size >= 1 && head_size <= kHeadSizeMax, op, q_name, ": expected a head size of 1..", kHeadSizeMax,
             ", got ", head_size);
@@ -32,7 +32,7 @@ class Checks {
   static void check_rows(const char* op, const char* name, const Tensor& t) {
     require(t.dtype == DType::kF32 || t.dtype == DType::kBF16, op, name, ": expected float32 or bfloat16, got ",
             name_of(t.dtype));
-    require(t.rank == 2, op, name, ": expected a shape of 2 dimensions, got ", t.shape_text());
+    require(t.rank == 2, op, name, ": expected a shape of 2 dimensions, got ", t);
   }
 
   void like_q(const char* name, const Tensor& t) const { rows(name, t, q_.dim(1)); }
@@ -42,7 +42,7 @@ class Checks {
     check_device(op_, "lse", t, q_.device);
     check_dtype(op_, "lse", t, DType::kF32);
     require(t.has_shape({q_.dim(0), heads}), op_, "lse: expected shape [", q_.dim(0), ",", heads, "], got ",
-            t.shape_text());
+            t);
   }
 
   void starts(const Tensor& t) const {
@@ -63,15 +63,15 @@ class Checks {
     check_device(op_, name, t, q_.device);
     check_dtype(op_, name, t, q_.dtype);
     require(t.rank == 3 && t.dim(1) >= 1 && t.dim(2) == kv_size_, op_, name, ": expected shape [pages,page,", kv_size_,
-            "], got ", t.shape_text());
-    require(t.shape == first.shape, op_, name, ": expected the shape of k_cache, ", first.shape_text(), ", got ",
-            t.shape_text());
+            "], got ", t);
+    require(t.shape == first.shape, op_, name, ": expected the shape of k_cache, ", first, ", got ",
+            t);
   }
 
   void integers(const char* name, const Tensor& t, int rank) const {
     check_device(op_, name, t, q_.device);
     check_dtype(op_, name, t, DType::kI32);
-    require(t.rank == rank, op_, name, ": expected a shape of ", rank, " dimensions, got ", t.shape_text());
+    require(t.rank == rank, op_, name, ": expected a shape of ", rank, " dimensions, got ", t);
   }
 
  private:
@@ -79,7 +79,7 @@ class Checks {
     check_device(op_, name, t, q_.device);
     check_dtype(op_, name, t, q_.dtype);
     require(t.has_shape({q_.dim(0), columns}), op_, name, ": expected shape [", q_.dim(0), ",", columns, "], got ",
-            t.shape_text());
+            t);
   }
 
   const char* op_;
@@ -165,12 +165,12 @@ void kv_write(const KvWriteArgs& args) {
     check_device(op, names[i], *rows[i], args.k.device);
     check_dtype(op, names[i], *rows[i], args.k.dtype);
   }
-  require(args.v.has_shape({args.k.dim(0), args.k.dim(1)}), op, "v: expected the shape of k, ", args.k.shape_text(),
-          ", got ", args.v.shape_text());
+  require(args.v.has_shape({args.k.dim(0), args.k.dim(1)}), op, "v: expected the shape of k, ", args.k,
+          ", got ", args.v);
   require(args.k_cache.rank == 3 && args.k_cache.dim(2) == args.k.dim(1), op, "k_cache: expected shape [pages,page,",
-          args.k.dim(1), "], got ", args.k_cache.shape_text());
+          args.k.dim(1), "], got ", args.k_cache);
   require(args.v_cache.rank == 3 && args.v_cache.shape == args.k_cache.shape, op,
-          "v_cache: expected the shape of k_cache, ", args.k_cache.shape_text(), ", got ", args.v_cache.shape_text());
+          "v_cache: expected the shape of k_cache, ", args.k_cache, ", got ", args.v_cache);
   check_device(op, "slot", args.slot, args.k.device);
   check_dtype(op, "slot", args.slot, DType::kI32);
   check_count(op, "slot", args.slot, args.k.dim(0));

@@ -21,6 +21,7 @@ struct Backend {
   void (*quantize4)(const Quantize4Args&);
   void (*dequantize4)(const Dequantize4Args&);
   void (*linear_forward)(const LinearForwardArgs&);
+  void (*linears_forward)(const LinearForwardArgs*, int);
   void (*linear_backward)(const LinearBackwardArgs&);
   void (*lora_add)(const LoraAddArgs&);
   void (*linear_cross_entropy)(const CrossEntropyArgs&);

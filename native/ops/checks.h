@@ -17,7 +17,7 @@ inline void check_float16_or_32(const char* op, const char* name, const Tensor& 
 
 inline void check_count(const char* op, const char* name, const Tensor& t, int64_t want) {
   require(t.count() == want, op, name, ": expected ", want, " elements, got ", t.count(), " in shape ",
-          t.shape_text());
+          t);
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& t, Device want) {
@@ -35,7 +35,7 @@ inline void check_shape(const char* op, const char* name, const Tensor& t, std::
   if (t.has_shape(want)) return;
   Tensor wanted;
   for (int64_t n : want) wanted.shape[wanted.rank++] = n;
-  require(false, op, name, ": expected shape ", wanted.shape_text(), ", got ", t.shape_text());
+  require(false, op, name, ": expected shape ", wanted, ", got ", t);
 }
 
 // The dtype, device and shape of another argument.
@@ -44,7 +44,7 @@ inline void check_like(const char* op, const char* name, const Tensor& t, const 
   require(t.dtype == like.dtype, op, name, ": expected the dtype of ", like_name, ", ", name_of(like.dtype), ", got ",
           name_of(t.dtype));
   require(t.rank == like.rank && t.shape == like.shape, op, name, ": expected the shape of ", like_name, ", ",
-          like.shape_text(), ", got ", t.shape_text());
+          like, ", got ", t);
 }
 
 // A vector of parameters, statistics or constants.

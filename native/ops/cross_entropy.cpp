@@ -27,7 +27,7 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   require(a.x.dtype == DType::kF32 || a.x.dtype == DType::kBF16, op, "x: expected float32 or bfloat16, got ",
           name_of(a.x.dtype));
   check_weight(op, a.w, device);
-  require(a.x.rank == 2 && a.x.dim(1) == a.w.in, op, "x: expected shape [N,", a.w.in, "], got ", a.x.shape_text());
+  require(a.x.rank == 2 && a.x.dim(1) == a.w.in, op, "x: expected shape [N,", a.w.in, "], got ", a.x);
   const int64_t n = a.x.dim(0);
   for (const Tensor* t : {&a.labels, &a.loss, &a.d_x, &a.d_w}) {
     if (*t) check_device(op, "labels, loss, d_x, d_w", *t, device);
@@ -38,13 +38,13 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   require(std::isfinite(a.scale), op, "scale: expected a finite number, got ", a.scale);
   if (a.d_x) {
     check_dtype(op, "d_x", a.d_x, a.x.dtype);
-    require(a.d_x.has_shape({n, a.w.in}), op, "d_x: expected shape ", a.x.shape_text(), ", got ", a.d_x.shape_text());
+    require(a.d_x.has_shape({n, a.w.in}), op, "d_x: expected shape ", a.x, ", got ", a.d_x);
   }
   if (a.d_w) {
     require(!a.w.quantized, op, "d_w: expected a dense weight, got a 4-bit one");
     check_dtype(op, "d_w", a.d_w, DType::kF32);
     require(a.d_w.has_shape({a.w.out, a.w.in}), op, "d_w: expected shape [", a.w.out, ",", a.w.in, "], got ",
-            a.d_w.shape_text());
+            a.d_w);
   }
   if (n > 0) backend_of(device).linear_cross_entropy(a);
 }

@@ -9,7 +9,7 @@ namespace {
 
 void check(const char* op, const char* table_name, const Tensor& table, const Tensor& ids, const char* rows_name,
            const Tensor& rows) {
-  require(table.rank == 2, op, table_name, ": expected shape [V,C], got ", table.shape_text());
+  require(table.rank == 2, op, table_name, ": expected shape [V,C], got ", table);
   check_float32_or_bf16(op, rows_name, rows);
   check_device(op, rows_name, rows, table.device);
   check_shape(op, rows_name, rows, {ids.count(), table.dim(1)});

@@ -21,7 +21,7 @@ struct Check {
     check_device(op, name, t, device);
     check_dtype(op, name, t, dtype);
     require(t.has_shape({rows, columns}), op, name, ": expected shape [", rows, ",", columns, "], got ",
-            t.shape_text());
+            t);
   }
 
   void vector(const char* name, const Tensor& t, int64_t count) const {
@@ -33,7 +33,7 @@ struct Check {
   // The rank of an adapter [R, in], [out, R].
   int64_t adapter(const Tensor& a, const Tensor& b, int64_t out, int64_t in, float scaling) const {
     require(bool(a) && bool(b), op, "lora: expected both a and b, got one of them");
-    require(a.rank == 2 && a.dim(0) >= 1, op, "lora.a: expected shape [R,", in, "], R >= 1, got ", a.shape_text());
+    require(a.rank == 2 && a.dim(0) >= 1, op, "lora.a: expected shape [R,", in, "], R >= 1, got ", a);
     matrix("lora.a", a, DType::kF32, a.dim(0), in);
     matrix("lora.b", b, DType::kF32, out, a.dim(0));
     require(std::isfinite(scaling), op, "lora.scaling: expected a finite number, got ", scaling);
@@ -49,7 +49,7 @@ struct Check {
 Check start(const char* op, const char* name, const Tensor& t) {
   require(t.dtype == DType::kF32 || t.dtype == DType::kBF16, op, name, ": expected float32 or bfloat16, got ",
           name_of(t.dtype));
-  require(t.rank == 2, op, name, ": expected two dimensions, got shape ", t.shape_text());
+  require(t.rank == 2, op, name, ": expected two dimensions, got shape ", t);
   return {op, t.device, t.dtype};
 }
 
@@ -69,9 +69,9 @@ void check_gradients(const Check& check, const LinearBackwardArgs& a, int64_t n,
 
 }  // namespace
 
-void linear_forward(const LinearForwardArgs& a) {
-  const char* op = "linear_forward";
-  const Check check = start(op, "x", a.x);
+namespace {
+
+void check_forward(const char* op, const Check& check, const LinearForwardArgs& a) {
   const int64_t n = a.x.dim(0);
   check_weight(op, a.w, check.device);
   check.matrix("x", a.x, check.activation, n, a.w.in);
@@ -83,7 +83,26 @@ void linear_forward(const LinearForwardArgs& a) {
   } else {
     require(!a.h, op, "h: expected none without an adapter");
   }
-  if (n > 0) backend_of(check.device).linear_forward(a);
+}
+
+}  // namespace
+
+void linear_forward(const LinearForwardArgs& a) {
+  const Check check = start("linear_forward", "x", a.x);
+  check_forward("linear_forward", check, a);
+  if (a.x.dim(0) > 0) backend_of(check.device).linear_forward(a);
+}
+
+void linears_forward(const LinearForwardArgs* args, int count) {
+  const char* op = "linears_forward";
+  if (count == 0) return;
+  const Check check = start(op, "x", args[0].x);
+  for (int i = 0; i < count; ++i) {
+    require(args[i].x.data == args[0].x.data && !args[i].a && !args[i].b, op,
+            "expected layers of one x, without adapters");
+    check_forward(op, check, args[i]);
+  }
+  if (args[0].x.dim(0) > 0) backend_of(check.device).linears_forward(args, count);
 }
 
 void linear_backward(const LinearBackwardArgs& a) {
@@ -105,7 +124,7 @@ void lora_add(const LoraAddArgs& a) {
   const char* op = "lora_add";
   const Check check = start(op, "x", a.x);
   const int64_t n = a.x.dim(0);
-  require(a.b.rank == 2, op, "lora.b: expected shape [O,R], got ", a.b.shape_text());
+  require(a.b.rank == 2, op, "lora.b: expected shape [O,R], got ", a.b);
   check.adapter(a.a, a.b, a.b.dim(0), a.x.dim(1), a.scaling);
   check.matrix("y", a.y, check.activation, n, a.b.dim(0));
   require(a.begin >= 0 && a.begin <= a.end && a.end <= n, op, "rows: expected 0 <= begin <= end <= ", n, ", got ",

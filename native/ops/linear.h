@@ -55,6 +55,8 @@ struct LinearBackwardArgs {
 };
 
 void linear_forward(const LinearForwardArgs& args);
+// Several layers of one x, without adapters: the same results, with fewer waits for threads.
+void linears_forward(const LinearForwardArgs* args, int count);
 void linear_backward(const LinearBackwardArgs& args);
 
 // y[rows] += scaling * (x[rows] A^T) B^T for the rows [begin, end): one adapter's rows of a batch that

@@ -12,7 +12,7 @@ namespace {
 // [N, C]; returns N.
 int64_t check_rows(const char* op, const char* name, const Tensor& t) {
   check_float32_or_bf16(op, name, t);
-  require(t.rank == 2 && t.dim(1) >= 1, op, name, ": expected shape [N,C] with C >= 1, got ", t.shape_text());
+  require(t.rank == 2 && t.dim(1) >= 1, op, name, ": expected shape [N,C] with C >= 1, got ", t);
   return t.dim(0);
 }
 

@@ -11,8 +11,8 @@ Sample sample(const SampleArgs& a) {
   const char* op = "sample";
   check_dtype(op, "logits", a.logits, DType::kF32);
   require(a.logits.rank == 2 && a.logits.dim(1) >= 1 && a.logits.dim(1) <= INT32_MAX, op,
-          "logits: expected shape [rows,V] with V >= 1, got ", a.logits.shape_text());
-  require(a.row >= 0 && a.row < a.logits.dim(0), op, "row: expected a row of logits ", a.logits.shape_text(),
+          "logits: expected shape [rows,V] with V >= 1, got ", a.logits);
+  require(a.row >= 0 && a.row < a.logits.dim(0), op, "row: expected a row of logits ", a.logits,
           ", got ", a.row);
   require(std::isfinite(a.temperature) && a.temperature >= 0, op, "temperature: expected a finite number >= 0, got ",
           a.temperature);

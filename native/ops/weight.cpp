@@ -29,7 +29,7 @@ void check_weight(const char* op, const Weight& w, Device device) {
   if (!w.quantized) {
     check_float16_or_32(op, "w.data", w.data);
     require(w.data.has_shape({w.out, w.in}), op, "w.data: expected shape [", w.out, ",", w.in, "], got ",
-            w.data.shape_text());
+            w.data);
     return;
   }
   const bool is_float = w.dtype == DType::kF32 || w.dtype == DType::kBF16 || w.dtype == DType::kF16;

@@ -80,7 +80,9 @@ TEST(Linear, LikeReference) {
   };
   const Shape shapes[] = {{0, 3, 5, 1}, {1, 1, 1, 0}, {1, 67, 35, 2}, {3, 33, 64, 4}, {7, 16, 129, 0}, {40, 50, 63, 8},
                           // Few rows with codes taken apart; more than one block of depth; of columns.
-                          {5, 32, 128, 2}, {31, 40, 300, 17}, {12, 300, 64, 3}};
+                          {5, 32, 128, 2}, {31, 40, 300, 17}, {12, 300, 64, 3},
+                          // Few rows in pairs: runs of rows, columns beyond a group, rows beyond them.
+                          {1, 20, 192, 0}, {13, 37, 64, 0}, {33, 16, 128, 0}};
   for (const Form& form : kForms)
     for (DType dtype : {DType::kF32, DType::kBF16})
       for (const Shape& s : shapes)

@@ -11,6 +11,7 @@ const Backend& backend() {
       .quantize4 = quantize4,
       .dequantize4 = dequantize4,
       .linear_forward = linear_forward,
+      .linears_forward = linears_forward,
       .linear_backward = linear_backward,
       .lora_add = lora_add,
       .linear_cross_entropy = linear_cross_entropy,

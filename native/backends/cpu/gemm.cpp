@@ -109,7 +109,10 @@ void sum_block(const Block& block, const Term* terms, int count, const Result& r
 }  // namespace
 
 void gemm(const Term* terms, int count, const Result& result) {
-  if (is_for_few_rows(terms, count, result)) return gemm_few_rows(terms, count, result);
+  if (is_for_few_rows(terms, count, result)) {
+    const Product product{terms, count, result};
+    return gemm_few_rows(&product, 1);
+  }
   const int64_t m = result.c.dim(result.turned ? 1 : 0), n = result.c.dim(result.turned ? 0 : 1);
   const Plan plan = plan_for(terms, count, m, n);
   // Summed in scratch.

@@ -31,6 +31,13 @@ void gemm(const Term* terms, int count, const Result& result);
 // depend on how many rows there are. Up to kFewRows of any storage, and more where pairs of bfloat16 are multiplied.
 constexpr int64_t kFewRows = 8;
 bool is_for_few_rows(const Term* terms, int count, const Result& result);
-void gemm_few_rows(const Term* terms, int count, const Result& result);
+
+struct Product {
+  const Term* terms;
+  int count;
+  Result result;
+};
+constexpr int kProductsMax = 4;
+void gemm_few_rows(const Product* products, int count);  // all for few rows, and of as many rows
 
 }  // namespace nibble::cpu::NIBBLE_ISA

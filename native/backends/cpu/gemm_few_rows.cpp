@@ -202,34 +202,83 @@ bool is_for_few_rows(const Term* terms, int count, const Result& result) {
   return pairs || m <= kFewRows;
 }
 
-void gemm_few_rows(const Term* terms, int count, const Result& result) {
-  const int64_t m = result.c.dim(0), n = result.c.dim(1);
-  int64_t floats = 0, depth = 0;
-  for (int t = 0; t < count; ++t) {
-    floats += space_of(terms[t], m);
-    depth += terms[t].depth;
-  }
-  Workspace space(floats);
+namespace {
+
+// A product with its x laid out, cut into tasks of `columns` columns of c.
+struct Prepared {
+  const Result* result;
   LaidTerm laid[kTermsMax];
-  float* at = space.data();
-  for (int t = 0; t < count; ++t) {
-    laid[t] = lay_out(terms[t], m, at);
-    at += space_of(terms[t], m);
-  }
-  int64_t columns = kTaskElements / (depth > 0 ? depth : 1) / kGroup * kGroup;  // of c in one task
-  columns = columns < kGroup ? kGroup : columns;
-  parallel_for((n + columns - 1) / columns, [&](int64_t task) {
-    const int64_t end = least((task + 1) * columns, n);
-    for (int64_t j = task * columns; j < end; j += kGroup) {
-      const int64_t group = least(kGroup, end - j);
-      float sums[kFewRowsMax * kGroup] = {};
-      for (int t = 0; t < count; ++t) dot_term(laid[t], m, j, group, sums);
-      for (int64_t r = 0; r < m; ++r) {
-        float* row = sums + r * kGroup;
-        for (int64_t c = 0; c < group && result.bias != nullptr; ++c) row[c] += result.bias[j + c];
-        put_row(result.c, r * n + j, group, row, result.add);
-      }
+  int terms;
+  int64_t columns, tasks;
+};
+
+// Layers of one x read the same rows in the same order.
+bool are_laid_alike(const Term& s, const Term& t) {
+  const Matrix &x = s.a.matrix, &y = t.a.matrix;
+  const bool pairs = takes_pairs(s.b.matrix, s.depth);
+  if (pairs != takes_pairs(t.b.matrix, t.depth) || s.depth != t.depth) return false;
+  const auto apart = [&](const Term& of) {
+    return pairs ? of.b.matrix.codes != nullptr : is_apart(of.b.matrix, of.depth);
+  };
+  return apart(s) == apart(t) && x.data == y.data && x.dtype == y.dtype && x.columns == y.columns &&
+         x.codes == nullptr && y.codes == nullptr && x.factor == y.factor && x.dropout == y.dropout &&
+         x.rounded == y.rounded;
+}
+
+Prepared prepare(const Product& product, int64_t m, const Term& first, const LaidTerm* first_laid, float* space) {
+  Prepared p{&product.result, {}, product.count, 0, 0};
+  int64_t depth = 0;
+  for (int t = 0; t < product.count; ++t) {
+    const Term& term = product.terms[t];
+    if (first_laid != nullptr && are_laid_alike(first, term)) {
+      p.laid[t] = *first_laid;
+      p.laid[t].b = &term.b.matrix;
+    } else {
+      p.laid[t] = lay_out(term, m, space);
+      space += space_of(term, m);
     }
+    depth += term.depth;
+  }
+  const int64_t fit = kTaskElements / (depth > 0 ? depth : 1) / kGroup * kGroup;
+  p.columns = fit < kGroup ? kGroup : fit;
+  p.tasks = (product.result.c.dim(1) + p.columns - 1) / p.columns;
+  return p;
+}
+
+void run_task(const Prepared& p, int64_t m, int64_t task) {
+  const Result& result = *p.result;
+  const int64_t n = result.c.dim(1), end = least((task + 1) * p.columns, n);
+  for (int64_t j = task * p.columns; j < end; j += kGroup) {
+    const int64_t group = least(kGroup, end - j);
+    float sums[kFewRowsMax * kGroup] = {};
+    for (int t = 0; t < p.terms; ++t) dot_term(p.laid[t], m, j, group, sums);
+    for (int64_t r = 0; r < m; ++r) {
+      float* row = sums + r * kGroup;
+      for (int64_t c = 0; c < group && result.bias != nullptr; ++c) row[c] += result.bias[j + c];
+      put_row(result.c, r * n + j, group, row, result.add);
+    }
+  }
+}
+
+}  // namespace
+
+void gemm_few_rows(const Product* products, int count) {
+  const int64_t m = products[0].result.c.dim(0);
+  int64_t floats = 0, tasks = 0;
+  for (int i = 0; i < count; ++i)
+    for (int t = 0; t < products[i].count; ++t) floats += space_of(products[i].terms[t], m);
+  Workspace space(floats);
+  Prepared prepared[kProductsMax];
+  float* at = space.data();
+  for (int i = 0; i < count; ++i) {
+    prepared[i] = prepare(products[i], m, products[0].terms[0], i > 0 ? prepared[0].laid : nullptr, at);
+    for (int t = 0; t < products[i].count; ++t) at += space_of(products[i].terms[t], m);
+    tasks += prepared[i].tasks;
+  }
+  parallel_for(tasks, [&](int64_t task) {
+    const Prepared* p = prepared;
+    for (; task >= p->tasks; ++p) task -= p->tasks;
+    run_task(*p, m, task);
   });
 }
 

@@ -135,6 +135,10 @@ void linear_forward(const LinearForwardArgs& a) {
   gemm({x.times_weight(), narrow(rank, rounds, a.scaling)}, m, a.w.out, {.beside = out.beside, .few = !rounds});
 }
 
+void linears_forward(const LinearForwardArgs* args, int count) {
+  for (int i = 0; i < count; ++i) meta::linear_forward(args[i]);
+}
+
 void backward_input(const LinearBackwardArgs& a, const Term& base) {
   const Product out{.beside = is_bf16(a.d_x) || a.dropout.p > 0, .few = false};
   if (a.a) return gemm({narrow(a.a.dim(0), is_bf16(a.d_y), 1), base}, a.d_y.dim(0), a.w.in, out);
@@ -213,6 +217,7 @@ const Backend& backend() {
       .quantize4 = nothing,
       .dequantize4 = nothing,
       .linear_forward = linear_forward,
+      .linears_forward = linears_forward,
       .linear_backward = linear_backward,
       .lora_add = lora_add,
       .linear_cross_entropy = linear_cross_entropy,

@@ -8,6 +8,7 @@ const Backend& reference_backend() {
       .quantize4 = reference::quantize4,
       .dequantize4 = reference::dequantize4,
       .linear_forward = reference::linear_forward,
+      .linears_forward = reference::linears_forward,
       .linear_backward = reference::linear_backward,
       .lora_add = reference::lora_add,
       .linear_cross_entropy = reference::linear_cross_entropy,

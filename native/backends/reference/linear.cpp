@@ -112,6 +112,10 @@ void linear_forward(const LinearForwardArgs& a) {
   }
 }
 
+void linears_forward(const LinearForwardArgs* args, int count) {
+  for (int i = 0; i < count; ++i) reference::linear_forward(args[i]);
+}
+
 void linear_backward(const LinearBackwardArgs& a) {
   const std::vector<double> d_h = a.a ? grad_h(a) : std::vector<double>();
   if (a.d_x) backward_input(a, d_h);

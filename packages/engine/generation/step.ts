@@ -1,18 +1,18 @@
 // One forward pass for many sequences at once: prompts in pieces, running sequences a token each, rows
 // of one adapter side by side so that the base is read once for all of them (S-LoRA, arXiv:2311.03285).
-import { convert, embeddingForward, kvWrite, linearForward, loraAdd, pagedAttention, Tensor } from "#native";
+import {
+  convert,
+  embeddingForward,
+  linearForward,
+  llamaBlock,
+  llamaLinears,
+  packLlamaBlock,
+  packLlamaSegments,
+  Tensor,
+} from "#native";
 import { int32Tensor } from "../batch.ts";
 import type { Adapter } from "../lora.ts";
-import {
-  type Attend,
-  attentionShape,
-  block,
-  embed,
-  finalNorm,
-  type LlamaModel,
-  type RunLinear,
-} from "../models/llama.ts";
-import { linear } from "../ops.ts";
+import { attentionShape, embed, finalNorm, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
 import { type KvCache, pageTokens } from "./kv-cache.ts";
 import type { Sequence } from "./sequence.ts";
@@ -73,29 +73,30 @@ function freeRows({ ids, positions, sequence, slot, blockTable, last }: Rows): v
   for (const t of [ids, positions, sequence, slot, blockTable, last]) t.free();
 }
 
-/** The base for all rows, then each adapter on its own. */
-function segmentedLinear(segments: Rows["segments"]): RunLinear {
-  return (tape, x, layer) => {
-    const y = linear(tape, x, { ...layer, lora: null }, null);
-    for (const { adapter, begin, end } of segments) {
-      const lora = adapter.layers.get(layer.name);
-      if (lora) loraAdd({ x: x.value, a: lora.a, b: lora.b, scaling: lora.scaling, begin, end, y: y.value });
-    }
-    return y;
-  };
+/** What the native block reads of each layer; a model's tensors live as long as it does. */
+const packedBlocks = new WeakMap<LlamaBlock, Float64Array>();
+
+function packed(layer: LlamaBlock): Float64Array {
+  const known = packedBlocks.get(layer);
+  if (known) return known;
+  const made = packLlamaBlock(layer);
+  packedBlocks.set(layer, made);
+  return made;
 }
 
-function attendCache(model: LlamaModel, cache: KvCache, layer: number, rows: Rows): Attend {
-  const shape = attentionShape(model.config);
-  return (tape, q, k, v) => {
-    const [kCache, vCache] = [cache.keys[layer], cache.values[layer]];
-    if (!kCache || !vCache) throw new RangeError(`[generate] layer ${layer} has no cache`);
-    kvWrite(k.value, v.value, rows.slot, kCache, vCache);
-    const o = tape.variable(tape.empty(q.value.shape), false);
-    const { blockTable, sequence, positions } = rows;
-    pagedAttention(shape, { q: q.value, kCache, vCache, blockTable, sequence, position: positions, o: o.value });
-    return o;
-  };
+const noSegments = new Float64Array(0);
+
+/** The adapters' matrices of one layer. */
+function packedSegments(layer: LlamaBlock, segments: Rows["segments"]): Float64Array {
+  if (segments.length === 0) return noSegments;
+  const names = llamaLinears.map((linear) => layer[linear].name);
+  return packLlamaSegments(
+    segments.map(({ adapter, begin, end }) => ({
+      begin,
+      end,
+      lora: names.map((name) => adapter.layers.get(name) ?? null),
+    })),
+  );
 }
 
 /** Logits float32 [shares, V] after the last token of each share. The caller frees them. */
@@ -106,20 +107,18 @@ export function forwardShares(
   { device, dtype }: Pick<TapeOptions, "device" | "dtype">,
 ): Tensor {
   const rows = layOut(shares, device);
-  const run = segmentedLinear(rows.segments);
-  const rotate = { positions: rows.positions, tables: model.tables };
-  const tapeOptions = { device, dtype, recording: false };
+  const { positions: position, slot, sequence, blockTable } = rows;
+  const shape = attentionShape(model.config);
+  using tape = new Tape({ device, dtype, recording: false });
   try {
-    let tape = new Tape(tapeOptions);
-    let x = embed(tape, model, rows.ids);
+    const x = embed(tape, model, rows.ids).value;
     model.blocks.forEach((layer, i) => {
-      const next = new Tape(tapeOptions);
-      const y = block(next, layer, next.variable(x.value, false), run, rotate, attendCache(model, cache, i, rows));
-      tape.dispose();
-      [tape, x] = [next, y];
+      const [kCache, vCache] = [cache.keys[i], cache.values[i]];
+      if (!kCache || !vCache) throw new RangeError(`[generate] layer ${i} has no cache`);
+      const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
+      llamaBlock(packed(layer), packedSegments(layer, rows.segments), shape, call);
     });
-    using owner = tape;
-    return headLogits(owner, model, x.value, rows.last);
+    return headLogits(tape, model, x, rows.last);
   } finally {
     freeRows(rows);
   }

@@ -1,0 +1,97 @@
+// A block of a model in one call; numbers come in two arrays whose order is that of native/llama-block.ts.
+#include "ops/llama_block.h"
+
+#include "binding/arguments.h"
+
+namespace nibble::binding {
+
+namespace {
+
+// Reads numbers one after the other. A handle below 0 is an empty tensor.
+class Numbers {
+ public:
+  Numbers(const Napi::Value& array, const Handles& handles) : handles_(handles) {
+    require(array.IsTypedArray() && array.As<Napi::TypedArray>().TypedArrayType() == napi_float64_array, "llama_block",
+            "expected a Float64Array");
+    const auto numbers = array.As<Napi::Float64Array>();
+    at_ = numbers.Data();
+    end_ = at_ + numbers.ElementLength();
+  }
+
+  bool is_at_end() const { return at_ == end_; }
+  double number() {
+    require(at_ < end_, "llama_block", "expected more numbers");
+    return *at_++;
+  }
+  int64_t integer() { return int64_t(number()); }
+  Tensor tensor() {
+    const double handle = number();
+    return handle < 0 ? Tensor{} : handles_.get(uint32_t(handle));
+  }
+  template <typename E>
+  E choice(int count) {
+    const int64_t value = integer();
+    require(value >= 0 && value < count, "llama_block", "expected 0..", count - 1, ", got ", value);
+    return E(value);
+  }
+  // The positions of weightArguments in native/linear.ts.
+  Weight weight() {
+    Weight w{.out = integer(), .in = integer(), .data = tensor(), .quantized = number() != 0};
+    w.dtype = choice<DType>(6);
+    w.type = choice<Code4>(3);
+    w.block_size = integer();
+    w.absmax = tensor();
+    w.nested_absmax = tensor();
+    w.nested_map = tensor();
+    w.nested_offset = float(number());
+    return w;
+  }
+
+ private:
+  const Handles& handles_;
+  const double *at_, *end_;
+};
+
+LlamaBlock block_of(Numbers n) {
+  LlamaBlock block{.input_norm = n.tensor(), .post_norm = n.tensor()};
+  block.input_eps = float(n.number());
+  block.post_eps = float(n.number());
+  for (int l = 0; l < kLlamaLinears; ++l) {
+    block.weight[l] = n.weight();
+    block.bias[l] = n.tensor();
+  }
+  return block;
+}
+
+std::vector<LlamaSegment> segments_of(Numbers n) {
+  std::vector<LlamaSegment> segments;
+  while (!n.is_at_end()) {
+    LlamaSegment& s = segments.emplace_back();
+    s.begin = n.integer();
+    s.end = n.integer();
+    for (auto& lora : s.lora) {
+      lora.a = n.tensor();
+      lora.b = n.tensor();
+      lora.scaling = float(n.number());
+    }
+  }
+  return segments;
+}
+
+// (block, segments, heads, kvHeads, scale, window, x, cos, sin, position, slot, sequence, blockTable, kCache, vCache)
+Napi::Value llama_block(Napi::Env env, const Arguments& a) {
+  const LlamaBlock block = block_of({a.value(0), handles(env)});
+  const std::vector<LlamaSegment> segments = segments_of({a.value(1), handles(env)});
+  const AttentionShape shape{.heads = a.integer(2), .kv_heads = a.integer(3), .scale = float(a.number(4)),
+                             .window = a.integer(5)};
+  nibble::llama_block({.block = block, .segments = segments, .shape = shape, .x = a.tensor(6), .cos = a.tensor(7),
+                       .sin = a.tensor(8), .position = a.tensor(9), .slot = a.tensor(10), .sequence = a.tensor(11),
+                       .block_table = a.tensor(12), .k_cache = a.tensor(13), .v_cache = a.tensor(14)});
+  return env.Undefined();
+}
+
+}  // namespace
+
+void define_llama_block(Napi::Object exports) { define<llama_block>(exports, "llamaBlock"); }
+
+}  // namespace nibble::binding

@@ -1,0 +1,65 @@
+// A block of a Llama model over the paged cache in one call; see ops/llama_block.h.
+import { addon } from "./addon.ts";
+import { type AttentionShape, shapeArguments } from "./attention.ts";
+import { type Weight, weightArguments } from "./linear.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** The layers with matrices, in the order of LlamaLinear in ops/llama_block.h. */
+export const llamaLinears = ["q", "k", "v", "o", "gate", "up", "down"] as const;
+
+export interface LlamaBlockWeights
+  extends Record<(typeof llamaLinears)[number], { weight: Weight; bias: Tensor | null }> {
+  inputNorm: { weight: Tensor; eps: number };
+  postNorm: { weight: Tensor; eps: number };
+}
+
+/** An adapter's matrices of one block, by layer, for the rows [begin, end). */
+export interface LlamaSegment {
+  begin: number;
+  end: number;
+  lora: readonly ({ a: Tensor; b: Tensor; scaling: number } | null)[];
+}
+
+const handle = (t: Tensor | null): number => t?.handle ?? -1;
+
+/** What a block is, as numbers: made once, for many calls. The tensors must live as long as it is used. */
+export function packLlamaBlock(block: LlamaBlockWeights): Float64Array {
+  const { inputNorm, postNorm } = block;
+  const linears = llamaLinears.flatMap((name) => {
+    const { weight, bias } = block[name];
+    return [...weightArguments(weight).map((v) => (v === null ? -1 : Number(v))), handle(bias)];
+  });
+  return Float64Array.from([inputNorm.weight.handle, postNorm.weight.handle, inputNorm.eps, postNorm.eps, ...linears]);
+}
+
+export function packLlamaSegments(segments: readonly LlamaSegment[]): Float64Array {
+  const numbers = segments.flatMap(({ begin, end, lora }) => [
+    ...[begin, end],
+    ...lora.flatMap((l) => (l ? [l.a.handle, l.b.handle, l.scaling] : [-1, -1, 0])),
+  ]);
+  return Float64Array.from(numbers);
+}
+
+export interface LlamaBlockCall {
+  /** In and out [N, C]. */
+  x: Tensor;
+  cos: Tensor;
+  sin: Tensor;
+  position: Tensor;
+  slot: Tensor;
+  sequence: Tensor;
+  blockTable: Tensor;
+  kCache: Tensor;
+  vCache: Tensor;
+}
+
+/** `block` and `segments` as packLlamaBlock and packLlamaSegments gave them. */
+export function llamaBlock(
+  block: Float64Array,
+  segments: Float64Array,
+  shape: AttentionShape,
+  { x, cos, sin, position, slot, sequence, blockTable, kCache, vCache }: LlamaBlockCall,
+): void {
+  const tensors = [x, cos, sin, position, slot, sequence, blockTable, kCache, vCache].map((t) => t.handle);
+  addon.llamaBlock(block, segments, ...shapeArguments(shape), ...tensors);
+}

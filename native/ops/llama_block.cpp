@@ -1,0 +1,122 @@
+#include "ops/llama_block.h"
+
+#include "core/memory.h"
+#include "ops/activation.h"
+#include "ops/checks.h"
+#include "ops/elementwise.h"
+#include "ops/norm.h"
+#include "ops/rope.h"
+
+namespace nibble {
+
+namespace {
+
+// Tensors that live as long as the call, of one allocation.
+class Arena {
+ public:
+  Arena(int64_t bytes, Device device)
+      : device_(device),
+        begin_(static_cast<uint8_t*>(memory_of(device).allocate(bytes, Kind::kActivations))),
+        next_(begin_) {}
+  ~Arena() { memory_of(device_).release(begin_); }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  static int64_t bytes_of(DType dtype, int64_t count) { return (count * size_of(dtype) + 63) / 64 * 64; }
+
+  Tensor matrix(DType dtype, int64_t rows, int64_t columns) {
+    const Tensor t{.data = next_, .dtype = dtype, .device = device_, .rank = 2, .shape = {rows, columns}};
+    next_ += bytes_of(dtype, rows * columns);
+    return t;
+  }
+  Tensor vector(DType dtype, int64_t count) {
+    const Tensor t{.data = next_, .dtype = dtype, .device = device_, .rank = 1, .shape = {count}};
+    next_ += bytes_of(dtype, count);
+    return t;
+  }
+
+ private:
+  Device device_;
+  uint8_t *begin_, *next_;
+};
+
+class BlockRun {
+ public:
+  explicit BlockRun(const LlamaBlockArgs& a)
+      : a_(a), rows_(a.x.dim(0)), arena_(bytes_of(a), a.x.device), rstd_(arena_.vector(DType::kF32, rows_)),
+        y_(like(a.x.dim(1))), stream_(like(a.x.dim(1))), attended_(like(width(kQ))) {
+    for (int l = kQ; l < kLlamaLinears; ++l)
+      if (l != kDown) out_[l] = like(width(l));
+    out_[kDown] = a.x;
+  }
+
+  void run() {
+    const LlamaBlock& w = a_.block;
+    normalize(a_.x, {}, w.input_norm, w.input_eps, {});
+    multiply(y_, {kQ, kK, kV});
+    for (LlamaLinear l : {kQ, kK}) rope({.x = out_[l], .positions = a_.position, .cos = a_.cos, .sin = a_.sin});
+    kv_write({.k = out_[kK], .v = out_[kV], .slot = a_.slot, .k_cache = a_.k_cache, .v_cache = a_.v_cache});
+    paged_attention({.shape = a_.shape, .q = out_[kQ], .k_cache = a_.k_cache, .v_cache = a_.v_cache,
+                     .block_table = a_.block_table, .sequence = a_.sequence, .position = a_.position, .o = attended_});
+    multiply(attended_, {kO});
+    normalize(out_[kO], a_.x, w.post_norm, w.post_eps, stream_);
+    multiply(y_, {kGate, kUp});
+    activation_forward({.kind = Activation::kSilu, .g = out_[kGate], .u = out_[kUp], .y = out_[kUp]});
+    multiply(out_[kUp], {kDown});
+    add({.x = stream_, .y = a_.x});
+  }
+
+ private:
+  int64_t width(int l) const { return a_.block.weight[l].out; }
+  Tensor like(int64_t columns) { return arena_.matrix(a_.x.dtype, rows_, columns); }
+
+  static int64_t bytes_of(const LlamaBlockArgs& a) {
+    const int64_t n = a.x.dim(0);
+    const auto of = [&](int64_t columns) { return Arena::bytes_of(a.x.dtype, n * columns); };
+    int64_t bytes = Arena::bytes_of(DType::kF32, n) + 2 * of(a.x.dim(1)) + of(a.block.weight[kQ].out);
+    for (int l = kQ; l < kDown; ++l) bytes += of(a.block.weight[l].out);
+    return bytes;
+  }
+
+  void normalize(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps, const Tensor& sum) {
+    norm_forward({.kind = Norm::kRms, .x = x, .residual = residual, .weight = weight, .eps = eps, .y = y_, .sum = sum,
+                  .rstd = rstd_});
+  }
+
+  // The layers of one x: together, then each adapter's rows.
+  void multiply(const Tensor& x, std::initializer_list<LlamaLinear> layers) {
+    LinearForwardArgs args[kLlamaLinears];
+    int count = 0;
+    for (LlamaLinear l : layers)
+      args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
+    linears_forward(args, count);
+    for (LlamaLinear l : layers) {
+      for (const LlamaSegment& s : a_.segments) {
+        const auto& lora = s.lora[l];
+        if (lora.a)
+          lora_add({.x = x, .a = lora.a, .b = lora.b, .scaling = lora.scaling, .begin = s.begin, .end = s.end,
+                    .y = out_[l]});
+      }
+    }
+  }
+
+  const LlamaBlockArgs& a_;
+  int64_t rows_;
+  Arena arena_;
+  Tensor rstd_, y_, stream_, attended_;
+  Tensor out_[kLlamaLinears];
+};
+
+}  // namespace
+
+void llama_block(const LlamaBlockArgs& a) {
+  const char* op = "llama_block";
+  check_float32_or_bf16(op, "x", a.x);
+  require(a.x.rank == 2, op, "x: expected shape [N,C], got ", a.x);
+  // What the ops of the block do not check for themselves.
+  require(a.block.weight[kDown].out == a.x.dim(1), op, "down: expected ", a.x.dim(1), " rows as x has columns, got ",
+          a.block.weight[kDown].out);
+  if (a.x.dim(0) > 0) BlockRun(a).run();
+}
+
+}  // namespace nibble
