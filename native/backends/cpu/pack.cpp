@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kGroup = 64;     // rows of A turned at once
 constexpr int64_t kPackRows = 64;  // of A in one task
+constexpr int64_t kAheadRows = 16;
 
 void clear(float* p, int64_t count) { memset(p, 0, size_t(count) * 4); }
 
@@ -34,14 +35,28 @@ void pack_straight(const Operand& b, int64_t column, int64_t columns, int64_t k0
   }
 }
 
+// A storage row's bfloat16 numbers: where they lie, or decoded into `space`.
+const uint16_t* bf16_row(const Matrix& m, int64_t row, int64_t column, int64_t columns, uint16_t* space) {
+  const bool plain = m.codes == nullptr && m.dtype == DType::kBF16 && m.factor == 1 && m.dropout == nullptr;
+  if (plain && columns % kTileColumns == 0) {
+    const uint16_t* const at = static_cast<const uint16_t*>(m.data) + row * m.columns + column;
+    // Short pieces far apart are no stream that the processor sees by itself.
+    for (int64_t i = 0; i < columns; i += 32) __builtin_prefetch(at + kAheadRows * m.columns + i);
+    return at;
+  }
+  fetch_bf16(m, row, column, columns, space);
+  return space;
+}
+
 // The same in pairs: elements of two storage rows alternate.
 void pack_straight_pairs(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
-  alignas(64) uint16_t even[kPanelColumns] = {}, odd[kPanelColumns] = {};
+  alignas(64) uint16_t even_space[kPanelColumns] = {}, odd_space[kPanelColumns] = {};
+  alignas(64) static const uint16_t nothing[kPanelColumns] = {};
   const int64_t strips = (columns + kTileColumns - 1) / kTileColumns, lanes = lanes_of(Lane::kPair, depth);
   for (int64_t l = 0; l < lanes; ++l) {
-    fetch_bf16(b.matrix, k0 + 2 * l, column, columns, even);
-    if (2 * l + 1 < depth) fetch_bf16(b.matrix, k0 + 2 * l + 1, column, columns, odd);
-    else memset(odd, 0, sizeof odd);
+    const uint16_t* even = bf16_row(b.matrix, k0 + 2 * l, column, columns, even_space);
+    const bool is_whole = 2 * l + 1 < depth;
+    const uint16_t* odd = is_whole ? bf16_row(b.matrix, k0 + 2 * l + 1, column, columns, odd_space) : nothing;
     for (int64_t j = 0; j < strips * kTileColumns; j += kWidth)
       store(to + (j / kTileColumns * lanes + l) * kTileColumns + j % kTileColumns, interleave(even + j, odd + j));
   }
