@@ -7,11 +7,20 @@
 import { availableParallelism } from "node:os";
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
-import { load, machine } from "./harness/machine.ts";
+import { load, machine, watchOthers } from "./harness/machine.ts";
 import { Models } from "./harness/models.ts";
 import { Peers } from "./harness/peers.ts";
-import { commitName, figuresText, goalText, type Report, writeReport } from "./harness/report.ts";
+import {
+  commitName,
+  figuresText,
+  goalText,
+  type Measured,
+  othersText,
+  type Report,
+  writeReport,
+} from "./harness/report.ts";
 import type { Row } from "./harness/row.ts";
+import { measureBatch, measureDecode, measurePrefill } from "./rows/decode.ts";
 import { measureMatmul } from "./rows/matmul.ts";
 import { measureMemory } from "./rows/memory.ts";
 import { measureQuantize } from "./rows/quantize.ts";
@@ -22,6 +31,9 @@ const rows: readonly Row[] = [
   { name: "matmul", measure: measureMatmul },
   { name: "train", measure: measureTrain },
   { name: "packed", measure: measurePacked },
+  { name: "decode", measure: measureDecode },
+  { name: "prefill", measure: measurePrefill },
+  { name: "batch", measure: measureBatch },
   { name: "memory", measure: measureMemory },
   { name: "quantize", measure: measureQuantize },
   { name: "start", measure: measureStart },
@@ -65,17 +77,22 @@ async function main(): Promise<void> {
     `${setting.threads} threads, medians of ${setting.runs} alternating runs; ${report.model}; commit ${report.commit}`,
   );
   for (const row of rows.filter(({ name }) => wanted.includes(name))) await measure(row, setting, report);
-  for (const path of writeReport(report)) print(path);
+  for (const path of writeReport(report, wanted.length < rows.length ? wanted : [])) print(path);
 }
 
 async function measure(row: Row, setting: Parameters<Row["measure"]>[0], report: Report): Promise<void> {
   const before = load();
+  const watched = watchOthers();
   try {
-    for (const result of await row.measure(setting)) {
-      report.measured.push({ row: row.name, ...result, load: [before, load()] });
+    const results = await row.measure(setting);
+    const others = watched();
+    for (const result of results) {
+      const measured: Measured = { row: row.name, ...result, load: [before, load()], others };
+      report.measured.push(measured);
       print(`\n${row.name}: ${result.what}\n  ${figuresText(result)}`);
       for (const goal of result.goals) print(`  ${goalText(goal)}`);
       for (const note of result.notes) print(`  ${note}`);
+      print(`  other processes: ${othersText(measured)}`);
     }
   } catch (thrown) {
     const why = thrown instanceof Error ? thrown.message : String(thrown);

@@ -10,6 +10,8 @@ export interface Measured extends Result {
   row: string;
   /** Load of the machine before and after. */
   load: [number, number];
+  /** Share of the cores that other processes took meanwhile: with much of it, a figure says little. */
+  others: number;
 }
 
 export interface Report {
@@ -57,6 +59,11 @@ export function figuresText({ series, unit }: Result): string {
   return series.map(({ name, median }) => `${name} ${printed(median)} ${unit}`).join(", ");
 }
 
+export function othersText({ others, load }: Measured): string {
+  const share = Number.isFinite(others) ? `${(100 * others).toFixed(0)} % of the cores, ` : "";
+  return `${share}load ${load.join(" → ")}`;
+}
+
 function markdown(report: Report): string {
   const { machine, versions } = report;
   const gib = (machine.memoryBytes / 2 ** 30).toFixed(1);
@@ -70,7 +77,7 @@ function markdown(report: Report): string {
       .map(([name, version]) => `${name} ${version}`)
       .join(", ")}.`,
     "",
-    "| row | what | medians | ratio and goal | load |",
+    "| row | what | medians | ratio and goal | other processes |",
     "|---|---|---|---|---|",
     ...report.measured.map((m) =>
       [
@@ -79,7 +86,7 @@ function markdown(report: Report): string {
         ` ${m.what} `,
         ` ${figuresText(m)} `,
         ` ${m.goals.map(goalText).join("; ") || "–"} `,
-        ` ${m.load.join(" → ")} `,
+        ` ${othersText(m)} `,
         "",
       ].join("|"),
     ),
@@ -89,12 +96,12 @@ function markdown(report: Report): string {
   return `${[...lines, "", ...notes.map((note) => `- ${note}`)].join("\n").trimEnd()}\n`;
 }
 
-/** Paths of the two files: <date>-<machine>.json and .md under bench/results. */
-export function writeReport(report: Report): string[] {
+/** Paths of the two files: <date>-<machine>.json and .md under bench/results; those of some rows have their names at the end. */
+export function writeReport(report: Report, some: readonly string[]): string[] {
   mkdirSync(folder, { recursive: true });
   const { cpu, isa, cores } = report.machine;
   const machine = `${cpu.replace(/\(.*/, "").trim()} ${cores} ${isa}`.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
-  const name = join(folder, `${report.date.slice(0, 10)}-${machine}`);
+  const name = join(folder, [report.date.slice(0, 10), machine, ...some].join("-"));
   writeFileSync(`${name}.json`, `${JSON.stringify(report, null, 1)}\n`);
   writeFileSync(`${name}.md`, markdown(report));
   return [`${name}.json`, `${name}.md`];
