@@ -126,7 +126,8 @@ void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k
 bool PackedRows::lies_packed() const {
   const Matrix& m = a_.matrix;
   const bool plain = a_.along_k && m.codes == nullptr && m.factor == 1 && m.dropout == nullptr && !m.rounded;
-  if (!plain || m.columns * size_of(m.dtype) % 4096 == 0) return false;
+  const bool is_aligned = reinterpret_cast<uintptr_t>(m.data) % sizeof(float) == 0;  // a slice of bfloat16 may not be
+  if (!plain || !is_aligned || m.columns * size_of(m.dtype) % 4096 == 0) return false;
   if (lane_ == Lane::kFloat) return m.dtype == DType::kF32;
   return m.dtype == DType::kBF16 && m.columns % 2 == 0 && depth_ % 2 == 0;
 }
