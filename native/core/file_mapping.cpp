@@ -17,7 +17,12 @@ namespace nibble {
 namespace {
 
 constexpr const char* kOp = "map_file";
-constexpr int64_t kPage = 4096;
+
+// 4 KiB mostly; some ARM systems have 16 or 64.
+int64_t page_bytes() {
+  static const int64_t bytes = sysconf(_SC_PAGESIZE);
+  return bytes;
+}
 
 // What the signal's handler may read: it takes no lock. A mapping without a place here works, but dies nameless.
 struct Named {
@@ -91,7 +96,8 @@ FileMapping::FileMapping(int descriptor, int64_t bytes, const std::string& path)
                "; the file was truncated or written to since it was opened");
   }
   // Room for a page of zeros behind the file first, then the file over it.
-  reserved_ = (bytes + kPage - 1) / kPage * kPage + kPage;
+  const int64_t page = page_bytes();
+  reserved_ = (bytes + page - 1) / page * page + page;
   void* const room = mmap(nullptr, size_t(reserved_), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) refuse(Code::kResourceExhausted, path, std::strerror(errno));
   if (mmap(room, size_t(bytes), PROT_READ, MAP_SHARED | MAP_FIXED, descriptor, 0) == MAP_FAILED) {
@@ -109,7 +115,8 @@ FileMapping::~FileMapping() {
 }
 
 void FileMapping::drop(int64_t offset, int64_t bytes) {
-  const int64_t begin = (offset + kPage - 1) / kPage * kPage, end = (offset + bytes) / kPage * kPage;
+  const int64_t page = page_bytes();
+  const int64_t begin = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
   if (begin < end) madvise(data_ + begin, size_t(end - begin), MADV_DONTNEED);
 }
 
