@@ -9,14 +9,15 @@
 namespace nibble::cpu::NIBBLE_ISA {
 
 constexpr int kGroup = 16;            // rows of weights whose products are finished together
-constexpr int kRunRows = 8;           // rows of x, whose sums stay in registers
+constexpr int kRunRowsMax = 16;       // of x, whose sums stay in registers
+constexpr int64_t kShallow = 768;     // depth of which as many rows stay in the first-level cache
 constexpr int64_t kChunk = 64;        // elements of a row that are read together; x is filled up to it with 0
 constexpr int64_t kBlocksMax = 512;   // of a row of codes
 constexpr int64_t kAhead = 4096;      // bytes of weights asked for before their turn
 constexpr int64_t kLine = 64;         // bytes of a line of the cache
 constexpr int kPartsMax = 3;          // bfloat16 numbers that hold a float32
 
-// Rows of x that run together: 1, 2, 4 or 8, some of them zeros. Row r is the sum of its parts.
+// Rows of x that run together: 1, 2, 4, 8 or 16, some of them zeros. Row r is the sum of its parts.
 struct Run {
   const uint16_t* data;  // [chunks, parts, rows, kChunk]
   int rows, parts;
@@ -34,26 +35,45 @@ static inline bool takes_pairs(const Matrix& b, int64_t depth) {
 
 static inline int64_t chunks_of(int64_t depth) { return (depth + kChunk - 1) / kChunk; }
 
-// Rows of the next run, when `left` are to come.
-static inline int run_rows_of(int64_t left) {
+// Rows of the next run, when `left` are to come: 16 where they stay in the first-level cache, else up to 8.
+static inline int run_rows_of(int64_t left, int64_t depth) {
+  if (left >= kRunRowsMax - 3 && depth <= kShallow) return kRunRowsMax;
   int rows = 1;
-  while (rows < left && rows < kRunRows) rows *= 2;
+  while (rows < left && rows < kRunRowsMax / 2) rows *= 2;
   return rows;
 }
 
 // Of all runs that m rows make.
-static inline int64_t run_rows_in_all(int64_t m) {
+static inline int64_t run_rows_in_all(int64_t m, int64_t depth) {
   int64_t rows = 0;
-  while (rows < m) rows += run_rows_of(m - rows);
+  while (rows < m) rows += run_rows_of(m - rows, depth);
   return rows;
 }
 
 // Floats of scratch memory for the runs of m rows, and for rows on the way there.
 static inline int64_t pairs_space(int64_t m, int64_t depth) {
-  return run_rows_in_all(m) * chunks_of(depth) * kChunk * kPartsMax / 2 + m * chunks_of(depth) * kChunk;
+  return run_rows_in_all(m, depth) * chunks_of(depth) * kChunk * kPartsMax / 2 + m * chunks_of(depth) * kChunk;
 }
 
-// x[chunk] as the sum of `parts` bfloat16 numbers, part p at to + p * step; `apart`: the even elements before the odd.
+// `apart`: the even elements of a chunk before the odd ones.
+static inline void put_chunk(const uint16_t* chunk, bool apart, uint16_t* to) {
+  if (!apart) {
+    memcpy(to, chunk, kChunk * 2);
+    return;
+  }
+#if defined(__AVX512BW__)
+  alignas(64) uint16_t even[kChunk / 2];
+  for (int i = 0; i < kChunk / 2; ++i) even[i] = uint16_t(2 * i);
+  const __m512i low = _mm512_loadu_si512(chunk), high = _mm512_loadu_si512(chunk + kChunk / 2);
+  const __m512i index = _mm512_load_si512(even), one = _mm512_set1_epi16(1);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, index, high));
+  _mm512_storeu_si512(to + kChunk / 2, _mm512_permutex2var_epi16(low, _mm512_or_si512(index, one), high));
+#else
+  for (int i = 0; i < kChunk; ++i) to[i % 2 * (kChunk / 2) + i / 2] = chunk[i];
+#endif
+}
+
+// A chunk as the sum of `parts` bfloat16 numbers, part p at to + p * step.
 static inline void split_chunk(const float* x, int parts, bool apart, uint16_t* to, int64_t step) {
   float left[kChunk];
   memcpy(left, x, sizeof left);
@@ -64,7 +84,7 @@ static inline void split_chunk(const float* x, int parts, bool apart, uint16_t* 
       store(reinterpret_cast<Bf16*>(part + i), rounded);
       store(left + i, load(left + i) - rounded);
     }
-    for (int i = 0; i < kChunk; ++i) to[i] = part[apart ? i % (kChunk / 2) * 2 + i / (kChunk / 2) : i];
+    put_chunk(part, apart, to);
   }
 }
 
@@ -78,24 +98,42 @@ static inline bool fit_bf16(const float* x, int64_t count) {
   return any == 0;
 }
 
+// body(r, k, to, step): chunk k of row r goes to `to`, its parts `step` apart.
+template <typename Body>
+static inline void each_chunk(int64_t m, int64_t depth, int parts, uint16_t* to, Body body) {
+  const int64_t chunks = chunks_of(depth);
+  for (int64_t first = 0; first < m;) {
+    const int64_t run = run_rows_of(m - first, depth);
+    for (int64_t r = 0; r < run && first + r < m; ++r)
+      for (int64_t k = 0; k < chunks; ++k) body(first + r, k, to + (k * parts * run + r) * kChunk, run * kChunk);
+    to += run * chunks * parts * kChunk;
+    first += run;
+  }
+}
+
 // Lays the m rows of x out in runs at `space`; the number of parts of an element.
 static inline int lay_out_pairs(const Matrix& x, int64_t m, int64_t depth, bool apart, float* space) {
-  const int64_t chunks = chunks_of(depth), all = run_rows_in_all(m);
+  const int64_t chunks = chunks_of(depth), all = run_rows_in_all(m, depth);
   auto* to = reinterpret_cast<uint16_t*>(space);
+  if (x.dtype == DType::kBF16 && x.codes == nullptr && x.is_bf16()) {
+    if (all > m) memset(to, 0, size_t(all * chunks * kChunk) * 2);
+    each_chunk(m, depth, 1, to, [&](int64_t r, int64_t k, uint16_t* at, int64_t) {
+      const uint16_t* from = static_cast<const uint16_t*>(x.data) + r * x.columns + k * kChunk;
+      if (depth - k * kChunk >= kChunk) return put_chunk(from, apart, at);
+      uint16_t part[kChunk] = {};
+      memcpy(part, from, size_t(depth - k * kChunk) * 2);
+      put_chunk(part, apart, at);
+    });
+    return 1;
+  }
   float* rows = space + all * chunks * kChunk * kPartsMax / 2;
   memset(rows, 0, size_t(m * chunks * kChunk) * 4);
   for (int64_t r = 0; r < m; ++r) fetch(x, r, 0, depth, rows + r * chunks * kChunk);
   const int parts = fit_bf16(rows, m * chunks * kChunk) ? 1 : kPartsMax;
   memset(to, 0, size_t(all * chunks * kChunk * parts) * 2);
-  for (int64_t first = 0; first < m;) {
-    const int64_t run = run_rows_of(m - first);
-    for (int64_t r = 0; r < run && first + r < m; ++r)
-      for (int64_t k = 0; k < chunks; ++k)
-        split_chunk(rows + ((first + r) * chunks + k) * kChunk, parts, apart, to + (k * parts * run + r) * kChunk,
-                    run * kChunk);
-    to += run * chunks * parts * kChunk;
-    first += run;
-  }
+  each_chunk(m, depth, parts, to, [&](int64_t r, int64_t k, uint16_t* at, int64_t step) {
+    split_chunk(rows + (r * chunks + k) * kChunk, parts, apart, at, step);
+  });
   return parts;
 }
 
@@ -239,6 +277,7 @@ static void dot_pairs_of(const Rows& w, int64_t count, const Run& x, float* out)
   if (x.rows == 2) dot_run<2>(w, count, x, out);
   if (x.rows == 4) dot_run<4>(w, count, x, out);
   if (x.rows == 8) dot_run<8>(w, count, x, out);
+  if (x.rows == 16) dot_run<16>(w, count, x, out);
 }
 
 // The products of the rows n ... n + count of b.

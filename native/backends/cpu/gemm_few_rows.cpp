@@ -175,7 +175,7 @@ void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out
   if (t.parts > 0) {
     auto* x = reinterpret_cast<const uint16_t*>(t.x);
     for (int64_t r = 0; r < m;) {
-      const int rows = run_rows_of(m - r);
+      const int rows = run_rows_of(m - r, t.depth);
       dot_rows(*t.b, n, count, t.depth, {x, rows, t.parts}, out + r * kGroup);
       x += rows * chunks_of(t.depth) * t.parts * kChunk;
       r += rows;

@@ -41,13 +41,23 @@ Candidate* sort_by_key(Candidate* from, Candidate* spare, int64_t count) {
 
 // The largest value, or NaN if the row holds NaN or +Inf or nothing above -Inf.
 float checked_max(const float* x, int64_t count) {
+  Vec highest = splat(-INFINITY);
+  IVec bad{};
+  each_vector(0, count, [&](int64_t i, int n) {
+    float part[kWidth];
+    for (int l = 0; l < kWidth; ++l) part[l] = -INFINITY;
+    memcpy(part, x + i, size_t(n) * 4);
+    const Vec v = load(part);
+    bad |= ~(v < splat(INFINITY));
+    highest = v > highest ? v : highest;
+  });
   float top = -INFINITY;
-  bool bad = false;
-  for (int64_t i = 0; i < count; ++i) {
-    bad |= !(x[i] < INFINITY);
-    top = x[i] > top ? x[i] : top;
+  bool any = false;
+  for (int l = 0; l < kWidth; ++l) {
+    any |= bad[l] != 0;
+    top = highest[l] > top ? highest[l] : top;
   }
-  return bad || top == -INFINITY ? NAN : top;
+  return any || top == -INFINITY ? NAN : top;
 }
 
 double exp_sum(const float* x, int64_t count, float top) {
@@ -90,7 +100,15 @@ int64_t draw(const SampleArgs& a, const float* p, int64_t count) {
   return 0;
 }
 
-int32_t choose(const SampleArgs& a, const float* logits, int64_t vocabulary) {
+// The first of the largest.
+int32_t first_of(const float* x, int64_t count, float top) {
+  int64_t i = 0;
+  while (i < count && x[i] != top) ++i;
+  return int32_t(i);
+}
+
+int32_t choose(const SampleArgs& a, const float* logits, int64_t vocabulary, float top) {
+  if (a.temperature == 0 && !a.seen) return first_of(logits, vocabulary, top);
   const Workspace space(vocabulary * 5);
   Candidate* all = reinterpret_cast<Candidate*>(space.data());
   // [1] repetition penalty, temperature, order
@@ -121,7 +139,7 @@ Sample sample(const SampleArgs& a) {
   const float* logits = a.logits.f32() + a.row * vocabulary;
   const float top = checked_max(logits, vocabulary);
   if (!(top < INFINITY)) return {kNoToken, 0};
-  const int32_t token = choose(a, logits, vocabulary);
+  const int32_t token = choose(a, logits, vocabulary, top);
   return {token, float(double(logits[token]) - double(top) - ::log(exp_sum(logits, vocabulary, top)))};
 }
 
