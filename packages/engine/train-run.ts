@@ -39,23 +39,16 @@ export class TrainRun {
   private readonly parts: RunParts;
   private readonly context: RunContext;
   private readonly metrics: MetricsFile;
-  private readonly losses: number[] = [];
   tokens = 0;
   seconds = 0;
+  firstLoss = Number.NaN;
+  lastLoss = Number.NaN;
   evalLoss: number | null = null;
 
   constructor(parts: RunParts, context: RunContext) {
     this.parts = parts;
     this.context = context;
     this.metrics = new MetricsFile(parts.recipe.out);
-  }
-
-  get firstLoss(): number {
-    return this.losses[0] ?? Number.NaN;
-  }
-
-  get lastLoss(): number {
-    return this.losses.at(-1) ?? Number.NaN;
   }
 
   async run(): Promise<void> {
@@ -82,7 +75,8 @@ export class TrainRun {
     const examples = microBatches.map((rows) => rows.flatMap((row) => this.parts.train[row] ?? []));
     const result = await this.parts.trainer.step(examples, this.between);
     const seconds = (performance.now() - started) / 1000;
-    this.losses.push(result.loss);
+    if (result.step === 1) this.firstLoss = result.loss;
+    this.lastLoss = result.loss;
     this.tokens += result.tokens;
     this.seconds += seconds;
     this.metrics.add(result, seconds);
