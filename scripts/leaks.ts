@@ -15,7 +15,8 @@ import { defaultQuant } from "../packages/engine/quantize-tensor.ts";
 import { ServedModel } from "../packages/engine/served-model.ts";
 import { runTrainJob } from "../packages/engine/train-job.ts";
 
-const flags = ["--expose-gc", "--disable-warning=ExperimentalWarning"];
+/** A young generation of one size: JavaScript's engine would make it larger when it likes. */
+const flags = ["--expose-gc", "--max-semi-space-size=1", "--disable-warning=ExperimentalWarning"];
 if (!process.execArgv.includes("--expose-gc")) {
   const again = spawnSync(process.execPath, [...flags, ...process.argv.slice(1)], { stdio: "inherit" });
   process.exit(again.status ?? 1);
