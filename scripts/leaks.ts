@@ -40,6 +40,7 @@ interface Look {
 /** When garbage is gone. */
 function look(): Look {
   for (let i = 0; i < 3; i++) collect();
+  memory.trim();
   const { current, cached } = memory.report();
   const tensors = Object.values(current).reduce((a, b) => a + b, cached);
   return { rss: process.memoryUsage.rss(), live: getHeapStatistics().used_heap_size, tensors };

@@ -186,6 +186,9 @@ int64_t Memory::trim_locked() {
   const int64_t given_back = report_.cached;
   while (!cached_.empty()) drop_oldest();
   most_ = total_;
+#if defined(__GLIBC__)
+  if (source_ == Source::kSystem) malloc_trim(0);  // free pages between small blocks
+#endif
   return given_back;
 }
 
