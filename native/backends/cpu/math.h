@@ -21,10 +21,14 @@ static inline Vec exp(Vec x) {
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p * r, r, r) + 1.0f;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   // 2^n in two factors, so that results may be subnormal or infinite.
   const IVec whole = __builtin_convertvector(n, IVec);
   const IVec half = whole >> 1;
   return p * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
+#endif
 }
 
 static inline float max(Vec v) {
