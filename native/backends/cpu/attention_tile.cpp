@@ -42,7 +42,8 @@ class Tile {
     load_queries();
     const int64_t last = run_.position + run_.count - 1;
     for (int64_t from = first_seen(a_.shape.window, 0, run_.position) / block_ * block_; from <= last; from += block_) {
-      const int64_t keys = last + 1 - from < block_ ? last + 1 - from : block_;
+      const int64_t keys = last + 1 - from < block_ ? last + 1 - from : block_, next = from + block_;
+      if (a_.pages != nullptr && next <= last) fetch_ahead(next, last + 1 - next < block_ ? last + 1 - next : block_);
       load_keys(from, keys);
       for (int64_t r = 0; r < rows_; r += kTileRows) add_block(r, from, keys);
     }
@@ -78,6 +79,16 @@ class Tile {
     }
     clear_rows(s_.o, rows_ * padded_);
     clear_rows(s_.sum, rows_ * kWidth);
+  }
+
+  // Rows of pages lie apart: their lines are asked for a block before their turn.
+  void fetch_ahead(int64_t from, int64_t keys) const {
+    int64_t at[kBlockMax];
+    find_keys(from, keys, at);
+    const int64_t element = size_of(a_.k.dtype), bytes = size_ * element;
+    for (const Tensor* t : {&a_.k, &a_.v})
+      for (int64_t i = 0; i < keys; ++i)
+        for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(t->u8() + at[i] * element + b, 0, 2);
   }
 
   void load_keys(int64_t from, int64_t keys) {
