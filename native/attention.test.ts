@@ -22,20 +22,28 @@ afterEach(() => {
   setThreadCount(defaultThreads);
 });
 
-/** |a - b| <= absolute + relative |b|; bfloat16 results may round to the neighbour. */
+/**
+ * |a - b| <= absolute + relative |b| + ofLargest max |b|, and the root mean square of a - b <= mean times that of b.
+ * bfloat16 results may round to the neighbour, and are sums of weights that were rounded.
+ */
 const tolerance = {
-  float32: { absolute: 2e-5, relative: 2e-5 },
-  bfloat16: { absolute: 2e-3, relative: 2 ** -7 },
+  float32: { absolute: 2e-5, relative: 2e-5, ofLargest: 0, mean: 1e-5 },
+  bfloat16: { absolute: 2e-3, relative: 2 ** -7, ofLargest: 2 ** -8, mean: 2 ** -8 },
 };
+
+const rootMeanSquare = (x: Float32Array) => Math.sqrt(x.reduce((sum, v) => sum + v * v, 0) / Math.max(1, x.length));
 
 function close(actual: Uint8Array, expected: Uint8Array, dtype: t.Case["dtype"], what: string): void {
   const [a, b] = [t.toFloats(actual, dtype), t.toFloats(expected, dtype)];
   assert.equal(a.length, b.length, what);
-  const { absolute, relative } = tolerance[dtype];
+  const { absolute, relative, ofLargest, mean } = tolerance[dtype];
+  const floor = absolute + ofLargest * b.reduce((top, v) => Math.max(top, Math.abs(v)), 0);
   for (let i = 0; i < b.length; ++i) {
     const error = Math.abs(a[i]! - b[i]!);
-    assert.ok(error <= absolute + relative * Math.abs(b[i]!), `${what}[${i}]: expected ${b[i]}, got ${a[i]}`);
+    assert.ok(error <= floor + relative * Math.abs(b[i]!), `${what}[${i}]: expected ${b[i]}, got ${a[i]}`);
   }
+  const [error, size] = [rootMeanSquare(a.map((v, i) => v - b[i]!)), rootMeanSquare(b)];
+  assert.ok(error <= mean * size + 1e-6, `${what}: root mean square error ${error} of ${size}`);
 }
 
 const shapes: Omit<t.Case, "dtype">[] = [

@@ -5,7 +5,8 @@
 // j <= i and, when window > 0, j > i - window. Query head h reads key/value head h / (H / K).
 //   p[i,j] = exp(scale * q_i . k_j - lse_i),  o_i = sum_j p[i,j] v_j
 // backward: standard, with delta_i = d_o_i . o_i.
-// q, o [N, H * D]; k, v [N, K * D]; float32 | bfloat16, alike; sums float32. lse [N, H] float32.
+// q, o [N, H * D]; k, v [N, K * D]; float32 | bfloat16, alike; sums float32. lse [N, H] float32. With bfloat16,
+// weights and gradients of scores may be rounded to it where they meet v, k, q and d_o (FlashAttention does so).
 #pragma once
 
 #include "ops/dims.h"

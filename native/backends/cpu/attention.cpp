@@ -27,11 +27,14 @@ int64_t cut_documents(const Tensor& starts, int64_t rows, QueryRun* runs) {
 }
 
 struct Scratch {
-  alignas(64) float rows[kTileFloats];                       // [keys, padded]
-  alignas(64) float keys[kTileFloats], keys_turned[kTileFloats], values_turned[kTileFloats];
-  alignas(64) float q[kTileFloats], d_o[kTileFloats];        // [queries, padded]
+  alignas(64) float rows[kTileFloats];                                     // [keys, lanes]
+  alignas(64) float keys_turned[kTileFloats], values_turned[kTileFloats];  // [lanes, keys]
+  alignas(64) float q[kTileFloats], d_o[kTileFloats];                      // [queries, lanes]
+  // As the second operand of products over keys and over queries: [keys, padded], [queries, padded], or pairs of rows.
+  alignas(64) float keys[kTileFloats], q_deep[kTileFloats], d_o_deep[kTileFloats];
   alignas(64) float d_q[kTileFloats], d_k[kTileFloats], d_v[kTileFloats];
-  alignas(64) float p[kBlockMax * kBlockMax], d_s[kBlockMax * kBlockMax];  // [queries, keys]
+  alignas(64) float p[kBlockMax * kBlockMax], d_s[kBlockMax * kBlockMax];  // [queries, keys], or pairs of queries
+  alignas(64) float p_rows[kTileRows * kBlockMax], d_s_rows[kTileRows * kBlockMax];
 };
 
 struct Gradients {
@@ -48,12 +51,14 @@ void add_rows(const float* from, int64_t from_step, int64_t rows, int64_t size, 
 }
 
 // One block of queries against one block of keys, for all heads of a group.
+template <Lane LANE>
 class Pair {
  public:
   Pair(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun& queries, const QueryRun& keys, int64_t kv,
        Scratch& s)
       : a_(a), out_(out), queries_(queries), keys_(keys), s_(s), kv_(kv), heads_(a.shape.heads),
-        size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), block_(block_keys(size_)) {}
+        size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(size_)) * kWidth),
+        block_(block_keys(size_)) {}
 
   void run() {
     const int64_t group = heads_ / a_.shape.kv_heads;
@@ -71,17 +76,33 @@ class Pair {
   }
 
  private:
+  static constexpr bool kPairs = LANE == Lane::kPair;
+  static constexpr int64_t lanes_of(int64_t elements) { return (elements + elements_of(LANE) - 1) / elements_of(LANE); }
   int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
   int64_t position_of(int64_t r) const { return queries_.position + r; }
 
+  // Row r of a block of t as lanes.
+  void load_lanes(const Tensor& t, int64_t at, float* block, int64_t r) const {
+    if constexpr (kPairs) load_pairs(t, at, size_, block + r * lanes_);
+    else load_row(t, at, size_, block + r * lanes_);
+  }
+
+  // The block again as the operand whose rows are the depth of a product.
+  const float* deep(const float* block, int64_t count, float* space) const {
+    if constexpr (!kPairs) return block;
+    pair_rows(block, lanes_, count, padded_, space);
+    return space;
+  }
+
   void load_keys() {
     const int64_t count = keys_.count, whole = vectors_of(count) * kWidth;
-    for (int64_t t = 0; t < count; ++t) load_row(a_.v, key_at(t), size_, s_.rows + t * padded_);
-    clear_rows(s_.rows + count * padded_, (whole - count) * padded_);
-    transpose(s_.rows, whole, padded_, s_.values_turned, block_);
-    for (int64_t t = 0; t < count; ++t) load_row(a_.k, key_at(t), size_, s_.keys + t * padded_);
-    clear_rows(s_.keys + count * padded_, (whole - count) * padded_);
-    transpose(s_.keys, whole, padded_, s_.keys_turned, block_);
+    for (int64_t t = 0; t < count; ++t) load_lanes(a_.v, key_at(t), s_.rows, t);
+    clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
+    transpose(s_.rows, whole, lanes_, s_.values_turned, block_);
+    for (int64_t t = 0; t < count; ++t) load_lanes(a_.k, key_at(t), s_.rows, t);
+    clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
+    transpose(s_.rows, whole, lanes_, s_.keys_turned, block_);
+    keys_deep_ = deep(s_.rows, count, s_.keys);
     clear_rows(s_.d_k, count * padded_);
     clear_rows(s_.d_v, count * padded_);
   }
@@ -89,25 +110,30 @@ class Pair {
   void load_queries(int64_t h) {
     for (int64_t r = 0; r < queries_.count; ++r) {
       const int64_t at = ((queries_.row + r) * heads_ + h) * size_;
-      load_row(a_.q, at, size_, s_.q + r * padded_);
-      load_row(a_.d_o, at, size_, s_.d_o + r * padded_);
+      load_lanes(a_.q, at, s_.q, r);
+      load_lanes(a_.d_o, at, s_.d_o, r);
     }
+    q_deep_ = deep(s_.q, queries_.count, s_.q_deep);
+    d_o_deep_ = deep(s_.d_o, queries_.count, s_.d_o_deep);
   }
 
   // p, d_s and d_q of the rows r ... r + kTileRows.
   void weigh_rows(int64_t h, int64_t r) {
     const int64_t rows = queries_.count - r < kTileRows ? queries_.count - r : kTileRows;
     const int64_t ahead = position_of(r + rows - 1) + 1 - keys_.position;
-    const int64_t seen = ahead < keys_.count ? ahead : keys_.count, vectors = vectors_of(seen);
-    float *p = s_.p + r * kBlockMax, *d_s = s_.d_s + r * kBlockMax;
+    const int64_t seen = ahead < keys_.count ? ahead : keys_.count, vectors = vectors_of(seen), depth = lanes_of(size_);
+    float* const p = kPairs ? s_.p_rows : s_.p + r * kBlockMax;
+    float* const d_s = kPairs ? s_.d_s_rows : s_.d_s + r * kBlockMax;
     // [2] the weights again, and their gradients
-    multiply(rows, vectors, {s_.q + r * padded_, padded_, 1}, {s_.keys_turned, block_}, {p, kBlockMax, size_, false});
-    multiply(rows, vectors, {s_.d_o + r * padded_, padded_, 1}, {s_.values_turned, block_},
-             {d_s, kBlockMax, size_, false});
+    multiply<LANE>(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.keys_turned, block_},
+                   {p, kBlockMax, depth, false});
+    multiply<LANE>(rows, vectors, {s_.d_o + r * lanes_, lanes_, 1}, {s_.values_turned, block_},
+                   {d_s, kBlockMax, depth, false});
     for (int64_t i = 0; i < rows; ++i) weigh(h, r + i, p + i * kBlockMax, d_s + i * kBlockMax, vectors);
+    if constexpr (kPairs) pair_weights(r, rows);
     // [3] gradients of the rows
-    multiply(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {s_.keys, padded_},
-             {s_.d_q + r * padded_, padded_, seen, false});
+    multiply<LANE>(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {keys_deep_, padded_},
+                   {s_.d_q + r * padded_, padded_, lanes_of(seen), false});
   }
 
   void weigh(int64_t h, int64_t r, float* p, float* d_s, int64_t vectors) {
@@ -126,17 +152,42 @@ class Pair {
     clear_rows(d_s + vectors * kWidth, rest);
   }
 
+#if defined(__AVX512BF16__)
+  // Rows of float32 to pairs of queries, and rows of d_s to pairs of keys in their own first half.
+  void pair_weights(int64_t r, int64_t rows) {
+    static_assert(kTileRows % 2 == 0, "no pair of queries may lie in two tiles");
+    const int64_t vectors = vectors_of(keys_.count);
+    for (int64_t i = 0; i < rows; i += 2) {
+      float* const p = s_.p + (r + i) / 2 * kBlockMax;
+      float* const d_s = s_.d_s + (r + i) / 2 * kBlockMax;
+      for (int64_t at = 0; at < vectors * kWidth; at += kWidth) {
+        const float* const below = s_.p_rows + i * kBlockMax + at;
+        const float* const d_below = s_.d_s_rows + i * kBlockMax + at;
+        const bool last = i + 1 == rows;
+        store(p + at, interleave_rounded(load(below), last ? Vec{} : load(below + kBlockMax)));
+        store(d_s + at, interleave_rounded(load(d_below), last ? Vec{} : load(d_below + kBlockMax)));
+      }
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      float* const row = s_.d_s_rows + i * kBlockMax;
+      for (int64_t at = 0; at < vectors * kWidth; at += kWidth)
+        store_rounded(reinterpret_cast<uint16_t*>(row) + at, load(row + at));
+    }
+  }
+#else
+  void pair_weights(int64_t, int64_t) {}
+#endif
+
   void add_to_keys() {
-    const int64_t vectors = padded_ / kWidth;
+    const int64_t vectors = padded_ / kWidth, all = lanes_of(queries_.count);
     for (int64_t t = 0; t < keys_.count; t += kTileRows) {
       const int64_t rows = keys_.count - t < kTileRows ? keys_.count - t : kTileRows;
       // On the diagonal, the queries before key t do not see it.
-      const int64_t first = queries_.row == keys_.row ? t : 0, depth = queries_.count - first;
-      const int64_t at = first * kBlockMax + t;
-      multiply(rows, vectors, {s_.p + at, 1, kBlockMax}, {s_.d_o + first * padded_, padded_},
-               {s_.d_v + t * padded_, padded_, depth, true});
-      multiply(rows, vectors, {s_.d_s + at, 1, kBlockMax}, {s_.q + first * padded_, padded_},
-               {s_.d_k + t * padded_, padded_, depth, true});
+      const int64_t first = queries_.row == keys_.row ? t / elements_of(LANE) : 0, at = first * kBlockMax + t;
+      multiply<LANE>(rows, vectors, {s_.p + at, 1, kBlockMax}, {d_o_deep_ + first * padded_, padded_},
+                     {s_.d_v + t * padded_, padded_, all - first, true});
+      multiply<LANE>(rows, vectors, {s_.d_s + at, 1, kBlockMax}, {q_deep_ + first * padded_, padded_},
+                     {s_.d_k + t * padded_, padded_, all - first, true});
     }
   }
 
@@ -144,7 +195,8 @@ class Pair {
   const Gradients& out_;
   const QueryRun &queries_, &keys_;
   Scratch& s_;
-  int64_t kv_, heads_, size_, padded_, block_;
+  int64_t kv_, heads_, size_, padded_, lanes_, block_;
+  const float *keys_deep_ = nullptr, *q_deep_ = nullptr, *d_o_deep_ = nullptr;
 };
 
 // delta[i, h] = d_o_i . o_i
@@ -171,7 +223,10 @@ void run_diagonal(const AttentionBackwardArgs& a, const Gradients& out, const Qu
     const QueryRun& keys = blocks[task / kv_heads];
     if (queries.source != keys.source) return;
     Scratch scratch;
-    Pair(a, out, queries, keys, task % kv_heads, scratch).run();
+    if constexpr (kMultipliesPairs) {
+      if (a.q.dtype == DType::kBF16) return Pair<Lane::kPair>(a, out, queries, keys, task % kv_heads, scratch).run();
+    }
+    Pair<Lane::kFloat>(a, out, queries, keys, task % kv_heads, scratch).run();
   });
 }
 

@@ -24,19 +24,21 @@ int64_t heads_of_tile(const AttentionShape& s) {
 }
 
 struct Scratch {
-  alignas(64) float q[kTileFloats], o[kTileFloats];            // [rows, padded]
-  alignas(64) float rows[kTileFloats], keys[kTileFloats];      // [keys, padded]; [padded, keys]
-  alignas(64) float values[kTileFloats];                       // [keys, padded]
+  alignas(64) float q[kTileFloats], o[kTileFloats];            // [rows, lanes]; [rows, padded]
+  alignas(64) float rows[kTileFloats], keys[kTileFloats];      // [keys, lanes]; [lanes, keys]
+  alignas(64) float values[kTileFloats];                       // [keys, padded], or pairs of keys
   alignas(64) float weights[kTileRows * kBlockMax];
   alignas(64) float sum[kRowsMax * kWidth];                    // of the weights, lane by lane
   float top[kRowsMax];                                         // running maximum of the scores
 };
 
+template <Lane LANE>
 class Tile {
  public:
   Tile(const Attend& a, const QueryRun& run, int64_t head, int64_t heads, Scratch& s)
       : a_(a), run_(run), s_(s), head_(head), heads_(heads), size_(a.q.dim(1) / a.shape.heads),
-        padded_(vectors_of(size_) * kWidth), block_(block_keys(size_)), rows_(run.count * heads) {}
+        padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(size_)) * kWidth), block_(block_keys(size_)),
+        rows_(run.count * heads) {}
 
   void run() {
     load_queries();
@@ -51,6 +53,11 @@ class Tile {
   }
 
  private:
+  static int64_t lanes_of(int64_t elements) { return (elements + elements_of(LANE) - 1) / elements_of(LANE); }
+  static void load_lanes(const Tensor& t, int64_t at, int64_t size, float* to) {
+    if constexpr (LANE == Lane::kPair) load_pairs(t, at, size, to);
+    else load_row(t, at, size, to);
+  }
   int64_t position_of(int64_t r) const { return run_.position + r / heads_; }
 
   // Where the keys [from, from + count) begin in the tensors.
@@ -74,7 +81,7 @@ class Tile {
 
   void load_queries() {
     for (int64_t r = 0; r < rows_; ++r) {
-      load_row(a_.q, query_at(r), size_, s_.q + r * padded_);
+      load_lanes(a_.q, query_at(r), size_, s_.q + r * lanes_);
       s_.top[r] = kNothing;
     }
     clear_rows(s_.o, rows_ * padded_);
@@ -94,11 +101,13 @@ class Tile {
   void load_keys(int64_t from, int64_t keys) {
     int64_t at[kBlockMax];
     find_keys(from, keys, at);
-    for (int64_t t = 0; t < keys; ++t) load_row(a_.k, at[t], size_, s_.rows + t * padded_);
-    for (int64_t t = 0; t < keys; ++t) load_row(a_.v, at[t], size_, s_.values + t * padded_);
+    float* const values = LANE == Lane::kPair ? s_.rows : s_.values;
+    for (int64_t t = 0; t < keys; ++t) load_lanes(a_.v, at[t], size_, values + t * lanes_);
+    if constexpr (LANE == Lane::kPair) pair_rows(values, lanes_, keys, padded_, s_.values);
+    for (int64_t t = 0; t < keys; ++t) load_lanes(a_.k, at[t], size_, s_.rows + t * lanes_);
     const int64_t whole = vectors_of(keys) * kWidth;
-    clear_rows(s_.rows + keys * padded_, (whole - keys) * padded_);
-    transpose(s_.rows, whole, padded_, s_.keys, block_);
+    clear_rows(s_.rows + keys * lanes_, (whole - keys) * lanes_);
+    transpose(s_.rows, whole, lanes_, s_.keys, block_);
   }
 
   // The block's part of the rows r ... r + kTileRows.
@@ -109,15 +118,17 @@ class Tile {
     if (seen <= 0 || (window > 0 && from + keys - 1 <= position_of(r) - window)) return;
     // [1] scores of the rows seen
     const int64_t vectors = vectors_of(seen);
-    multiply(rows, vectors, {s_.q + r * padded_, padded_, 1}, {s_.keys, block_}, {s_.weights, kBlockMax, size_, false});
+    multiply<LANE>(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.keys, block_},
+                   {s_.weights, kBlockMax, lanes_of(size_), false});
     // [2] softmax
     for (int64_t i = 0; i < rows; ++i) weigh(r + i, s_.weights + i * kBlockMax, vectors, from);
     // [3] mean of the values
-    multiply(rows, padded_ / kWidth, {s_.weights, kBlockMax, 1}, {s_.values, padded_},
-             {s_.o + r * padded_, padded_, seen, true});
+    multiply<LANE>(rows, padded_ / kWidth, {s_.weights, kBlockMax, 1}, {s_.values, padded_},
+                   {s_.o + r * padded_, padded_, lanes_of(seen), true});
   }
 
-  // Scores to weights relative to the running maximum; what was summed before shrinks where it rises.
+  // Scores to weights relative to the running maximum; what was summed before shrinks where it rises. Pairs of weights
+  // take the first half of their row.
   void weigh(int64_t r, float* score, int64_t vectors, int64_t from) {
     const Sight sight{from, position_of(r), a_.shape.window};
     const bool all = sight.all(vectors * kWidth);
@@ -139,10 +150,17 @@ class Tile {
     }
     for (int64_t v = 0; v < vectors; ++v) {
       const Vec weight = exp(load(score + v * kWidth) - s_.top[r]);
-      store(score + v * kWidth, weight);
+      store_weight(score, v, weight);
       sum += weight;
     }
     store(s_.sum + r * kWidth, sum);
+  }
+
+  static void store_weight(float* row, int64_t v, Vec weight) {
+#if defined(__AVX512BF16__)
+    if constexpr (LANE == Lane::kPair) return store_rounded(reinterpret_cast<uint16_t*>(row) + v * kWidth, weight);
+#endif
+    store(row + v * kWidth, weight);
   }
 
   void store_outputs() {
@@ -158,7 +176,7 @@ class Tile {
   const Attend& a_;
   const QueryRun& run_;
   Scratch& s_;
-  int64_t head_, heads_, size_, padded_, block_, rows_;
+  int64_t head_, heads_, size_, padded_, lanes_, block_, rows_;
 };
 
 }  // namespace
@@ -176,7 +194,11 @@ void attend(const Attend& a, const QueryRun* runs, int64_t count) {
     const int64_t tile = task % tiles, first = tile % parts * heads;
     const int64_t left = group - first < heads ? group - first : heads;
     Scratch scratch;
-    Tile(a, run, tile / parts * group + first, left, scratch).run();
+    const int64_t head = tile / parts * group + first;
+    if constexpr (kMultipliesPairs) {
+      if (a.q.dtype == DType::kBF16) return Tile<Lane::kPair>(a, run, head, left, scratch).run();
+    }
+    Tile<Lane::kFloat>(a, run, head, left, scratch).run();
   });
 }
 

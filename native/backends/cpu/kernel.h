@@ -2,7 +2,7 @@
 // "Anatomy of high-performance matrix multiplication", 2008). Knows packed operands only.
 #pragma once
 
-#include "backends/cpu/simd.h"
+#include "backends/cpu/lane.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
@@ -14,26 +14,6 @@ constexpr int kTileRows = 14;
 #else
 constexpr int kTileRows = 6;
 #endif
-
-// What a 32-bit lane of a packed operand holds: one float32, or two bfloat16 that lie next to each other along k.
-enum class Lane { kFloat, kPair };
-
-#if defined(__AVX512BF16__)
-constexpr bool kMultipliesPairs = true;
-#else
-constexpr bool kMultipliesPairs = false;
-#endif
-
-constexpr int64_t elements_of(Lane lane) { return lane == Lane::kPair ? 2 : 1; }
-
-// a * b + c of each lane; of a pair, both products are added.
-template <Lane LANE>
-static inline Vec multiply_add(Vec a, Vec b, Vec c) {
-#if defined(__AVX512BF16__)
-  if constexpr (LANE == Lane::kPair) return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
-#endif
-  return fma(a, b, c);
-}
 
 // c[r, j] (+)= sum over k < depth of a[r * a_pitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth;
 // k and depth count lanes.

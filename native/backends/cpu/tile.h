@@ -3,7 +3,7 @@
 // is summed in the order of depth, whatever the tile's shape: neighbours do not change its bits.
 #pragma once
 
-#include "backends/cpu/simd.h"
+#include "backends/cpu/lane.h"
 #include "core/tensor.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
@@ -18,7 +18,7 @@ constexpr int kTileRows = 6;
 
 static inline int64_t vectors_of(int64_t floats) { return (floats + kWidth - 1) / kWidth; }
 
-// Element (row, column) lies at data[row * row_step + column * column_step].
+// Columns and depth count lanes; element (row, column) lies at data[row * row_step + column * column_step].
 struct Strided {
   const float* data;
   int64_t row_step, column_step;
@@ -37,7 +37,7 @@ struct Product {
   bool add;  // to what c holds
 };
 
-template <int R, int V>
+template <Lane LANE, int R, int V>
 static inline void product_tile(const Strided& a, const Packed& b, const Product& p) {
   Vec sum[R][V];
   for (int r = 0; r < R; ++r)
@@ -49,34 +49,35 @@ static inline void product_tile(const Strided& a, const Packed& b, const Product
     for (int v = 0; v < V; ++v) other[v] = load(row + v * kWidth);
     for (int r = 0; r < R; ++r) {
       const Vec factor = splat(from[r * a.row_step]);
-      for (int v = 0; v < V; ++v) sum[r][v] = fma(factor, other[v], sum[r][v]);
+      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<LANE>(factor, other[v], sum[r][v]);
     }
   }
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
 }
 
-template <int R, int V>
+template <Lane LANE, int R, int V>
 static inline void product_row(int64_t vectors, const Strided& a, Packed b, Product p) {
-  for (; vectors >= V; vectors -= V, b.data += V * kWidth, p.c += V * kWidth) product_tile<R, V>(a, b, p);
+  for (; vectors >= V; vectors -= V, b.data += V * kWidth, p.c += V * kWidth) product_tile<LANE, R, V>(a, b, p);
   if constexpr (V > 1) {
-    if (vectors > 0) product_row<R, V - 1>(vectors, a, b, p);
+    if (vectors > 0) product_row<LANE, R, V - 1>(vectors, a, b, p);
   }
 }
 
-template <int R>
+template <Lane LANE, int R>
 static inline void product_rows(int64_t rows, int64_t vectors, Strided a, const Packed& b, Product p) {
   for (; rows >= R; rows -= R, a.data += R * a.row_step, p.c += R * p.c_step) {
-    product_row<R, kTileVectors>(vectors, a, b, p);
+    product_row<LANE, R, kTileVectors>(vectors, a, b, p);
   }
   if constexpr (R > 1) {
-    if (rows > 0) product_rows<R - 1>(rows, vectors, a, b, p);
+    if (rows > 0) product_rows<LANE, R - 1>(rows, vectors, a, b, p);
   }
 }
 
 // c = a b or c += a b, for `rows` rows of a and `vectors` vectors of each row of b.
+template <Lane LANE>
 static inline void multiply(int64_t rows, int64_t vectors, const Strided& a, const Packed& b, const Product& p) {
-  product_rows<kTileRows>(rows, vectors, a, b, p);
+  product_rows<LANE, kTileRows>(rows, vectors, a, b, p);
 }
 
 template <int... L>
@@ -131,6 +132,24 @@ static inline void load_row(const Tensor& t, int64_t start, int64_t count, float
     for (; i < count; ++i) out[i] = bf16_to_float(from[i]);
   }
   for (; i % kWidth != 0; ++i) out[i] = 0;
+}
+
+// `count` bfloat16 elements as pairs, then zeros up to a whole vector.
+static inline void load_pairs(const Tensor& t, int64_t start, int64_t count, float* out) {
+  uint16_t* const to = reinterpret_cast<uint16_t*>(out);
+  memcpy(to, t.u16() + start, size_t(count) * 2);
+  memset(to + count, 0, size_t(vectors_of((count + 1) / 2) * kWidth * 2 - count) * 2);
+}
+
+// to [rows / 2, columns] = pairs of the rows of `from` [rows, from_step lanes] of bfloat16: a last odd row meets zeros.
+static inline void pair_rows(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to) {
+  static const uint16_t nothing[kWidth] = {};
+  for (int64_t r = 0; r < rows; r += 2, to += columns) {
+    const uint16_t* even = reinterpret_cast<const uint16_t*>(from + r * from_step);
+    const uint16_t* odd = reinterpret_cast<const uint16_t*>(from + (r + 1) * from_step);
+    for (int64_t c = 0; c < columns; c += kWidth)
+      store(to + c, interleave(even + c, r + 1 < rows ? odd + c : nothing));
+  }
 }
 
 static inline void store_row(const float* in, int64_t count, const Tensor& t, int64_t start) {

@@ -49,15 +49,6 @@ static inline void transpose_block(const float* from, int64_t from_pitch, float*
   for (int i = 0; i < kWidth; ++i) store(to + i * to_pitch, v[i]);
 }
 
-// Lanes of two 16-bit values: the even ones from `even`, the odd ones from `odd`.
-static inline Vec interleave(const uint16_t* even, const uint16_t* odd) {
-  typedef uint16_t Half __attribute__((vector_size(kWidth * 2)));
-  Half e, o;
-  memcpy(&e, even, sizeof e);
-  memcpy(&o, odd, sizeof o);
-  return (Vec)(__builtin_convertvector(e, UVec) | __builtin_convertvector(o, UVec) << 16);
-}
-
 // The same for rows <= kWidth rows of any length; lanes of missing rows are not written.
 static inline void transpose_rows(const float* from, int64_t from_pitch, int64_t rows, int64_t columns, float* to,
                                   int64_t to_pitch) {

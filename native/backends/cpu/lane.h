@@ -1,0 +1,52 @@
+// What a 32-bit lane of an operand holds: one float32, or two bfloat16 numbers that follow each other along the
+// depth of a product, which AVX-512 BF16 multiplies and adds at the cost of one.
+#pragma once
+
+#include "backends/cpu/simd.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+enum class Lane { kFloat, kPair };
+
+#if defined(__AVX512BF16__)
+constexpr bool kMultipliesPairs = true;
+#else
+constexpr bool kMultipliesPairs = false;
+#endif
+
+constexpr int64_t elements_of(Lane lane) { return lane == Lane::kPair ? 2 : 1; }
+
+// a * b + c of each lane; of a pair, both products are added.
+template <Lane LANE>
+static inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512BF16__)
+  if constexpr (LANE == Lane::kPair) return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#endif
+  return fma(a, b, c);
+}
+
+// Pairs of two rows of bfloat16 numbers.
+static inline Vec interleave(const uint16_t* even, const uint16_t* odd) {
+  typedef uint16_t Half __attribute__((vector_size(kWidth * 2)));
+  Half e, o;
+  memcpy(&e, even, sizeof e);
+  memcpy(&o, odd, sizeof o);
+  return (Vec)(__builtin_convertvector(e, UVec) | __builtin_convertvector(o, UVec) << 16);
+}
+
+#if defined(__AVX512BF16__)
+// kWidth numbers rounded to bfloat16; subnormal ones become 0.
+static inline void store_rounded(uint16_t* p, Vec v) {
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &half, sizeof half);
+}
+
+// Pairs of two rows of float32 numbers, rounded.
+static inline Vec interleave_rounded(Vec even, Vec odd) {
+  const __m512i e = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
+  const __m512i o = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
+  return (Vec)_mm512_or_si512(e, _mm512_slli_epi32(o, 16));
+}
+#endif
+
+}  // namespace nibble::cpu::NIBBLE_ISA
