@@ -125,8 +125,9 @@ function judge(what: string, { first, last }: Looks): boolean {
 }
 
 const out = join(folder, "adapter");
-// JavaScript's engine compiles for some hundred steps and keeps what it compiled: that run is not judged.
-if (!isShort) await afterSteps(join(folder, "warm-up"));
+// JavaScript's engine compiles for some hundred rounds and keeps what it compiled: these are not judged.
+if (!isShort) await afterSteps(out);
+if (!isShort) await afterLoads(out);
 const results = [judge("training steps", await afterSteps(out)), judge("adapters loaded", await afterLoads(out))];
 memory.trim();
 const left = Object.values(memory.report().current).reduce((a, b) => a + b, 0);
