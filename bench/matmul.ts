@@ -67,9 +67,9 @@ class OpenBlas {
     return new OpenBlas(first.value ?? "BLAS", child, lines);
   }
 
-  /** Seconds of one x Wᵀ, x [m, k], W [n, k]. */
-  async seconds(m: number, columns: number, k: number): Promise<number> {
-    this.#child.stdin!.write(`${m} ${columns} ${k}\n`);
+  /** Seconds of one x Wᵀ, x [m, k], W [n, k], of `times`. */
+  async seconds(m: number, columns: number, k: number, times: number): Promise<number> {
+    this.#child.stdin!.write(`${m} ${columns} ${k} ${times}\n`);
     const [clock = "", cpu = ""] = String((await this.#lines.next()).value).split(" ");
     await pause(settleMs);
     return Number(cpuTime ? cpu : clock);
@@ -113,12 +113,16 @@ function subjects(bench: Bench): Subject[] {
   });
 }
 
+// A short product alone would mostly time how fast a sleeping core wakes up.
+const times = Math.ceil((0.1 * 2e11) / (2 * n * out * inFeatures));
+
+/** Seconds of one run. */
 function timed(run: () => void): number {
   const started = performance.now();
   const worked = process.cpuUsage();
-  run();
+  for (let i = 0; i < times; i++) run();
   const { user, system } = process.cpuUsage(worked);
-  return cpuTime ? (user + system) / 1e6 : (performance.now() - started) / 1000;
+  return (cpuTime ? (user + system) / 1e6 : (performance.now() - started) / 1000) / times;
 }
 
 const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1]!;
@@ -145,7 +149,7 @@ for (const subject of subjects(bench)) {
   const theirs: number[] = [];
   for (let i = 0; i < runs; i++) {
     ours.push(timed(subject.run));
-    if (blas) theirs.push(await blas.seconds(n, out, inFeatures));
+    if (blas) theirs.push(await blas.seconds(n, out, inFeatures, times));
   }
   if (options.json) {
     const rates = (seconds: number[]) => seconds.map((s) => flops / s / 1e9);
