@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
+
 namespace nibble::cpu::NIBBLE_ISA {
 
 // Most depth of a block, in lanes: a tile's rows of A of this depth stay in the first-level cache.
@@ -41,6 +43,13 @@ struct Blocks {
   }
   int64_t packed_floats(int64_t rows) const { return count * rows * pitch; }
 };
+
+// Whether rows of `columns` elements, plain storage of which `depth` are multiplied, lie in the kernel's order already.
+// Rows a multiple of 4 KiB apart would share the sets of the first-level cache: those are packed all the same.
+static inline bool rows_lie_packed(DType stored, int64_t columns, int64_t depth, bool pairs) {
+  if (columns * size_of(stored) % 4096 == 0) return false;
+  return pairs ? stored == DType::kBF16 && columns % 2 == 0 && depth % 2 == 0 : stored == DType::kF32;
+}
 
 struct Plan {
   int64_t slab_rows, block_rows, block_columns;

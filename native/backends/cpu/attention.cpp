@@ -57,7 +57,7 @@ class Pair {
   Pair(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun& queries, const QueryRun& keys, int64_t kv,
        Scratch& s)
       : a_(a), out_(out), queries_(queries), keys_(keys), s_(s), kv_(kv), heads_(a.shape.heads),
-        size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(size_)) * kWidth),
+        size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth),
         block_(block_keys(size_)) {}
 
   void run() {
@@ -77,15 +77,8 @@ class Pair {
 
  private:
   static constexpr bool kPairs = LANE == Lane::kPair;
-  static constexpr int64_t lanes_of(int64_t elements) { return (elements + elements_of(LANE) - 1) / elements_of(LANE); }
   int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
   int64_t position_of(int64_t r) const { return queries_.position + r; }
-
-  // Row r of a block of t as lanes.
-  void load_lanes(const Tensor& t, int64_t at, float* block, int64_t r) const {
-    if constexpr (kPairs) load_pairs(t, at, size_, block + r * lanes_);
-    else load_row(t, at, size_, block + r * lanes_);
-  }
 
   // The block again as the operand whose rows are the depth of a product.
   const float* deep(const float* block, int64_t count, float* space) const {
@@ -96,10 +89,10 @@ class Pair {
 
   void load_keys() {
     const int64_t count = keys_.count, whole = vectors_of(count) * kWidth;
-    for (int64_t t = 0; t < count; ++t) load_lanes(a_.v, key_at(t), s_.rows, t);
+    for (int64_t t = 0; t < count; ++t) load_lanes<LANE>(a_.v, key_at(t), size_, s_.rows + t * lanes_);
     clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
     transpose(s_.rows, whole, lanes_, s_.values_turned, block_);
-    for (int64_t t = 0; t < count; ++t) load_lanes(a_.k, key_at(t), s_.rows, t);
+    for (int64_t t = 0; t < count; ++t) load_lanes<LANE>(a_.k, key_at(t), size_, s_.rows + t * lanes_);
     clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
     transpose(s_.rows, whole, lanes_, s_.keys_turned, block_);
     keys_deep_ = deep(s_.rows, count, s_.keys);
@@ -110,8 +103,8 @@ class Pair {
   void load_queries(int64_t h) {
     for (int64_t r = 0; r < queries_.count; ++r) {
       const int64_t at = ((queries_.row + r) * heads_ + h) * size_;
-      load_lanes(a_.q, at, s_.q, r);
-      load_lanes(a_.d_o, at, s_.d_o, r);
+      load_lanes<LANE>(a_.q, at, size_, s_.q + r * lanes_);
+      load_lanes<LANE>(a_.d_o, at, size_, s_.d_o + r * lanes_);
     }
     q_deep_ = deep(s_.q, queries_.count, s_.q_deep);
     d_o_deep_ = deep(s_.d_o, queries_.count, s_.d_o_deep);
@@ -121,7 +114,7 @@ class Pair {
   void weigh_rows(int64_t h, int64_t r) {
     const int64_t rows = queries_.count - r < kTileRows ? queries_.count - r : kTileRows;
     const int64_t ahead = position_of(r + rows - 1) + 1 - keys_.position;
-    const int64_t seen = ahead < keys_.count ? ahead : keys_.count, vectors = vectors_of(seen), depth = lanes_of(size_);
+    const int64_t seen = ahead < keys_.count ? ahead : keys_.count, vectors = vectors_of(seen), depth = lanes_of(LANE, size_);
     float* const p = kPairs ? s_.p_rows : s_.p + r * kBlockMax;
     float* const d_s = kPairs ? s_.d_s_rows : s_.d_s + r * kBlockMax;
     // [2] the weights again, and their gradients
@@ -133,7 +126,7 @@ class Pair {
     if constexpr (kPairs) pair_weights(r, rows);
     // [3] gradients of the rows
     multiply<LANE>(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {keys_deep_, padded_},
-                   {s_.d_q + r * padded_, padded_, lanes_of(seen), false});
+                   {s_.d_q + r * padded_, padded_, lanes_of(LANE, seen), false});
   }
 
   void weigh(int64_t h, int64_t r, float* p, float* d_s, int64_t vectors) {
@@ -179,7 +172,7 @@ class Pair {
 #endif
 
   void add_to_keys() {
-    const int64_t vectors = padded_ / kWidth, all = lanes_of(queries_.count);
+    const int64_t vectors = padded_ / kWidth, all = lanes_of(LANE, queries_.count);
     for (int64_t t = 0; t < keys_.count; t += kTileRows) {
       const int64_t rows = keys_.count - t < kTileRows ? keys_.count - t : kTileRows;
       // On the diagonal, the queries before key t do not see it.

@@ -37,7 +37,7 @@ class Tile {
  public:
   Tile(const Attend& a, const QueryRun& run, int64_t head, int64_t heads, Scratch& s)
       : a_(a), run_(run), s_(s), head_(head), heads_(heads), size_(a.q.dim(1) / a.shape.heads),
-        padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(size_)) * kWidth), block_(block_keys(size_)),
+        padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth), block_(block_keys(size_)),
         rows_(run.count * heads) {}
 
   void run() {
@@ -53,11 +53,6 @@ class Tile {
   }
 
  private:
-  static int64_t lanes_of(int64_t elements) { return (elements + elements_of(LANE) - 1) / elements_of(LANE); }
-  static void load_lanes(const Tensor& t, int64_t at, int64_t size, float* to) {
-    if constexpr (LANE == Lane::kPair) load_pairs(t, at, size, to);
-    else load_row(t, at, size, to);
-  }
   int64_t position_of(int64_t r) const { return run_.position + r / heads_; }
 
   // Where the keys [from, from + count) begin in the tensors.
@@ -81,7 +76,7 @@ class Tile {
 
   void load_queries() {
     for (int64_t r = 0; r < rows_; ++r) {
-      load_lanes(a_.q, query_at(r), size_, s_.q + r * lanes_);
+      load_lanes<LANE>(a_.q, query_at(r), size_, s_.q + r * lanes_);
       s_.top[r] = kNothing;
     }
     clear_rows(s_.o, rows_ * padded_);
@@ -102,9 +97,9 @@ class Tile {
     int64_t at[kBlockMax];
     find_keys(from, keys, at);
     float* const values = LANE == Lane::kPair ? s_.rows : s_.values;
-    for (int64_t t = 0; t < keys; ++t) load_lanes(a_.v, at[t], size_, values + t * lanes_);
+    for (int64_t t = 0; t < keys; ++t) load_lanes<LANE>(a_.v, at[t], size_, values + t * lanes_);
     if constexpr (LANE == Lane::kPair) pair_rows(values, lanes_, keys, padded_, s_.values);
-    for (int64_t t = 0; t < keys; ++t) load_lanes(a_.k, at[t], size_, s_.rows + t * lanes_);
+    for (int64_t t = 0; t < keys; ++t) load_lanes<LANE>(a_.k, at[t], size_, s_.rows + t * lanes_);
     const int64_t whole = vectors_of(keys) * kWidth;
     clear_rows(s_.rows + keys * lanes_, (whole - keys) * lanes_);
     transpose(s_.rows, whole, lanes_, s_.keys, block_);
@@ -119,12 +114,12 @@ class Tile {
     // [1] scores of the rows seen
     const int64_t vectors = vectors_of(seen);
     multiply<LANE>(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.keys, block_},
-                   {s_.weights, kBlockMax, lanes_of(size_), false});
+                   {s_.weights, kBlockMax, lanes_of(LANE, size_), false});
     // [2] softmax
     for (int64_t i = 0; i < rows; ++i) weigh(r + i, s_.weights + i * kBlockMax, vectors, from);
     // [3] mean of the values
     multiply<LANE>(rows, padded_ / kWidth, {s_.weights, kBlockMax, 1}, {s_.values, padded_},
-                   {s_.o + r * padded_, padded_, lanes_of(seen), true});
+                   {s_.o + r * padded_, padded_, lanes_of(LANE, seen), true});
   }
 
   // Scores to weights relative to the running maximum; what was summed before shrinks where it rises. Pairs of weights

@@ -112,7 +112,9 @@ class Codes {
     return t;
   }
 
-  float at(int64_t element, const Table& table) const {
+  // A value of Table or Table16.
+  template <typename T>
+  auto at(int64_t element, const T& table) const {
     const uint8_t byte = bytes[element / 2];
     return table.value[element % 2 == 0 ? byte >> 4 : byte & 15];
   }

@@ -15,6 +15,7 @@ constexpr bool kMultipliesPairs = false;
 #endif
 
 constexpr int64_t elements_of(Lane lane) { return lane == Lane::kPair ? 2 : 1; }
+constexpr int64_t lanes_of(Lane lane, int64_t elements) { return (elements + elements_of(lane) - 1) / elements_of(lane); }
 
 // a * b + c of each lane; of a pair, both products are added.
 template <Lane LANE>

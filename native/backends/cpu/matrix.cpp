@@ -25,17 +25,13 @@ void decode_run(const Codes& codes, const Table& table, int64_t first, int64_t c
 // The same as bfloat16.
 void decode_run(const Codes& codes, const Table& floats, int64_t first, int64_t count, uint16_t* out) {
   const Table16 table = narrow(floats);
-  const auto one = [&](int64_t element) {
-    const uint8_t byte = codes.bytes[element / 2];
-    return table.value[element % 2 == 0 ? byte >> 4 : byte & 15];
-  };
   int64_t i = 0;
-  if (first % 2 == 1) out[i++] = one(first);
+  if (first % 2 == 1) out[i++] = codes.at(first, table);
 #if defined(__AVX512BW__)
   const __m512i values = _mm512_load_si512(table.value);
   for (; i + 32 <= count; i += 32) _mm512_storeu_si512(out + i, look_up_bf16(codes.bytes + (first + i) / 2, values));
 #endif
-  for (; i < count; ++i) out[i] = one(first + i);
+  for (; i < count; ++i) out[i] = codes.at(first + i, table);
 }
 
 template <typename T>
@@ -71,7 +67,7 @@ void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* o
 
 void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uint16_t* out) {
   const int64_t first = row * m.columns + column;
-  if (m.factor != 1 || m.dropout != nullptr || (m.codes == nullptr && m.dtype != DType::kBF16)) {
+  if (!m.is_unchanged() || (m.codes == nullptr && m.dtype != DType::kBF16)) {
     constexpr int64_t kPart = 256;
     float part[kPart];
     for (int64_t i = 0; i < count; i += kPart) {

@@ -33,10 +33,13 @@ struct Matrix {
     m.rounded = as == DType::kBF16 && !is_bf16();
     return m;
   }
+  // Whether elements are read as they are stored or decoded, before any rounding.
+  bool is_unchanged() const { return factor == 1 && dropout == nullptr; }
+  // Whether they lie at data as they are.
+  bool is_plain() const { return codes == nullptr && is_unchanged() && !rounded; }
   // Whether every element is a bfloat16 number.
   bool is_bf16() const {
-    const DType stored = codes != nullptr ? codes->dtype() : dtype;
-    return rounded || (stored == DType::kBF16 && factor == 1 && dropout == nullptr);
+    return rounded || (is_unchanged() && (codes != nullptr ? codes->dtype() : dtype) == DType::kBF16);
   }
 };
 

@@ -13,8 +13,6 @@ constexpr int64_t kAheadRows = 16;
 
 void clear(float* p, int64_t count) { memset(p, 0, size_t(count) * 4); }
 
-int64_t lanes_of(Lane lane, int64_t depth) { return blocks_of(depth, elements_of(lane)); }
-
 // `depth` elements of a storage row along k, as lanes.
 void fetch_lanes(const Matrix& m, Lane lane, int64_t row, int64_t column, int64_t depth, float* to) {
   if (lane == Lane::kFloat) return fetch(m, row, column, depth, to);
@@ -37,8 +35,7 @@ void pack_straight(const Operand& b, int64_t column, int64_t columns, int64_t k0
 
 // A storage row's bfloat16 numbers: where they lie, or decoded into `space`.
 const uint16_t* bf16_row(const Matrix& m, int64_t row, int64_t column, int64_t columns, uint16_t* space) {
-  const bool plain = m.codes == nullptr && m.dtype == DType::kBF16 && m.factor == 1 && m.dropout == nullptr;
-  if (plain && columns % kTileColumns == 0) {
+  if (m.is_plain() && columns % kTileColumns == 0) {
     const uint16_t* const at = static_cast<const uint16_t*>(m.data) + row * m.columns + column;
     // Short pieces far apart are no stream that the processor sees by itself.
     for (int64_t i = 0; i < columns; i += 32) __builtin_prefetch(at + kAheadRows * m.columns + i);
@@ -75,10 +72,6 @@ void pack_turned(const Operand& b, Lane lane, int64_t column, int64_t columns, i
     transpose_rows(rows, kPitch, kWidth, lanes, strip, kTileColumns);
   }
 }
-
-}  // namespace
-
-namespace {
 
 // Storage rows are k: each gives one element of every row.
 void pack_rows_turned(const Operand& a, int64_t row, int64_t rows, int64_t k0, int64_t depth, float* to,
@@ -122,14 +115,10 @@ void pack_rows(const Operand& a, Lane lane, int64_t row, int64_t rows, int64_t k
   }
 }
 
-// Rows a multiple of 4 KiB apart would share the sets of the first-level cache: those are packed all the same.
 bool PackedRows::lies_packed() const {
   const Matrix& m = a_.matrix;
-  const bool plain = a_.along_k && m.codes == nullptr && m.factor == 1 && m.dropout == nullptr && !m.rounded;
   const bool is_aligned = reinterpret_cast<uintptr_t>(m.data) % sizeof(float) == 0;  // a slice of bfloat16 may not be
-  if (!plain || !is_aligned || m.columns * size_of(m.dtype) % 4096 == 0) return false;
-  if (lane_ == Lane::kFloat) return m.dtype == DType::kF32;
-  return m.dtype == DType::kBF16 && m.columns % 2 == 0 && depth_ % 2 == 0;
+  return a_.along_k && m.is_plain() && is_aligned && rows_lie_packed(m.dtype, m.columns, depth_, lane_ == Lane::kPair);
 }
 
 void PackedRows::reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max) {

@@ -141,6 +141,12 @@ static inline void load_pairs(const Tensor& t, int64_t start, int64_t count, flo
   memset(to + count, 0, size_t(vectors_of((count + 1) / 2) * kWidth * 2 - count) * 2);
 }
 
+template <Lane LANE>
+static inline void load_lanes(const Tensor& t, int64_t start, int64_t count, float* out) {
+  if constexpr (LANE == Lane::kPair) load_pairs(t, start, count, out);
+  else load_row(t, start, count, out);
+}
+
 // to [rows / 2, columns] = pairs of the rows of `from` [rows, from_step lanes] of bfloat16: a last odd row meets zeros.
 static inline void pair_rows(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to) {
   static const uint16_t nothing[kWidth] = {};

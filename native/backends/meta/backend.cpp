@@ -32,7 +32,8 @@ class Space {
   void* block_;
 };
 
-int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+using cpu::meta::blocks_of;
+using cpu::meta::rows_lie_packed;
 
 template <typename Args>
 void nothing(const Args&) {}
@@ -65,11 +66,8 @@ struct Product {
   bool few = true;      // may take the way for few rows
 };
 
-// As in backends/cpu/pack.cpp, for an operand [N, depth] of plain storage.
-bool lies_packed(DType stored, int64_t columns, bool pairs) {
-  if (columns * size_of(stored) % 4096 == 0) return false;
-  return pairs ? stored == DType::kBF16 && columns % 2 == 0 : stored == DType::kF32;
-}
+// For an operand whose rows are multiplied whole.
+bool lies_packed(DType stored, int64_t columns, bool pairs) { return rows_lie_packed(stored, columns, columns, pairs); }
 
 // The workspace of backends/cpu/gemm.cpp.
 void gemm(std::initializer_list<Term> terms, int64_t m, int64_t n, Product product) {
@@ -177,7 +175,8 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   const int64_t rows = blocks_of(count, blocks_of(count, most));
   const Space x(rows * width), logits(rows * vocabulary), d_x(a.d_x ? rows * width : 0);
   const bool pairs = is_bf16(a.x) && is_bf16(a.w), multiplied = pairs && multiplies_pairs();
-  const bool d_logits_lie = vocabulary * 4 % 4096 != 0 && (multiplied ? vocabulary % 2 == 0 : !is_bf16(a.x));
+  const int64_t of_row = vocabulary * 4 / size_of(a.x.dtype);  // a row of logits holds so many of their gradients
+  const bool d_logits_lie = rows_lie_packed(a.x.dtype, of_row, vocabulary, multiplied);
   gemm({{width, pairs, false, lies_packed(a.x.dtype, width, multiplied)}}, rows, vocabulary, {});
   if (a.d_x) gemm({{vocabulary, pairs, false, d_logits_lie}}, rows, width, {.few = false});
   if (a.d_w) gemm({{rows, is_bf16(a.x)}}, vocabulary, width, {.few = false});

@@ -28,6 +28,11 @@ inline void put(const Tensor& t, int64_t i, double value) {
   }
 }
 
+// As an operand beside activations of `dtype`.
+inline double rounded(double value, DType dtype) {
+  return dtype == DType::kBF16 ? bf16_to_float(float_to_bf16(float(value))) : value;
+}
+
 inline void add(const Tensor& t, int64_t i, double value) { put(t, i, get(t, i) + value); }
 
 }  // namespace nibble::reference

@@ -17,11 +17,6 @@ double mask(const Dropout& d, int64_t index) {
   return dropout_keeps(d.seed, d.stream, uint64_t(index), d.p) ? 1.0 / (1.0 - double(d.p)) : 0.0;
 }
 
-// As an operand beside activations of `dtype`.
-double rounded(double value, DType dtype) {
-  return dtype == DType::kBF16 ? bf16_to_float(float_to_bf16(float(value))) : value;
-}
-
 double dropped(const Tensor& x, const Dropout& d, int64_t index) {
   return rounded(get(x, index) * mask(d, index), x.dtype);
 }
