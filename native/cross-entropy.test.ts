@@ -1,25 +1,12 @@
 // The output layer and its loss: the CPU backend, in each instruction set of this machine, against the
 // reference backend; the reference against finite differences.
 import assert from "node:assert/strict";
-import { after, describe, test } from "node:test";
-import {
-  chooseIsa,
-  type Device,
-  type DType,
-  isa,
-  linearCrossEntropy,
-  setThreadCount,
-  supportedIsas,
-  threadCount,
-} from "#native";
+import { describe, test } from "node:test";
+import { chooseIsa, type Device, type DType, linearCrossEntropy, setThreadCount, supportedIsas } from "#native";
+import { restoreRuntimeAfterTests } from "../test/support/runtime.ts";
 import { Bench, numbers, seeded, valuesOf, type WeightForm } from "../test/support/tensors.ts";
 
-const initialIsa = isa();
-const initialThreads = threadCount();
-after(() => {
-  chooseIsa(initialIsa);
-  setThreadCount(initialThreads);
-});
+restoreRuntimeAfterTests();
 
 interface Case {
   rows: number;

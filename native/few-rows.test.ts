@@ -1,25 +1,12 @@
 // Products with few rows, as in decoding: against the reference backend, and a row alone against the same row
 // beside others, bit by bit.
 import assert from "node:assert/strict";
-import { after, describe, test } from "node:test";
-import {
-  chooseIsa,
-  type Device,
-  type DType,
-  isa,
-  linearForward,
-  setThreadCount,
-  supportedIsas,
-  threadCount,
-} from "#native";
+import { describe, test } from "node:test";
+import { chooseIsa, type Device, type DType, linearForward, setThreadCount, supportedIsas } from "#native";
+import { restoreRuntimeAfterTests } from "../test/support/runtime.ts";
 import { Bench, numbers, seeded, valuesOf, type WeightForm } from "../test/support/tensors.ts";
 
-const initialIsa = isa();
-const initialThreads = threadCount();
-after(() => {
-  chooseIsa(initialIsa);
-  setThreadCount(initialThreads);
-});
+restoreRuntimeAfterTests();
 
 interface Case {
   out: number;

@@ -1,7 +1,7 @@
 // Norms, rope, activations, embedding and helpers: every CPU instruction set of this machine against the
 // reference backend; the reference against finite differences in layers-gradients.test.ts.
 import assert from "node:assert/strict";
-import { after, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import {
   type Activation,
   activationBackward,
@@ -13,7 +13,6 @@ import {
   type DType,
   embeddingBackward,
   embeddingForward,
-  isa,
   type Norm,
   normalFill,
   normBackward,
@@ -22,17 +21,12 @@ import {
   scale,
   setThreadCount,
   supportedIsas,
-  threadCount,
   uniformFill,
 } from "#native";
+import { restoreRuntimeAfterTests } from "../test/support/runtime.ts";
 import { Bench, numbers, seeded, valuesOf } from "../test/support/tensors.ts";
 
-const initialIsa = isa();
-const initialThreads = threadCount();
-after(() => {
-  chooseIsa(initialIsa);
-  setThreadCount(initialThreads);
-});
+restoreRuntimeAfterTests();
 
 type Outputs = Record<string, Float32Array>;
 /** Runs an op, or forward and backward of one, and hands out what it wrote. */

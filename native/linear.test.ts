@@ -7,23 +7,17 @@ import {
   type Device,
   type Dropout,
   type DType,
-  isa,
   linearBackward,
   linearForward,
   loraAdd,
   noDropout,
   setThreadCount,
   supportedIsas,
-  threadCount,
 } from "#native";
+import { restoreRuntimeAfterTests } from "../test/support/runtime.ts";
 import { Bench, numbers, seeded, valuesOf, type WeightForm } from "../test/support/tensors.ts";
 
-const initialIsa = isa();
-const initialThreads = threadCount();
-after(() => {
-  chooseIsa(initialIsa);
-  setThreadCount(initialThreads);
-});
+restoreRuntimeAfterTests();
 
 interface Case {
   seed: number;

@@ -8,22 +8,16 @@ import {
   chooseIsa,
   type Device,
   type DType,
-  isa,
   setThreadCount,
   sumSquares,
   supportedIsas,
   type Tensor,
-  threadCount,
 } from "#native";
+import { restoreRuntimeAfterTests } from "../test/support/runtime.ts";
 import { type GoldenTensor, readGolden } from "../test/support/safetensors-golden.ts";
 import { Bench, numbers, seeded, valuesOf } from "../test/support/tensors.ts";
 
-const initialIsa = isa();
-const initialThreads = threadCount();
-after(() => {
-  chooseIsa(initialIsa);
-  setThreadCount(initialThreads);
-});
+restoreRuntimeAfterTests();
 
 const golden = readGolden(new URL("../test/golden/adamw8bit.safetensors", import.meta.url));
 const goldenHyper = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, gradScale: 1 };

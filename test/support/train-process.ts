@@ -3,14 +3,11 @@
 import { readFileSync } from "node:fs";
 import { parseRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
+import { kilobytes } from "../../packages/engine/available-memory.ts";
 import { quoteTrainJob } from "../../packages/engine/quote.ts";
 import { runTrainJob } from "../../packages/engine/train-job.ts";
 
-/** Bytes of a line of /proc/self/status. */
-function statusOf(key: string): number {
-  const found = new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(readFileSync("/proc/self/status", "utf8"));
-  return Number(found?.[1] ?? Number.NaN) * 1024;
-}
+const statusOf = (key: string): number => kilobytes(readFileSync("/proc/self/status", "utf8"), key);
 
 const recipe = parseRecipe({ flags: JSON.parse(process.argv[2] ?? "{}") });
 // Also what starts the threads, so that their stacks are there before anything is measured.
