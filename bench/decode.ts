@@ -123,24 +123,15 @@ function runPeer(command: string, prompt: number): Record<string, unknown> {
 const peers = options.peer.map((p) => ({ name: p.slice(0, p.indexOf("=")), command: p.slice(p.indexOf("=") + 1) }));
 
 function rowsOf(model: ServedModel): Row[] {
-  const row = { taken: [], prompt: decodePrompt };
   const fill = prompts.map((prompt): Row => {
     const takeOne = () => prefill(model, prompt);
-    return {
-      ...row,
-      what: `prefill ${prompt}`,
-      tokens: prompt,
-      takeOne,
-      taken: [],
-      peers: {},
-      peerField: "prefill_tok_s",
-      prompt,
-    };
+    const subject = { what: `prefill ${prompt}`, tokens: prompt, takeOne, prompt };
+    return { ...subject, taken: [], peers: {}, peerField: "prefill_tok_s" };
   });
   const steps = batches.map((batch): Row => {
     const takeOne = () => decode(model, batch);
-    const peerField = batch === 1 ? "decode_tok_s" : null;
-    return { ...row, what: `decode ${batch}`, tokens: batch * newTokens, takeOne, taken: [], peers: {}, peerField };
+    const subject = { what: `decode ${batch}`, tokens: batch * newTokens, takeOne, prompt: decodePrompt };
+    return { ...subject, taken: [], peers: {}, peerField: batch === 1 ? "decode_tok_s" : null };
   });
   return [...fill, ...steps];
 }

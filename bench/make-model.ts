@@ -7,6 +7,7 @@ import { readModelConfig } from "#packages/hub";
 import { createModel } from "../packages/engine/full-parameters.ts";
 import { freeModel } from "../packages/engine/model-load.ts";
 import { saveModel } from "../packages/engine/model-save.ts";
+import { bpeModel, byteCharacters, specialTokens } from "../scripts/quickstart/bpe.ts";
 
 interface Shape {
   hidden: number;
@@ -50,13 +51,6 @@ function configOf({ hidden, ffn, layers, heads, kvHeads, vocab }: Shape): object
   };
 }
 
-/** GPT-2's printable names of the 256 bytes. */
-function byteNames(): string[] {
-  const printable = (b: number) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-  let next = 256;
-  return Array.from({ length: 256 }, (_, b) => String.fromCodePoint(printable(b) ? b : next++));
-}
-
 /** As many merges as a trained tokenizer of this size has: of two letters, of three, of four. */
 function merges(count: number): [string, string][] {
   const letters = [..."abcdefghijklmnopqrstuvwxyzĠ"];
@@ -68,32 +62,19 @@ function merges(count: number): [string, string][] {
 }
 
 function tokenizerOf(vocab: number): object {
-  const bytes = byteNames();
-  const joined = merges(vocab - special.length - bytes.length);
-  const tokens = [...special, ...bytes, ...joined.map((pair) => pair.join(""))];
-  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  const joined = merges(vocab - special.length - byteCharacters.length);
+  const tokens = [...special, ...byteCharacters, ...joined.map((pair) => pair.join(""))];
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
   return {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: special.map((content, id) => ({ id, content, ...flags })),
+    added_tokens: specialTokens(special),
     normalizer: null,
     pre_tokenizer: byteLevel,
     post_processor: null,
     decoder: byteLevel,
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: false,
-      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges: joined,
-    },
+    model: bpeModel({ tokens, merges: joined }),
   };
 }
 

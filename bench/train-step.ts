@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { chooseIsa, type Isa, isa, memory, setThreadCount } from "#native";
 import { openModelFolder } from "#packages/hub";
 import { addon } from "../native/addon.ts";
+import { kilobytes } from "../packages/engine/available-memory.ts";
 import { type Example, ignoredLabel } from "../packages/engine/batch.ts";
 import { adapterParameters, attachAdapter, createAdapter } from "../packages/engine/lora.ts";
 import { loadModel } from "../packages/engine/model-load.ts";
@@ -69,7 +70,7 @@ function examples(vocabulary: number): Example[] {
 }
 
 /** Peak resident set in bytes. */
-const peakRss = () => Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) * 1024;
+const peakRss = () => kilobytes(readFileSync("/proc/self/status", "utf8"), "VmHWM");
 
 using folder = openModelFolder(dir);
 const device = "cpu";
@@ -84,23 +85,12 @@ const adapter = createAdapter(
 );
 attachAdapter(model, adapter);
 const optimizer = new Adamw(adapterParameters(adapter), {
-  ...{
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-    weightDecay: 0,
-    maxGradNorm: 0.3,
-    optimizer: "adamw_32bit",
-    pagingDir: ".",
-  },
+  ...{ beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, maxGradNorm: 0.3 },
+  ...{ optimizer: "adamw_32bit", pagingDir: "." },
 });
 const trainer = new Trainer(model, optimizer, {
-  ...{
-    device,
-    dtype: options.dtype as "float32",
-    gradientCheckpointing: options.checkpointing as "none",
-    seed: 1,
-  },
+  ...{ device, dtype: options.dtype as "float32", seed: 1 },
+  gradientCheckpointing: options.checkpointing as "none",
   schedule: { kind: "constant", lr: 2e-4, warmupSteps: 0, steps: 1000 },
 });
 const rows = examples(model.config.vocabSize);

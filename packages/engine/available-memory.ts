@@ -24,8 +24,8 @@ function read(path: string): string {
   }
 }
 
-/** "MemAvailable:  123 kB" as bytes. */
-function kilobytes(text: string, key: string): number {
+/** "MemAvailable:  123 kB" of a file under /proc as bytes; NaN where there is no such line. */
+export function kilobytes(text: string, key: string): number {
   const found = new RegExp(`^${key}:\\s+(\\d+) kB$`, "m").exec(text);
   return found ? Number(found[1]) * 1024 : Number.NaN;
 }

@@ -18,6 +18,28 @@ export interface BpeVocabulary {
   merges: [string, string][];
 }
 
+/** The `model` of a tokenizer.json. */
+export function bpeModel({ tokens, merges }: BpeVocabulary): object {
+  return {
+    type: "BPE",
+    dropout: null,
+    unk_token: null,
+    continuing_subword_prefix: null,
+    end_of_word_suffix: null,
+    fuse_unk: false,
+    byte_fallback: false,
+    ignore_merges: false,
+    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+    merges,
+  };
+}
+
+/** The `added_tokens` of a tokenizer.json whose first ids are these. */
+export function specialTokens(contents: readonly string[]): object[] {
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  return contents.map((content, id) => ({ id, content, ...flags }));
+}
+
 interface Word {
   ids: number[];
   count: number;

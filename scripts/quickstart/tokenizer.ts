@@ -1,5 +1,5 @@
 // The quickstart's tokenizer: trained on the corpus, described in the files that @huggingface/tokenizers and transformers load.
-import { type BpeVocabulary, trainBpe } from "./bpe.ts";
+import { type BpeVocabulary, bpeModel, specialTokens, trainBpe } from "./bpe.ts";
 import { documents } from "./corpus.ts";
 import { contextTokens, vocabSize } from "./recipe.ts";
 
@@ -22,7 +22,7 @@ export function trainTokenizer(seed: number, documentCount: number): BpeVocabula
 const bytesInOut = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
 
 /** tokenizer.json; encoding puts <s> in front. */
-export function tokenizerJson({ tokens, merges }: BpeVocabulary): object {
+export function tokenizerJson(vocabulary: BpeVocabulary): object {
   const start = { SpecialToken: { id: "<s>", type_id: 0 } };
   const text = { Sequence: { id: "A", type_id: 0 } };
   const second = { Sequence: { id: "B", type_id: 0 } };
@@ -30,15 +30,7 @@ export function tokenizerJson({ tokens, merges }: BpeVocabulary): object {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: specials.map((content, id) => ({
-      id,
-      content,
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: true,
-    })),
+    added_tokens: specialTokens(specials),
     normalizer: null,
     pre_tokenizer: bytesInOut,
     post_processor: {
@@ -48,18 +40,7 @@ export function tokenizerJson({ tokens, merges }: BpeVocabulary): object {
       special_tokens: { "<s>": { id: "<s>", ids: [0], tokens: ["<s>"] } },
     },
     decoder: { ...bytesInOut, add_prefix_space: true },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: false,
-      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges,
-    },
+    model: bpeModel(vocabulary),
   };
 }
 

@@ -86,11 +86,7 @@ function print(io: Io, quote: QuoteSummary, rows: string): void {
 /** Figure 6 of arXiv:2305.14314 beside what the engine would take. */
 async function paper(io: Io, isJson: boolean): Promise<void> {
   const { estimateOfPaper, paperRows } = await import("#packages/engine");
-  const rows = paperRows.map(({ name, paper: theirs, ...shape }) => ({
-    name,
-    paper: theirs,
-    ours: estimateOfPaper({ name, paper: theirs, ...shape }),
-  }));
+  const rows = paperRows.map((row) => ({ name: row.name, paper: row.paper, ours: estimateOfPaper(row) }));
   if (isJson) return printJson(io, { source: "arXiv:2305.14314 Figure 6", rows });
   const mb = (n: number) => count(n / 1e6);
   line(io.stdout, "MB; paper: arXiv:2305.14314, Figure 6 (batch 1, 512 tokens, r 64, gradient checkpointing)");
