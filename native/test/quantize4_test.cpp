@@ -40,6 +40,22 @@ TEST(Quantize4, HasTheBytesOfTheReferenceAtTheEdges) {
       });
 }
 
+TEST(Quantize4, HasTheBytesOfTheReferenceAroundEveryThreshold) {
+  for (Code4 type : {Code4::kNf4, Code4::kFp4, Code4::kInt4}) {
+    expect_like_reference("quantize4", 0, [&](Bench& b) {
+      const Tensor input = b.filled(DType::kF32, {64}, 0);
+      int64_t i = 0;
+      for (float t : codebook4(type).threshold)
+        for (float x : {std::nextafter(t, -2.0f), t, std::nextafter(t, 2.0f)}) put(input, i++, x);
+      put(input, i++, 1);  // the block's absmax, so that nothing is scaled
+      put(input, i++, -1);
+      for (int cell = -8; cell <= 8; ++cell) put(input, i++, cell / 8.0);
+      ASSERT_LE(i, 64);
+      round_trip(b, input, type, 64);
+    });
+  }
+}
+
 TEST(Quantize4, NanIsTheBlocksAbsmax) {
   for_each_isa([](const std::string& isa) {
     Bench b(Device::kCpu);

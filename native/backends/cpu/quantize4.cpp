@@ -4,6 +4,7 @@
 #include "backends/cpu/codes.h"
 #include "backends/cpu/elements.h"
 #include "backends/cpu/ops.h"
+#include "backends/cpu/ranker.h"
 #include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
@@ -18,56 +19,15 @@ typedef uint16_t Pairs __attribute__((vector_size(16)));
 typedef uint8_t PackedBytes __attribute__((vector_size(8)));
 typedef uint8_t RankBytes __attribute__((vector_size(kWidth)));
 
-// Ranks as nearest_code4 finds them: how many of the sorted thresholds have not x <= threshold. A vector at a time, in
-// four looks of a binary search where a register can be looked up in, else by all 15 comparisons.
-class Ranker {
- public:
-  explicit Ranker(const Codebook4& book) {
-#if defined(__AVX512F__)
-    middle_ = splat(book.threshold[7]);
-    const int further[3] = {3, 1, 0};  // from the rank so far to the threshold that is looked at
-    for (int look = 0; look < 3; ++look) {
-      float at[16];
-      for (int rank = 0; rank < 16; ++rank) {
-        const int t = rank + further[look];
-        at[rank] = book.threshold[t < 14 ? t : 14];
-      }
-      next_[look] = load(at);
-    }
-#else
-    for (int t = 0; t < 15; ++t) threshold_[t] = splat(book.threshold[t]);
-#endif
-  }
-
-  IVec operator()(Vec x) const {
-#if defined(__AVX512F__)
-    const __m512i bit[3] = {_mm512_set1_epi32(4), _mm512_set1_epi32(2), _mm512_set1_epi32(1)};
-    __m512i rank = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(x, middle_, _CMP_NLE_UQ), 8);
-    for (int look = 0; look < 3; ++look) {
-      const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_permutexvar_ps(rank, next_[look]), _CMP_NLE_UQ);
-      rank = _mm512_mask_or_epi32(rank, above, rank, bit[look]);
-    }
-    return (IVec)rank;
-#else
-    IVec below{};
-    for (int t = 0; t < 15; ++t) below += (IVec)(x <= threshold_[t]);  // -1 where true
-    return below + 15;
-#endif
-  }
-
- private:
-#if defined(__AVX512F__)
-  Vec middle_, next_[3];
-#else
-  Vec threshold_[15];
-#endif
-};
-
 float greatest(IVec bits) {
+#if defined(__AVX512F__)
+  return bits_to_float(uint32_t(_mm512_reduce_max_epi32((__m512i)bits)));
+#else
   int32_t lanes[kWidth], top = 0;
   memcpy(lanes, &bits, sizeof lanes);
   for (int i = 0; i < kWidth; ++i) top = lanes[i] > top ? lanes[i] : top;
   return bits_to_float(uint32_t(top));
+#endif
 }
 
 // count is even.
@@ -75,6 +35,14 @@ void pack_codes(const Codebook4& book, const uint8_t* rank, int64_t count, uint8
   Bytes table;
   memcpy(&table, book.code_of_rank, sizeof table);
   int64_t i = 0;
+#if defined(__AVX512BW__)
+  const __m512i tables = _mm512_broadcast_i32x4((__m128i)table);
+  for (; i + 64 <= count; i += 64) {
+    const __m512i codes = _mm512_shuffle_epi8(tables, _mm512_loadu_si512(rank + i));
+    const __m512i pairs = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0110));  // 16 * first + second
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i / 2), _mm512_cvtepi16_epi8(pairs));
+  }
+#endif
   for (; i + 16 <= count; i += 16) {
     Bytes ranks;
     memcpy(&ranks, rank + i, sizeof ranks);
@@ -86,7 +54,7 @@ void pack_codes(const Codebook4& book, const uint8_t* rank, int64_t count, uint8
 }
 
 template <typename T>
-void quantize_block(const Quantize4Args& a, const Codebook4& book, const Ranker& rank_of, int64_t start, int64_t n) {
+void quantize_block(const Quantize4Args& a, const Codebook4& book, const Ranker& ranker, int64_t start, int64_t n) {
   float x[kBlockMax + kWidth];
   uint8_t rank[kBlockMax + kWidth];
   const bool full = start + a.block_size <= n;
@@ -107,12 +75,17 @@ void quantize_block(const Quantize4Args& a, const Codebook4& book, const Ranker&
   // [3] nearest code
   const Vec inverse = splat(1.0f / floored), divisor = splat(floored);
   const int64_t even = (count + 1) / 2 * 2;
-  for (int64_t i = 0; i < even; i += kWidth) {
-    const Vec scaled = full ? load(x + i) * inverse : load(x + i) / divisor;
-    const RankBytes bytes = __builtin_convertvector(rank_of(scaled), RankBytes);
+  const auto put = [&](int64_t i, IVec ranks) NIBBLE_INLINE {
+    const RankBytes bytes = __builtin_convertvector(ranks, RankBytes);
     memcpy(rank + i, &bytes, sizeof bytes);
+  };
+  if (full && ranker.in_cells()) {
+    for (int64_t i = 0; i < count; i += kWidth) put(i, ranker.by_cell(load(x + i) * inverse));
+  } else {
+    for (int64_t i = 0; i < even; i += kWidth)
+      put(i, ranker.by_search(full ? load(x + i) * inverse : load(x + i) / divisor));
   }
-  if (even > count) rank[count] = uint8_t(rank_of(Vec{})[0]);  // the pad of an odd tail is 0, in a block of NaN too
+  if (even > count) rank[count] = uint8_t(ranker.by_search(Vec{})[0]);  // the pad of an odd tail is 0, in a block of NaN too
   // [4] pack, even index in the high nibble
   pack_codes(book, rank, even, a.codes.u8() + start / 2);
 }
@@ -133,13 +106,13 @@ void dequantize_block(const Codebook4& book, float absmax, const uint8_t* codes,
 
 void quantize4(const Quantize4Args& a) {
   const Codebook4& book = codebook4(a.type);
-  const Ranker rank_of(book);
+  const Ranker ranker(book);
   const int64_t n = a.input.count();
   with_any_type(a.input.dtype, [&](auto type) {
     parallel_for((n + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
       const int64_t end = (task + 1) * kTaskElements < n ? (task + 1) * kTaskElements : n;
       for (int64_t start = task * kTaskElements; start < end; start += a.block_size) {
-        quantize_block<decltype(type)>(a, book, rank_of, start, n);
+        quantize_block<decltype(type)>(a, book, ranker, start, n);
       }
     });
   });
