@@ -1,11 +1,10 @@
 #include "core/memory.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdlib>
 
 #include "core/error.h"
+#include "core/pages.h"
 
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -29,21 +28,17 @@ int64_t size_class(int64_t bytes) {
 
 }  // namespace
 
-void* Memory::from_system(int64_t size) {
+void* Memory::from_system(int64_t size, Kind kind) {
   if (source_ == Source::kNowhere) return reinterpret_cast<void*>(nowhere_ += kAlignment);
   if (size < kMappedMin) return std::aligned_alloc(kAlignment, size_t(size));
-  void* const data = mmap(nullptr, size_t(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return nullptr;
-#if defined(MADV_HUGEPAGE)
-  madvise(data, size_t(size), MADV_HUGEPAGE);  // fewer faults, fewer misses of the page table's cache
-#endif
-  return data;
+  if (kind == Kind::kWeights && Slabs::takes(size)) return slabs_.allocate(size);
+  return map_pages(size);
 }
 
 void Memory::to_system(void* pointer, int64_t size) {
   if (source_ == Source::kNowhere) return;
   if (size < kMappedMin) return std::free(pointer);
-  munmap(pointer, size_t(size));
+  if (!slabs_.release(pointer)) unmap_pages(pointer, size);
 }
 
 void* Memory::take_cached(int64_t size) {
@@ -104,8 +99,8 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
   if (pointer == nullptr) {
     // What is kept makes room for what is asked for, so that it never adds to the peak.
     while (!cached_.empty() && total_ + report_.cached + size > most_) drop_oldest();
-    pointer = from_system(size);
-    if (pointer == nullptr && trim_locked() > 0) pointer = from_system(size);
+    pointer = from_system(size, kind);
+    if (pointer == nullptr && trim_locked() > 0) pointer = from_system(size, kind);
   }
   if (pointer == nullptr) {
     throw Error(Code::kResourceExhausted, "allocate",
@@ -121,7 +116,7 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
 void* Memory::allocate_paged(int64_t bytes, const std::string& folder) {
   require(bytes > 0, "allocate", "bytes: expected > 0 to page, got ", bytes);
   const Block block{(bytes + kPage - 1) / kPage * kPage, Kind::kOptimizer, true};
-  void* const pointer = source_ == Source::kSystem ? map_spill(folder, block.bytes) : from_system(block.bytes);
+  void* const pointer = source_ == Source::kSystem ? map_spill(folder, block.bytes) : from_system(block.bytes, block.kind);
   std::lock_guard<std::mutex> lock(mutex_);
   live_[pointer] = block;
   count(block);
@@ -185,6 +180,7 @@ int64_t Memory::trim() {
 int64_t Memory::trim_locked() {
   const int64_t given_back = report_.cached;
   while (!cached_.empty()) drop_oldest();
+  slabs_.trim();
   most_ = total_;
 #if defined(__GLIBC__)
   if (source_ == Source::kSystem) malloc_trim(0);  // free pages between small blocks

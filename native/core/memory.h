@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/slabs.h"
 #include "core/spill_file.h"
 #include "core/tensor.h"
 
@@ -69,7 +70,7 @@ class Memory {
     int64_t bytes;
   };
   void* take_cached(int64_t size);
-  void* from_system(int64_t size);
+  void* from_system(int64_t size, Kind kind);
   void to_system(void* pointer, int64_t size);
   void keep(void* pointer, int64_t size);
   void drop_oldest();
@@ -79,6 +80,7 @@ class Memory {
   const Source source_;
   mutable std::mutex mutex_;
   std::unordered_map<void*, Block> live_;
+  Slabs slabs_;  // of weights
   std::map<uint64_t, Cached> cached_;                           // by age
   std::unordered_map<int64_t, std::vector<uint64_t>> of_size_;  // keys of cached_, newest last
   uint64_t releases_ = 0;

@@ -67,6 +67,43 @@ TEST(Memory, HandsFreedBlocksOutAgain) {
   memory.trim();
 }
 
+TEST(Memory, WeightsShareLargeMappings) {
+  Memory memory;
+  const int64_t bytes = 700 << 10, count = 100;  // several slabs
+  std::vector<uint8_t*> blocks;
+  for (int64_t i = 0; i < count; ++i) {
+    blocks.push_back(static_cast<uint8_t*>(memory.allocate(bytes, Kind::kWeights)));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(blocks.back()) % 64, 0u);
+    std::memset(blocks.back(), int(i), size_t(bytes));
+  }
+  for (int64_t i = 0; i < count; i += 2) memory.release(blocks[size_t(i)]);
+  for (int64_t i = 1; i < count; i += 2) {
+    EXPECT_EQ(blocks[size_t(i)][0], uint8_t(i)) << "a neighbour's release leaves it";
+    EXPECT_EQ(blocks[size_t(i)][bytes - 1], uint8_t(i));
+    memory.release(blocks[size_t(i)]);
+  }
+  EXPECT_EQ(memory.report().current[int(Kind::kWeights)], 0);
+  // Of a model loaded tensor by tensor, the second lies where the first lay.
+  void* const first = memory.allocate(bytes, Kind::kWeights);
+  memory.release(first);
+  void* const second = memory.allocate(bytes, Kind::kWeights);
+  EXPECT_EQ(first, second);
+  memory.release(second);
+  memory.trim();
+}
+
+TEST(Slabs, GoBackWithTheirLastBlock) {
+  Slabs slabs;
+  int outside = 0;
+  EXPECT_FALSE(slabs.release(&outside));
+  std::vector<void*> blocks;
+  for (int64_t i = 0; i < 3 * Slabs::kBytes / (1 << 20); ++i) blocks.push_back(slabs.allocate(1 << 20));
+  for (void* block : blocks) EXPECT_TRUE(slabs.release(block));
+  EXPECT_FALSE(slabs.release(blocks.front())) << "its slab was unmapped";
+  slabs.trim();
+  EXPECT_FALSE(slabs.release(blocks.back()));
+}
+
 TEST(Memory, RefusesBeyondTheLimitAndLosesNothing) {
   Memory memory;
   memory.set_limit(1024);
