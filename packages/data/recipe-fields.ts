@@ -195,7 +195,8 @@ export const recipeFields: readonly RecipeField[] = [
     check: checkpointing,
     help: "full: least memory, a third more time; selective: a third less, for little",
   },
-  { key: "dtype", fallback: "float32", check: choice(computeDTypes), help: "what the engine computes in" },
+  // As QLoRA's own runs. Trained parameters, their gradients and the optimizer's state are float32 in both.
+  { key: "dtype", fallback: "bfloat16", check: choice(computeDTypes), help: "of activations; float32 with full" },
   { key: "threads", fallback: null, check: whole(1), help: "CPU threads; default all cores" },
   { key: "memoryLimit", fallback: null, check: size, help: "bytes of memory at most, such as 8GB; default: all" },
 ];

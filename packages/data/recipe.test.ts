@@ -29,17 +29,25 @@ test("flags win over the file, the file over the defaults; flags are text", () =
     rank: "64",
     weightDecay: "0.01",
     gradAccum: undefined,
-    dtype: "bfloat16",
+    dtype: "float32",
     bits: "16",
   });
   assert.deepEqual([recipe.lr, recipe.rank, recipe.gradAccum, recipe.shuffle], [1e-4, 64, 2, false]);
-  assert.deepEqual([recipe.weightDecay, recipe.dtype, recipe.bits], [0.01, "bfloat16", 16]);
+  assert.deepEqual([recipe.weightDecay, recipe.dtype, recipe.bits], [0.01, "float32", 16]);
   assert.deepEqual(recipe.targets, ["q_proj", "v_proj"]);
   const checkpointing = ["gradient_checkpointing: true", "gradient_checkpointing: false", ""].map(
     (text) => withYaml(text).gradientCheckpointing,
   );
   assert.deepEqual(checkpointing, ["full", "none", "selective"]);
   assert.deepEqual(parseRecipe({ flags: { ...paths, targets: "q_proj, v_proj" } }).targets, recipe.targets);
+});
+
+test("activations are bfloat16, but float32 where every weight is trained, unless the caller says", () => {
+  const dtypeOf = (text: string) => withYaml(text).dtype;
+  assert.equal(dtypeOf(""), "bfloat16");
+  assert.equal(dtypeOf("full: true\nbits: 16"), "float32");
+  assert.equal(dtypeOf("full: true\nbits: 16\ndtype: bfloat16"), "bfloat16");
+  assert.equal(dtypeOf("dtype: float32"), "float32");
 });
 
 test("unknown keys and wrong values are errors that say what to write", () => {

@@ -54,6 +54,7 @@ export function parseRecipe({ yaml, flags = {}, optional = [] }: RecipeSources):
       fail("recipe", `${yamlKey(key)}: expected ${help}, got nothing`, key);
   }
   const whole = recipe as unknown as TrainRecipe;
+  if (whole.full && !given.has("dtype")) whole.dtype = "float32";
   checkTogether(whole, given);
   return whole;
 }

@@ -28,11 +28,7 @@ export function addEstimate(program: Command, io: Io): void {
   for (const option of recipeFields.flatMap(optionsOf)) command.addOption(option);
   command
     .addOption(new Option("--eval-data <file>", "held-out rows"))
-    .addOption(
-      new Option("--device <device>", "cuda: memory of a card, activations in bfloat16 unless --dtype says otherwise")
-        .choices(["cpu", "cuda"])
-        .default("cpu"),
-    )
+    .addOption(new Option("--device <device>", "cuda: memory of a card").choices(["cpu", "cuda"]).default("cpu"))
     .addOption(new Option("--paper", "the QLoRA paper's models: its figures and ours"))
     .addOption(endpointOption())
     .addOption(jsonOption())
@@ -54,8 +50,7 @@ function recipeOf(options: Options, command: Command): TrainRecipe {
   const flags = typedFlags(options, command);
   const file = options.config === undefined ? {} : { file: options.config };
   const recipe = readRecipe({ flags, optional: ["data", "out"], ...file });
-  const dtype = options.device === "cuda" && flags["dtype"] === undefined ? "bfloat16" : recipe.dtype;
-  return { ...recipe, dtype, model: folderOf(recipe.model), out: recipe.out || "." };
+  return { ...recipe, model: folderOf(recipe.model), out: recipe.out || "." };
 }
 
 async function estimate(io: Io, options: Options, command: Command): Promise<void> {

@@ -252,7 +252,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   gradientCheckpointing?: boolean | undefined;
 
   /**
-   * The type in which activations are computed. Default: FLOAT32.
+   * The type in which activations are computed; full_parameter needs FLOAT32, and has it by default. Default: BFLOAT16.
    *
    * @generated from field: nibble.common.v1.ComputeDtype compute_dtype = 51;
    */
