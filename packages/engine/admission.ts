@@ -53,11 +53,6 @@ function help(run: RunShape, peak: number): string {
   return `what would help: ${useful.map(({ text, left }) => `${text} (then ${sizeText(left)})`).join(", ")}`;
 }
 
-export interface Admission {
-  estimate: MemoryEstimate;
-  available: Available;
-}
-
 /** What the process will take that no tensor is counted for. */
 export function processBytes(): number {
   const { current, cached } = memory.report();
@@ -65,27 +60,47 @@ export function processBytes(): number {
   return Math.max(0, process.memoryUsage.rss() - tensors) + heapGrowth;
 }
 
+/** Why something is not let in: the message and the same numbers as texts. */
+export interface Refusal {
+  message: string;
+  details: Record<string, string>;
+}
+
+export type Need = Pick<MemoryEstimate, "atPeak" | "peakTotal" | "paged">;
+
+/** Null where it fits. `what` as in "the run"; `help` is what its owner could change. */
+export function refusalOf(what: string, need: Need, available: Available, help: () => string): Refusal | null {
+  const { atPeak, peakTotal, paged } = need;
+  const needed = peakTotal + processReserve;
+  if (needed <= available.bytes) return null;
+  const pagedText = paged > 0 ? `, and ${sizeText(paged)} in a spill file` : "";
+  const message =
+    `memory: ${what} needs ${sizeText(peakTotal)} (${kindsText(atPeak)})${pagedText} and ${sizeText(processReserve)} ` +
+    `for the process, ${available.by} leaves ${sizeText(available.bytes)}; ${help()}`;
+  const byKind = Object.entries(atPeak).map(([kind, bytes]) => [`bytes_${kind}`, String(bytes)]);
+  const numbers = { bytes_needed: String(needed), bytes_available: String(available.bytes), limited_by: available.by };
+  return { message, details: { ...Object.fromEntries(byKind), ...numbers } };
+}
+
+/** What earlier work left in the cache is used before the system is asked for more. */
+export function availableNow(memoryLimit: number | null): Available {
+  return availableMemory(memoryLimit, process.memoryUsage.rss() - memory.report().cached);
+}
+
+export function refusalOfRun(run: RunShape, estimate: MemoryEstimate, available: Available): Refusal | null {
+  return refusalOf("the run", estimate, available, () => help(run, estimate.peakTotal));
+}
+
+export interface Admission {
+  estimate: MemoryEstimate;
+  available: Available;
+}
+
 /** @throws RESOURCE_EXHAUSTED with the numbers when the run cannot fit. */
 export function admit(run: RunShape, memoryLimit: number | null): Admission {
   const estimate = estimateMemory(run);
-  // What earlier work left in the cache is used before the system is asked for more.
-  const available = availableMemory(memoryLimit, process.memoryUsage.rss() - memory.report().cached);
-  const needed = estimate.peakTotal + processReserve;
-  if (needed <= available.bytes) return { estimate, available };
-  const { atPeak, peakTotal, paged } = estimate;
-  const pagedText = paged > 0 ? `, and ${sizeText(paged)} in a spill file` : "";
-  const message =
-    `memory: the run needs ${sizeText(peakTotal)} (${kindsText(atPeak)})${pagedText} and ${sizeText(processReserve)} ` +
-    `for the process, ${available.by} leaves ${sizeText(available.bytes)}; ${help(run, peakTotal)}`;
-  const details = Object.fromEntries(Object.entries(atPeak).map(([kind, bytes]) => [`bytes_${kind}`, String(bytes)]));
-  throw new NibbleError(message, {
-    code: "RESOURCE_EXHAUSTED",
-    op: "train",
-    details: {
-      ...details,
-      bytes_needed: String(needed),
-      bytes_available: String(available.bytes),
-      limited_by: available.by,
-    },
-  });
+  const available = availableNow(memoryLimit);
+  const refusal = refusalOfRun(run, estimate, available);
+  if (refusal === null) return { estimate, available };
+  throw new NibbleError(refusal.message, { code: "RESOURCE_EXHAUSTED", op: "train", details: refusal.details });
 }

@@ -5,8 +5,8 @@ import { memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import type { LlamaConfig } from "#packages/hub";
-import { processBytes, processReserve } from "./admission.ts";
-import { type Available, availableMemory } from "./available-memory.ts";
+import { availableNow, processBytes, type Refusal, refusalOfRun } from "./admission.ts";
+import type { Available } from "./available-memory.ts";
 import type { Example } from "./batch.ts";
 import { measureRate } from "./calibrate.ts";
 import { estimateMemory, type MemoryEstimate, type RunShape } from "./estimate.ts";
@@ -36,6 +36,8 @@ export interface Quote {
   /** Null where it is not known. */
   available: Available | null;
   fits: boolean | null;
+  /** Why the run would not be let in; null where it would, or where that is not known. */
+  refusal: Refusal | null;
   flops: number;
   /** Of all steps, as this machine measured in a moment would need; null where it is not known. */
   seconds: number | null;
@@ -80,8 +82,10 @@ async function quote({ recipe, hasRows, evalFile, device }: QuoteJob): Promise<Q
   const flops = trainingFlops(config, plan.counts, { ...run, gradientCheckpointing: recipe.gradientCheckpointing });
   const { tokens, trainedTokens } = plan.counts;
   const facts = { rows: train.length, steps: plan.steps, tokens, trainedTokens, memory: estimate, flops };
-  if (device === "cuda") return { ...facts, processBytes: 0, available: null, fits: null, seconds: null };
-  const available = availableMemory(recipe.memoryLimit, process.memoryUsage.rss() - memory.report().cached);
-  const fits = estimate.peakTotal + processReserve <= available.bytes;
-  return { ...facts, processBytes: processBytes(), available, fits, seconds: secondsOf(run, flops) };
+  if (device === "cuda")
+    return { ...facts, processBytes: 0, available: null, fits: null, refusal: null, seconds: null };
+  const available = availableNow(recipe.memoryLimit);
+  const refusal = refusalOfRun(run, estimate, available);
+  const seconds = secondsOf(run, flops);
+  return { ...facts, processBytes: processBytes(), available, fits: refusal === null, refusal, seconds };
 }

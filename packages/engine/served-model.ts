@@ -19,6 +19,8 @@ import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
+import { storedIn } from "./run-shape.ts";
+import { admitServing } from "./serving-memory.ts";
 
 const op = "serve";
 
@@ -105,6 +107,10 @@ export class ServedModel {
     const folder = openModelFolder(options.modelDir);
     try {
       return freeOnThrow(() => {
+        const { device, quant, dtype } = options;
+        if (device === "cpu") {
+          admitServing({ config: folder.config, stored: storedIn(folder), quant, dtype, limits: options });
+        }
         const { model, digest } = load(folder, options, signal);
         return new ServedModel(model, digest, options);
       });

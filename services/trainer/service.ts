@@ -13,10 +13,13 @@ const idOf = (name: string) => parseName(jobPattern, name, "training_job").train
 /** @throws RESOURCE_EXHAUSTED for a job that would not be let in. */
 async function validated(quote: QuoteJob, spec: TrainingSpec, signal: AbortSignal) {
   const quoted = await quote(spec, signal);
-  if (quoted.fits) return { trainingJob: { spec }, quote: quoteOf(quoted) };
-  const { peakTotal } = quoted.memory;
-  const message = `memory: the job needs ${peakTotal} bytes beside the process, ${quoted.available?.by} leaves ${quoted.available?.bytes}`;
-  throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op: "create_training_job" });
+  const { refusal } = quoted;
+  if (refusal === null) return { trainingJob: { spec }, quote: quoteOf(quoted) };
+  throw new NibbleError(refusal.message, {
+    code: "RESOURCE_EXHAUSTED",
+    op: "create_training_job",
+    details: refusal.details,
+  });
 }
 
 export function trainerService(jobs: Jobs, quote: QuoteJob): Implementation {

@@ -1,0 +1,65 @@
+// What serving is said to take against what it takes, and what happens where it cannot fit.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { memory } from "#native";
+import { openModelFolder } from "#packages/hub";
+import { goldenPath } from "../../test/support/golden-model.ts";
+import { storedIn } from "./run-shape.ts";
+import { ServedModel } from "./served-model.ts";
+import { admitServing, estimateServing, type ServingShape } from "./serving-memory.ts";
+
+const limits = { sequencesMax: 4, stepTokensMax: 64, cacheTokensMax: 4096, waitingMax: 16 };
+const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 };
+
+function shapeOf(modelDir: string, dtype: ServingShape["dtype"]): ServingShape {
+  using folder = openModelFolder(modelDir);
+  return { config: folder.config, stored: storedIn(folder), quant: null, dtype, limits };
+}
+
+for (const dtype of ["float32", "bfloat16"] as const) {
+  test(`serving in ${dtype} takes what was said`, async () => {
+    const modelDir = goldenPath("llama_untied_nf4_dq");
+    const said = estimateServing(shapeOf(modelDir, dtype));
+    memory.trim();
+    memory.resetPeak();
+    const model = ServedModel.open({ modelDir, device: "cpu", dtype, quant: null, ...limits });
+    const { signal } = new AbortController();
+    const lengths = [limits.stepTokensMax - limits.sequencesMax + 1, 1, 1, 1];
+    const answers = lengths.map((length) => {
+      const request = { inputIds: new Array<number>(length).fill(3), maxNewTokens: 2, sampling, adapterId: null };
+      return model.generate({ ...request, ignoreEos: true, wantLogits: false }, () => {}, signal);
+    });
+    await Promise.all(answers);
+    const { atPeak, peakTotal } = memory.report();
+    model.free();
+    const far = (got: number, expected: number) => Math.abs(got - expected) > 0.01 * expected;
+    assert.ok(!far(peakTotal, said.peakTotal), `expected ${said.peakTotal}, got ${peakTotal}`);
+    assert.ok(!far(atPeak.activations, said.atPeak.activations), `${atPeak.activations} ${said.atPeak.activations}`);
+    assert.equal(memory.report("meta").current.weights, 0);
+  });
+}
+
+test("a model that cannot fit is refused with the numbers, before anything is read", () => {
+  const shape = shapeOf(goldenPath("llama_untied"), "bfloat16");
+  const config = { ...shape.config, layerCount: 400, hiddenSize: 65536, intermediateSize: 262144 };
+  assert.throws(() => admitServing({ ...shape, config }), {
+    name: "NibbleError",
+    code: "RESOURCE_EXHAUSTED",
+    message: /serving the model needs [\d.]+ GB \(weights [\d.]+ GB.*leaves [\d.]+ .*would help/,
+  });
+});
+
+test("a cache that cannot fit is refused, and nothing stays", () => {
+  const before = memory.report().current;
+  const options = {
+    modelDir: goldenPath("llama_untied_nf4_dq"),
+    device: "cpu",
+    dtype: "float32",
+    quant: null,
+  } as const;
+  assert.throws(() => ServedModel.open({ ...options, ...limits, cacheTokensMax: 4e8 }), {
+    code: "RESOURCE_EXHAUSTED",
+    message: /activations \d+ GB/,
+  });
+  assert.deepEqual(memory.report().current, before);
+});
