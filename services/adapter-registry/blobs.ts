@@ -133,7 +133,12 @@ export class Staging {
     const full = join(this.path, path);
     await mkdir(dirname(full), { recursive: true });
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
-    return new StagedFile(await open(full, flags, 0o644), this.#write);
+    return new StagedFile(path, await open(full, flags, 0o644), this.#write);
+  }
+
+  /** Removes one file, if it is there. */
+  async remove(path: string): Promise<void> {
+    await rm(join(this.path, path), { force: true });
   }
 
   /** Removes the folder and what is left in it. */
@@ -144,12 +149,15 @@ export class Staging {
 
 /** A file that is being written and hashed. */
 export class StagedFile {
+  /** Inside its staging folder. */
+  readonly name: string;
   readonly #handle: FileHandle;
   readonly #write: Write;
   readonly #hash = createHash("sha256");
   #size = 0;
 
-  constructor(handle: FileHandle, write: Write) {
+  constructor(name: string, handle: FileHandle, write: Write) {
+    this.name = name;
     this.#handle = handle;
     this.#write = write;
   }

@@ -1,15 +1,13 @@
 // Reads a version's files in pieces, from any offset. Bytes are read when the client has taken those before.
-import { createHash } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 import { NibbleError } from "#packages/errors";
 import type { BlobFolder } from "./blobs.ts";
 import { notFound, versionName } from "./names.ts";
+import { damaged, readBlob } from "./read-blob.ts";
 import type { FileRecord } from "./store.ts";
 import type { Versions } from "./versions.ts";
 
 const op = "download_file";
-/** The contract allows 1 MiB; half of it keeps two pieces in the flow-control window. */
-const pieceBytes = 512 << 10;
 
 export interface Piece {
   offset: number;
@@ -42,7 +40,11 @@ export class Downloads {
     }
     const handle = await this.#open(request, file);
     try {
-      yield* pieces(handle, file, request.offset);
+      let offset = request.offset;
+      for await (const data of readBlob(handle, file, { start: offset, end: file.sizeBytes }, op)) {
+        yield { offset, data, ...(offset === request.offset ? { file } : {}) };
+        offset += data.length;
+      }
     } finally {
       await handle.close();
     }
@@ -60,27 +62,6 @@ export class Downloads {
     if (handle) return handle;
     // NOT_FOUND if the version was removed a moment ago.
     await this.#find(request);
-    throw damaged(file, "its bytes are missing");
+    throw damaged(file, "its bytes are missing", op);
   }
-}
-
-async function* pieces(handle: FileHandle, file: FileRecord, from: number): AsyncGenerator<Piece> {
-  const hash = from === 0 ? createHash("sha256") : undefined;
-  let offset = from;
-  do {
-    const buffer = Buffer.allocUnsafe(Math.min(pieceBytes, file.sizeBytes - offset));
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, offset);
-    if (bytesRead === 0 && buffer.length > 0) throw damaged(file, `expected ${file.sizeBytes} bytes, got ${offset}`);
-    const data = buffer.subarray(0, bytesRead);
-    hash?.update(data);
-    yield { offset, data, ...(offset === from ? { file } : {}) };
-    offset += bytesRead;
-  } while (offset < file.sizeBytes);
-  const sha256 = hash?.digest("hex") ?? file.sha256;
-  if (sha256 !== file.sha256) throw damaged(file, `sha256: expected ${file.sha256}, got ${sha256}`);
-}
-
-function damaged(file: FileRecord, what: string): NibbleError {
-  const message = `${file.path}: the registry's copy is damaged: ${what}`;
-  return new NibbleError(message, { code: "DATA_LOSS", op, details: { path: file.path, sha256: file.sha256 } });
 }

@@ -1,8 +1,9 @@
 // The registry's tables, in types that SQLite and PostgreSQL both have.
 import type { Kysely } from "kysely";
 import type { Migrations } from "#packages/sql";
+import { createHubTables, type HubTables } from "./hub/schema.ts";
 
-export interface Tables {
+export interface Tables extends HubTables {
   adapters: AdapterRow;
   versions: VersionRow;
   files: FileRow;
@@ -100,4 +101,7 @@ async function createTables(db: Kysely<unknown>): Promise<void> {
     .execute();
 }
 
-export const migrations: Migrations = { "0001-tables": { up: createTables } };
+export const migrations: Migrations = {
+  "0001-tables": { up: createTables },
+  "0002-hub": { up: createHubTables },
+};

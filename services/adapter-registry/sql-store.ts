@@ -1,20 +1,14 @@
 // The store over kysely. Rows become records here; numbers pass through Number because PostgreSQL's driver hands out
 // 64-bit integers as text.
-import type { Dialect, Kysely, Transaction } from "kysely";
+import type { Kysely, Transaction } from "kysely";
 import { NibbleError } from "#packages/errors";
-import { openDatabase } from "#packages/sql";
 import type { AliasRow, Tables, VersionRow } from "./schema.ts";
-import { migrations } from "./schema.ts";
 import type { AdapterRecord, AliasRecord, Change, FileRecord, Store, VersionDraft, VersionRecord } from "./store.ts";
 import { checkEtag, checkSameRequest } from "./store.ts";
 
 type Database = Kysely<Tables> | Transaction<Tables>;
 
-export async function openSqlStore(dialect: Dialect): Promise<Store> {
-  return new SqlStore(await openDatabase<Tables>(dialect, migrations));
-}
-
-class SqlStore implements Store {
+export class SqlStore implements Store {
   readonly #db: Kysely<Tables>;
 
   constructor(db: Kysely<Tables>) {
@@ -107,14 +101,12 @@ class SqlStore implements Store {
   }
 
   async blobsInUse(among?: readonly string[]): Promise<Map<string, number>> {
-    let query = this.#db.selectFrom("files").select(["sha256", "size_bytes"]).distinct();
-    if (among) query = query.where("sha256", "in", [...among]);
-    const rows = await query.execute();
+    const uses = (table: "files" | "hub_files" | "hub_objects") => {
+      const all = this.#db.selectFrom(table).select(["sha256", "size_bytes"]);
+      return among ? all.where("sha256", "in", [...among]) : all;
+    };
+    const rows = await uses("files").union(uses("hub_files")).union(uses("hub_objects")).execute();
     return new Map(rows.map((row) => [row.sha256, Number(row.size_bytes)]));
-  }
-
-  async close(): Promise<void> {
-    await this.#db.destroy();
   }
 }
 

@@ -84,9 +84,8 @@ export interface Store {
   /** Points an alias at a version that must exist. `etag` is the alias's. */
   putAlias(alias: { id: string; version: number }, change: Change): Promise<AliasRecord>;
   removeAlias(id: string, change: Change): Promise<void>;
-  /** Blobs that versions use, by sha256, with their sizes: all, or those among the given ones. */
+  /** Blobs that versions or the hub use, by sha256, with their sizes: all, or those among the given ones. */
   blobsInUse(among?: readonly string[]): Promise<Map<string, number>>;
-  close(): Promise<void>;
 }
 
 export function etagOf(record: { revision: number }): string {

@@ -6,7 +6,7 @@ import { adapterName, notFound, versionName } from "./names.ts";
 import { type Page, type PageRequest, readPage } from "./paging.ts";
 import type { AdapterRecord, Store, VersionDraft, VersionRecord } from "./store.ts";
 import { checkEtag, checkSameRequest } from "./store.ts";
-import { Turns } from "./turns.ts";
+import type { Turns } from "./turns.ts";
 import { checkHeader, draftOf, receiveFiles, receiveHeader, type UploadHeader, type UploadPart } from "./upload.ts";
 
 export interface VersionLimits {
@@ -23,14 +23,15 @@ export class Versions {
   readonly #blobs: BlobFolder;
   readonly #store: Store;
   readonly #limits: VersionLimits;
-  /** Blobs and the rows that use them change together: nobody removes a blob that is about to be used. */
-  readonly #turns = new Turns();
+  readonly #turns: Turns;
   readonly #uploads = new Set<Promise<VersionRecord>>();
 
-  constructor(now: () => number, blobs: BlobFolder, store: Store, limits: VersionLimits) {
+  /** `turns` is shared by all who change blobs and rows: nobody removes a blob that is about to be used. */
+  constructor(now: () => number, blobs: BlobFolder, store: Store, turns: Turns, limits: VersionLimits) {
     this.#now = now;
     this.#blobs = blobs;
     this.#store = store;
+    this.#turns = turns;
     this.#limits = limits;
   }
 
@@ -92,6 +93,11 @@ export class Versions {
       (after, limit) => this.#store.adapters({ afterId: after ?? "", limit }),
       ({ id }) => id,
     );
+  }
+
+  /** By id, those after an id. */
+  adaptersAfter(afterId: string, limit: number): Promise<AdapterRecord[]> {
+    return this.#store.adapters({ afterId, limit });
   }
 
   /** Waits for uploads that were told to stop. */

@@ -10,11 +10,10 @@ import { fileURLToPath } from "node:url";
 import { parseRecipe } from "#packages/data";
 import { defaultQuant, Engine, type EngineModel } from "#packages/engine";
 import { goldenPath } from "../support/golden-model.ts";
+import { python, skipWithout } from "../support/python.ts";
 
-const python = process.env["NIBBLE_PYTHON"] ?? "python3";
 const script = fileURLToPath(new URL("greedy.py", import.meta.url));
-const found = spawnSync(python, ["-c", "import torch, transformers, peft, bitsandbytes"], { encoding: "utf8" });
-const skip = found.status === 0 ? false : `${python} has no torch, transformers, peft and bitsandbytes`;
+const skip = skipWithout("torch", "transformers", "peft", "bitsandbytes");
 
 const prompt = [5, 77, 130, 9, 300, 41];
 const count = 12;

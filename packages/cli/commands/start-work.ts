@@ -16,6 +16,7 @@ export async function runStack(io: Io, options: StartOptions): Promise<void> {
   const stack = await Stack.start({ config, signal: io.signal, onLog: (_, text) => line(io.stdout, text) });
   const rows = serviceNames.map((name) => [`  ${name}`, stack.addresses[name]]);
   line(io.stderr, table([...rows, ["  all of them", stack.endpoint]], "left"));
+  line(io.stderr, `HF_ENDPOINT=${stack.hub} makes the registry the Hub of Python, JavaScript and nibble pull and push`);
   line(io.stderr, `ready: nibble … --endpoint ${stack.endpoint}; Ctrl-C stops it`);
   const stopped = new Promise<void>((resolve) => io.signal.addEventListener("abort", () => resolve(), { once: true }));
   try {

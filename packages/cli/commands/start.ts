@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import type { Io } from "../io.ts";
 import { whole } from "../options.ts";
-import { portDefault } from "../stack/config.ts";
+import { hubPortAfter, portDefault } from "../stack/config.ts";
 
 export interface StartOptions {
   host?: string;
@@ -17,7 +17,7 @@ export function addStart(program: Command, io: Io): void {
     .option("--host <host>", "to listen on (NIBBLE_HOST; default: 127.0.0.1)")
     .option(
       "--port <n>",
-      `of the stack; its services have the next four (NIBBLE_PORT; default: ${portDefault}; 0: free ones)`,
+      `of the stack; its services have the next four, the Hub's API ${hubPortAfter} after (NIBBLE_PORT; default: ${portDefault}; 0: free ones)`,
       whole(0),
     )
     .option("--home <dir>", "where jobs and adapters are kept (NIBBLE_HOME; default: .nibble)")

@@ -15,13 +15,15 @@ export interface StackConfig {
 }
 
 export const portDefault = 50050;
+/** The registry's HTTP port, the Hub's API, comes so many after the stack's. */
+export const hubPortAfter = 10;
 export const endpointDefault = `127.0.0.1:${portDefault}`;
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 
 /** NIBBLE_HOST, NIBBLE_PORT and NIBBLE_HOME. @throws RangeError for what is no port. */
 export function stackConfig(env: Readonly<Record<string, string | undefined>>): StackConfig {
   const port = Number(env["NIBBLE_PORT"] ?? portDefault);
-  if (!Number.isInteger(port) || port < 0 || port > 65_535 - serviceNames.length) {
+  if (!Number.isInteger(port) || port < 0 || port > 65_535 - hubPortAfter) {
     throw new RangeError(`[start] NIBBLE_PORT: expected a port, got ${env["NIBBLE_PORT"]}`);
   }
   return { host: env["NIBBLE_HOST"] ?? "127.0.0.1", port, home: resolve(env["NIBBLE_HOME"] ?? join(root, ".nibble")) };
@@ -36,9 +38,13 @@ function portOf(port: number, name: ServiceName): number {
   return port === 0 ? 0 : port + 1 + serviceNames.indexOf(name);
 }
 
+function hubPortOf(port: number): number {
+  return port === 0 ? 0 : port + hubPortAfter;
+}
+
 /** Every port that a stack needs to be free. */
 export function portsOf({ port }: StackConfig): number[] {
-  return port === 0 ? [] : [port, ...serviceNames.map((name) => portOf(port, name))];
+  return port === 0 ? [] : [port, ...serviceNames.map((name) => portOf(port, name)), hubPortOf(port)];
 }
 
 /** What a service of the stack is told: its own address and folder, and where the registry is. */
@@ -52,6 +58,7 @@ export function serviceEnv(
     [`${prefix}_HOST`]: host,
     [`${prefix}_PORT`]: String(portOf(port, name)),
     [`${prefix}_DIR`]: join(home, name),
+    ...(name === "registry" ? { NIBBLE_REGISTRY_HUB_PORT: String(hubPortOf(port)) } : {}),
     ...(registry === undefined ? {} : { NIBBLE_REGISTRY_ENDPOINT: registry }),
   };
 }

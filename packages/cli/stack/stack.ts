@@ -25,6 +25,8 @@ const drainMs = 10_000;
 export class Stack {
   /** host:port of each service. */
   readonly addresses: Readonly<Record<ServiceName, string>>;
+  /** "http://host:port" of the Hub's API, which the registry serves. */
+  readonly hub: string;
   private readonly processes: readonly ServiceProcess[];
   private readonly forwards: readonly Forwarded[];
   private readonly front: RunningServer;
@@ -32,11 +34,13 @@ export class Stack {
 
   private constructor(
     addresses: Record<ServiceName, string>,
+    hub: string,
     processes: ServiceProcess[],
     forwards: Forwarded[],
     front: RunningServer,
   ) {
     this.addresses = addresses;
+    this.hub = hub;
     this.processes = processes;
     this.forwards = forwards;
     this.front = front;
@@ -49,8 +53,13 @@ export class Stack {
     const processes: ServiceProcess[] = [];
     const forwards: Forwarded[] = [];
     const addresses = {} as Record<ServiceName, string>;
+    let hub = "";
+    const onLog = (name: ServiceName, line: string) => {
+      hub ||= /"hub":"([^"]+)"/.exec(line)?.[1] ?? "";
+      options.onLog?.(name, line);
+    };
     const start = async (name: ServiceName) => {
-      const process = await startService(name, addresses, options);
+      const process = await startService(name, addresses, { ...options, onLog });
       processes.push(process);
       addresses[name] = process.address;
     };
@@ -61,7 +70,7 @@ export class Stack {
       if (failed) throw failed.reason;
       forwards.push(...frontServices(addresses));
       const front = await createServer({ services: forwards, host: config.host, port: config.port });
-      return new Stack(addresses, processes, forwards, front);
+      return new Stack(addresses, hub, processes, forwards, front);
     } catch (thrown) {
       for (const one of forwards) one.close();
       await stopAll(processes);

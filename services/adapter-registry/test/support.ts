@@ -20,6 +20,7 @@ export interface TestRegistry {
   dir: string;
   server: RunningServer;
   client: RegistryClient;
+  hubUrl: string;
   stop(): Promise<void>;
 }
 
@@ -28,13 +29,15 @@ export interface TestOptions {
   config?: Partial<Config>;
   write?: Write;
   logger?: Logger;
+  /** When its clock begins. Default: 2026. */
+  now?: number;
 }
 
 /** A running registry; it ends with the test unless it was stopped before. Its clock ticks once a look. */
 export async function startRegistry(t: TestContext, options: TestOptions = {}): Promise<TestRegistry> {
   const dir = options.dir ?? join(temporaryFolder(t), "registry");
-  let now = Date.UTC(2026, 0, 1);
-  const config = { ...readConfig({}), port: 0, dir, freeBytesMin: 0, ...options.config };
+  let now = options.now ?? Date.UTC(2026, 0, 1);
+  const config = { ...readConfig({ NIBBLE_REGISTRY_PORT: "0" }), dir, freeBytesMin: 0, ...options.config };
   const logger = options.logger ?? pino({ enabled: false });
   const setup = await openRegistry(config, {
     now: () => now++,
@@ -54,7 +57,7 @@ export async function startRegistry(t: TestContext, options: TestOptions = {}): 
   };
   const stopOnce = () => (stopped ??= stop());
   t.after(stopOnce);
-  return { dir, server, client, stop: stopOnce };
+  return { dir, server, client, hubUrl: setup.hubUrl, stop: stopOnce };
 }
 
 export function clientOf(t: TestContext, address: string, options: ClientOptions = {}): RegistryClient {

@@ -1,0 +1,67 @@
+"""What Python's users of the Hub do, against whatever HF_ENDPOINT says. Prints one JSON object on its last line.
+
+usage: hub.py upload REPO DIR | snapshot REPO | load REPO ADAPTER_REPO... | publish REPO DIR ADAPTER_DIR OUT_DIR
+"""
+import json
+import sys
+
+command, repo, *rest = sys.argv[1:]
+prompt_ids = [5, 77, 130, 9, 300, 41]
+
+
+def upload():
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo, exist_ok=True)
+    return {"sha": api.upload_folder(repo_id=repo, folder_path=rest[0]).oid}
+
+
+def snapshot():
+    from huggingface_hub import snapshot_download
+
+    return {"folder": snapshot_download(repo)}
+
+
+def answer(model):
+    import torch
+
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([prompt_ids])).logits[0, -1].tolist()
+
+
+def load():
+    """The base's logits, then those with each adapter, all by name."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(repo, dtype=torch.float32).eval()
+    answers = [answer(model)]
+    for adapter in rest:
+        name, _, revision = adapter.partition("@")
+        peft = PeftModel.from_pretrained(model, name, revision=revision or "main")
+        answers.append(answer(peft.eval()))
+        model = peft.unload()
+    return {"logits": answers, "vocabulary": len(AutoTokenizer.from_pretrained(repo))}
+
+
+def publish():
+    """push_to_hub of transformers and PEFT, and the same saved to folders."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base, adapter, out = rest
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    for one in (model, tokenizer):
+        one.push_to_hub(repo)
+        one.save_pretrained(f"{out}/model")
+    peft = PeftModel.from_pretrained(model, adapter)
+    peft.push_to_hub(f"{repo}-adapter")
+    peft.save_pretrained(f"{out}/adapter")
+    return {}
+
+
+print(json.dumps({"upload": upload, "snapshot": snapshot, "load": load, "publish": publish}[command]()))
