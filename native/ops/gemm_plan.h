@@ -9,10 +9,11 @@
 
 namespace nibble::cpu::NIBBLE_ISA {
 
-// Most depth of a block, in lanes: a tile's rows of A of this depth stay in the first-level cache.
-constexpr int64_t kDepth = 288;
-// Columns of B packed together, at most.
-constexpr int64_t kPanelColumns = 256;
+constexpr int64_t kDepth = 1024;             // most depth of a block, in lanes
+// Depth that is summed while a tile of C stays in registers: blocks of several terms, in lanes.
+constexpr int64_t kPassDepth = kDepth + 128;
+constexpr int64_t kPanelColumns = 256;       // of B packed together, at most
+constexpr int64_t kPanelFloats = 160 << 10;  // the same: they stay in the second-level cache
 constexpr int64_t kPackedFloatsMax = 8 << 20;  // of A at once; more rows go in slabs
 constexpr int64_t kSlabRowsMin = 256;
 constexpr int64_t kBlockRowsMin = 128;
@@ -30,12 +31,14 @@ struct Machine {
 
 // How a depth is cut: into as few blocks as kDepth allows, of even size.
 struct Blocks {
+  int64_t lanes;         // of the whole depth
   int64_t count, depth;  // of a block, in elements
   int64_t pitch;         // of its packed rows, in lanes: no power of two, or rows would share the sets of a cache
 
   // `each`: elements of a lane.
   Blocks(int64_t width, int64_t each, int64_t depth_of_all) {
-    const int64_t lanes = blocks_of(depth_of_all, each), wanted = blocks_of(lanes, kDepth);
+    lanes = blocks_of(depth_of_all, each);
+    const int64_t wanted = blocks_of(lanes, kDepth);
     const int64_t even = wanted == 0 ? width : multiple(blocks_of(lanes, wanted), width);
     depth = least(even, kDepth) * each;
     count = blocks_of(depth_of_all, depth);
@@ -51,31 +54,36 @@ static inline bool rows_lie_packed(DType stored, int64_t columns, int64_t depth,
   return pairs ? stored == DType::kBF16 && columns % 2 == 0 && depth % 2 == 0 : stored == DType::kF32;
 }
 
-struct Plan {
-  int64_t slab_rows, block_rows, block_columns;
+// `lanes`: the depths of all terms together, here and below.
+static inline bool is_one_pass(int64_t lanes) { return lanes <= kPassDepth; }
 
-  int64_t panel_floats() const { return block_columns * kDepth; }
+struct Plan {
+  int64_t slab_rows, block_rows, block_columns, lanes;
+
+  int64_t panel_floats() const { return block_columns * least(lanes, kPassDepth); }
   // Of one task; `beside`: C is not summed in place.
   int64_t scratch_floats(bool beside) const { return panel_floats() + (beside ? block_rows * block_columns : 0); }
 };
 
 // Work of the thread that has most of it, in products of a vector.
-static inline double cost_of(const Plan& plan, const Machine& machine, int64_t n, int64_t lanes) {
+static inline double cost_of(const Plan& plan, const Machine& machine, int64_t n) {
   const int64_t tasks = blocks_of(plan.slab_rows, plan.block_rows) * blocks_of(n, plan.block_columns);
   const int64_t task = (plan.block_rows + kPackRowsWorth) * plan.block_columns;
-  const double products = double(task) * double(lanes) / double(machine.width);
+  const double products = double(task) * double(plan.lanes) / double(machine.width);
   return double(blocks_of(tasks, machine.threads)) * (products + kTaskCost);
 }
 
-// `lanes`: the depths of all terms together. `whole`: some A is packed already, so there is one slab.
+// `whole`: some A is packed already, so there is one slab.
 static inline Plan plan_of(const Machine& machine, int64_t m, int64_t n, int64_t lanes, bool whole) {
   int64_t slab = kPackedFloatsMax / (lanes > 0 ? lanes : 1);
   slab = whole ? m : least(m, slab < kSlabRowsMin ? kSlabRowsMin : slab);
-  Plan best{slab, slab, least(kPanelColumns, multiple(n, machine.tile_columns))};
+  const int64_t tile = machine.tile_columns, fit = kPanelFloats / (lanes > 0 ? least(lanes, kPassDepth) : 1) / tile * tile;
+  const int64_t most = least(kPanelColumns, fit < tile ? tile : fit);
+  Plan best{slab, slab, least(most, multiple(n, tile)), lanes};
   for (int64_t down = 1; down == 1 || blocks_of(slab, down) >= kBlockRowsMin; down *= 2) {
-    for (int64_t columns = kPanelColumns; columns >= machine.tile_columns; columns -= machine.tile_columns) {
-      const Plan plan{slab, blocks_of(slab, down), columns};
-      if (cost_of(plan, machine, n, lanes) < cost_of(best, machine, n, lanes)) best = plan;
+    for (int64_t columns = most; columns >= tile; columns -= tile) {
+      const Plan plan{slab, blocks_of(slab, down), columns, lanes};
+      if (cost_of(plan, machine, n) < cost_of(best, machine, n)) best = plan;
     }
   }
   return best;

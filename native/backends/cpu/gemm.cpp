@@ -21,90 +21,85 @@ Plan plan_for(const Term* terms, int count, int64_t m, int64_t n) {
   return plan_of({kWidth, kTileColumns, thread_count()}, m, n, lanes, whole);
 }
 
-// A block of C while it is summed: c itself, or scratch where c is bfloat16 or a term is masked.
+// A block of C.
 struct Block {
-  int64_t row, rows, column, columns;  // of c
-  float* sums;
-  int64_t pitch;
-  bool is_scratch;  // then whole tiles may be written
+  int64_t row, rows, column, columns;
 };
 
-void begin_block(const Block& block, const Result& result) {
-  if (result.bias == nullptr) return;
-  const bool keep = result.add && !block.is_scratch;
-  for (int64_t r = 0; r < block.rows; ++r) {
-    float* row = block.sums + r * block.pitch;
-    for (int64_t j = 0; j < block.columns; ++j) row[j] = (keep ? row[j] : 0) + result.bias[block.column + j];
-  }
-}
+// Sums a block of C: packs B, a block of depth of a term after the other, and multiplies as much depth at once as a pass
+// holds. What does not end in C at once is summed in scratch.
+class BlockSum {
+ public:
+  // `sums`: scratch in rows of `pitch`; null: C is summed in place.
+  BlockSum(const Block& block, const Result& result, float* panel, float* sums, int64_t pitch)
+      : block_(block), result_(result), panel_(panel), sums_(sums), pitch_(pitch) {}
 
-// c[column, row] += the block.
-void add_turned(const Block& block, const Tensor& c) {
-  for (int64_t j = 0; j < block.columns; ++j) {
-    float* to = c.f32() + (block.column + j) * c.dim(1) + block.row;
-    for (int64_t r = 0; r < block.rows; ++r) to[r] += block.sums[r * block.pitch + j];
-  }
-}
-
-void end_block(const Block& block, const Result& result) {
-  if (!block.is_scratch) return;
-  if (result.turned) return add_turned(block, result.c);
-  const int64_t n = result.c.dim(1);
-  for (int64_t r = 0; r < block.rows; ++r)
-    put_row(result.c, (block.row + r) * n + block.column, block.columns, block.sums + r * block.pitch, result.add);
-}
-
-void mask_block(const Block& block, const Dropout& mask, int64_t n) {
-  for (int64_t r = 0; r < block.rows; ++r)
-    apply_dropout(mask, (block.row + r) * n + block.column, block.columns, block.sums + r * block.pitch);
-}
-
-// A tile that C does not wholly hold was summed beside it.
-void merge_tile(const float* tile, int64_t rows, int64_t columns, float* c, int64_t pitch, bool add) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t j = 0; j < columns; ++j)
-      c[r * pitch + j] = add ? c[r * pitch + j] + tile[r * kTileColumns + j] : tile[r * kTileColumns + j];
-}
-
-// Adds one block of depth, in lanes: every tile of the block of C.
-template <Lane LANE>
-void sum_tiles(const Block& block, const float* a, int64_t a_pitch, const float* b, int64_t depth, bool add) {
-  const int64_t step = blocks_of(block.rows, blocks_of(block.rows, kTileRows));  // tiles of even height
-  for (int64_t r = 0; r < block.rows; r += step) {
-    const int64_t rows = least(step, block.rows - r);
-    for (int64_t j = 0; j < block.columns; j += kTileColumns) {
-      const int64_t columns = least(kTileColumns, block.columns - j);
-      const bool whole = block.is_scratch || columns == kTileColumns || columns == kWidth;
-      alignas(64) float tile[kTileRows * kTileColumns];
-      float* const to = block.sums + r * block.pitch + j;
-      float* const c = whole ? to : tile;
-      const int64_t pitch = whole ? block.pitch : kTileColumns;
-      const auto product = columns <= kWidth ? tile_product_of<LANE, 1> : tile_product_of<LANE, 2>;
-      product(rows, depth, a + r * a_pitch, a_pitch, b + j * depth, c, pitch, add && whole);
-      if (!whole) merge_tile(tile, rows, columns, to, block.pitch, add);
-    }
-  }
-}
-
-void sum_block(const Block& block, const Term* terms, int count, const Result& result, const PackedRows* const* packed,
-               int64_t packed_row, float* panel) {
-  bool add = result.bias != nullptr || (result.add && !block.is_scratch);
-  begin_block(block, result);
-  for (int t = 0; t < count; ++t) {
-    const Lane lane = lane_of(terms[t]);
-    const Blocks blocks = blocks_of(lane, terms[t].depth);
+  void add(const Term& term, const PackedRows& packed, int64_t packed_row) {
+    const Lane lane = lane_of(term);
+    const Blocks blocks = blocks_of(lane, term.depth);
     for (int64_t i = 0; i < blocks.count; ++i) {
-      const int64_t k0 = i * blocks.depth, depth = least(blocks.depth, terms[t].depth - k0);
-      const int64_t lanes = blocks_of(depth, elements_of(lane));
-      pack_columns(terms[t].b, lane, block.column, block.columns, k0, depth, panel);
-      const auto sum = lane == Lane::kPair ? sum_tiles<Lane::kPair> : sum_tiles<Lane::kFloat>;
-      sum(block, packed[t]->at(i, packed_row), packed[t]->pitch(), panel, lanes, add);
-      add = true;
+      const int64_t k0 = i * blocks.depth, depth = least(blocks.depth, term.depth - k0);
+      const int64_t lanes = lanes_of(lane, depth);
+      if (depth_ + lanes > kPassDepth) run(false);
+      float* const b = panel_ + depth_ * multiple(block_.columns, kTileColumns);
+      pack_columns(term.b, lane, block_.column, block_.columns, k0, depth, b);
+      pieces_[count_++] = {packed.at(i, packed_row), packed.pitch(), b, lanes, lane};
+      depth_ += lanes;
     }
-    if (terms[t].mask != nullptr) mask_block(block, *terms[t].mask, result.c.dim(1));
+    if (term.mask != nullptr) mask(*term.mask);
   }
-  end_block(block, result);
-}
+
+  void finish() {
+    run(true);
+    if (result_.turned) add_turned();
+  }
+
+ private:
+  static constexpr int kPiecesMax = kTermsMax + 2;  // blocks of a longer depth are more than half of kDepth
+
+  void run(bool is_last) {
+    const Tensor& c = result_.c;
+    const bool to_sums = sums_ != nullptr && (result_.turned || !is_last);
+    Out out{.c = sums_, .pitch = pitch_, .padded = true, .add = !is_first_};
+    if (!to_sums) {
+      const int64_t n = c.dim(1);
+      out = {.c = c.u8() + (block_.row * n + block_.column) * size_of(c.dtype), .pitch = n,
+             .rounds = c.dtype == DType::kBF16, .add = result_.add};
+      if (sums_ == nullptr) out.add = result_.add || !is_first_;
+      else if (!is_first_) out.from = sums_, out.from_pitch = pitch_;
+      if (result_.bias != nullptr && (sums_ != nullptr || is_first_)) out.bias = result_.bias + block_.column;
+    }
+    multiply_pieces(pieces_, count_, block_.rows, block_.columns, out);
+    count_ = 0;
+    depth_ = 0;
+    is_first_ = false;
+  }
+
+  void mask(const Dropout& mask) {
+    run(false);
+    const int64_t n = result_.c.dim(1);
+    for (int64_t r = 0; r < block_.rows; ++r)
+      apply_dropout(mask, (block_.row + r) * n + block_.column, block_.columns, sums_ + r * pitch_);
+  }
+
+  // c[column, row] += the block.
+  void add_turned() {
+    const Tensor& c = result_.c;
+    for (int64_t j = 0; j < block_.columns; ++j) {
+      float* to = c.f32() + (block_.column + j) * c.dim(1) + block_.row;
+      for (int64_t r = 0; r < block_.rows; ++r) to[r] += sums_[r * pitch_ + j];
+    }
+  }
+
+  const Block block_;
+  const Result& result_;
+  float *const panel_, *const sums_;
+  const int64_t pitch_;
+  Piece pieces_[kPiecesMax];
+  int count_ = 0;
+  int64_t depth_ = 0;  // of the pieces, in lanes
+  bool is_first_ = true;
+};
 
 }  // namespace
 
@@ -115,15 +110,14 @@ void gemm(const Term* terms, int count, const Result& result) {
   }
   const int64_t m = result.c.dim(result.turned ? 1 : 0), n = result.c.dim(result.turned ? 0 : 1);
   const Plan plan = plan_for(terms, count, m, n);
-  // Summed in scratch.
-  const bool beside = result.c.dtype != DType::kF32 || terms[0].mask != nullptr || result.turned;
+  const bool one_pass = is_one_pass(plan.lanes);
+  const bool beside = result.turned || terms[0].mask != nullptr || (result.c.dtype != DType::kF32 && !one_pass);
   PackedRows own[kTermsMax];
   const PackedRows* packed[kTermsMax];
   for (int t = 0; t < count; ++t) {
     packed[t] = is_packed(terms[t]) ? terms[t].packed : &own[t];
     if (!is_packed(terms[t])) own[t].reserve(terms[t].a, lane_of(terms[t]), terms[t].depth, plan.slab_rows);
   }
-  const int64_t panel = plan.panel_floats();
   Scratch scratch(plan.scratch_floats(beside), thread_count());
   for (int64_t begin = 0; begin < m; begin += plan.slab_rows) {
     const int64_t end = least(begin + plan.slab_rows, m);
@@ -133,14 +127,11 @@ void gemm(const Term* terms, int count, const Result& result) {
     parallel_for(across * blocks_of(end - begin, plan.block_rows), [&](int64_t task) {
       const Scratch::Piece piece(scratch);
       const int64_t row = begin + task / across * plan.block_rows, column = task % across * plan.block_columns;
-      Block block{.row = row, .rows = least(plan.block_rows, end - row), .column = column,
-                  .columns = least(plan.block_columns, n - column), .sums = piece.data() + panel,
-                  .pitch = plan.block_columns, .is_scratch = beside};
-      if (!beside) {
-        block.sums = result.c.f32() + row * n + column;
-        block.pitch = n;
-      }
-      sum_block(block, terms, count, result, packed, row - begin, piece.data());
+      const Block block{row, least(plan.block_rows, end - row), column, least(plan.block_columns, n - column)};
+      float* const sums = beside ? piece.data() + plan.panel_floats() : nullptr;
+      BlockSum sum(block, result, piece.data(), sums, plan.block_columns);
+      for (int t = 0; t < count; ++t) sum.add(terms[t], *packed[t], row - begin);
+      sum.finish();
     });
   }
 }

@@ -1,5 +1,6 @@
 // The micro-kernel of the matrix product: a tile of C kept in registers (Goto and van de Geijn,
-// "Anatomy of high-performance matrix multiplication", 2008). Knows packed operands only.
+// "Anatomy of high-performance matrix multiplication", 2008) from its first product to its rounding. Knows packed
+// operands only.
 #pragma once
 
 #include "backends/cpu/lane.h"
@@ -15,47 +16,30 @@ constexpr int kTileRows = 14;
 constexpr int kTileRows = 6;
 #endif
 
-// c[r, j] (+)= sum over k < depth of a[r * a_pitch + k] * b[k * kTileColumns + j], for r < ROWS, j < VECS * kWidth;
-// k and depth count lanes.
-template <Lane LANE, int ROWS, int VECS>
-static void tile_product(int64_t depth, const float* a, int64_t a_pitch, const float* b, float* c, int64_t c_pitch,
-                         bool add) {
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < VECS; ++v) __builtin_prefetch(c + r * c_pitch + v * kWidth, 1);
-  }
-  Vec sum[ROWS][VECS] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec column[VECS];
-#pragma GCC unroll 2
-    for (int v = 0; v < VECS; ++v) column[v] = load(b + v * kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      const Vec element = splat(a[r * a_pitch]);
-#pragma GCC unroll 2
-      for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(element, column[v], sum[r][v]);
-    }
-    a += 1;
-    b += kTileColumns;
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < VECS; ++v) {
-      float* at = c + r * c_pitch + v * kWidth;
-      store(at, add ? load(at) + sum[r][v] : sum[r][v]);
-    }
-  }
-}
+// A block of depth of a product. Rows of A: a[r * a_pitch + k]; strips of kTileColumns of B:
+// b[j * depth + k * kTileColumns] and on, for columns j, j + 1 ... of C. k and depth count lanes.
+struct Piece {
+  const float* a;
+  int64_t a_pitch;
+  const float* b;
+  int64_t depth;
+  Lane lane;
+};
 
-template <Lane LANE, int VECS, int ROWS = kTileRows>
-static inline void tile_product_of(int64_t rows, int64_t depth, const float* a, int64_t a_pitch, const float* b,
-                                   float* c, int64_t c_pitch, bool add) {
-  if constexpr (ROWS > 0) {
-    if (rows == ROWS) return tile_product<LANE, ROWS, VECS>(depth, a, a_pitch, b, c, c_pitch, add);
-    tile_product_of<LANE, VECS, ROWS - 1>(rows, depth, a, a_pitch, b, c, c_pitch, add);
-  }
-}
+// Where a block of C goes, and what is added to its sums.
+struct Out {
+  void* c;         // float32, or bfloat16 if `rounds`
+  int64_t pitch;   // elements from one row to the next
+  bool rounds = false;
+  bool padded = false;             // c holds whole tiles
+  bool add = false;                // to what c holds
+  const float* bias = nullptr;     // of the block's columns
+  const float* from = nullptr;     // sums to start from, in whole tiles
+  int64_t from_pitch = 0;
+};
+
+// c (+)= from + the pieces' products + bias, for a block of C. Every element is summed in the order of the pieces
+// and of their depth, whatever the block's shape.
+void multiply_pieces(const Piece* pieces, int count, int64_t rows, int64_t columns, const Out& out);
 
 }  // namespace nibble::cpu::NIBBLE_ISA

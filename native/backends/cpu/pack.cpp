@@ -59,17 +59,21 @@ void pack_straight_pairs(const Operand& b, int64_t column, int64_t columns, int6
   }
 }
 
-// Storage rows are n: read kWidth of them, then turned.
+// Storage rows are n: read kWidth of them, a part of the depth at a time, then turned.
 void pack_turned(const Operand& b, Lane lane, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
-  constexpr int64_t kPitch = kDepth + 16;  // no power of two: rows would share the sets of the cache
+  constexpr int64_t kPart = 256;          // lanes: the rows stay in the first-level cache
+  constexpr int64_t kPitch = kPart + 16;  // no power of two: rows would share the sets of the cache
   alignas(64) float rows[kWidth * kPitch];
-  const int64_t lanes = lanes_of(lane, depth);
+  const int64_t lanes = lanes_of(lane, depth), each = elements_of(lane);
   for (int64_t j = 0; j < columns; j += kWidth) {
-    float* strip = to + j / kTileColumns * lanes * kTileColumns + j % kTileColumns;
+    float* const strip = to + j / kTileColumns * lanes * kTileColumns + j % kTileColumns;
     const int64_t count = least(kWidth, columns - j);
-    for (int64_t i = 0; i < count; ++i) fetch_lanes(b.matrix, lane, column + j + i, k0, depth, rows + i * kPitch);
     if (count < kWidth) clear(rows + count * kPitch, (kWidth - count) * kPitch);
-    transpose_rows(rows, kPitch, kWidth, lanes, strip, kTileColumns);
+    for (int64_t l = 0; l < lanes; l += kPart) {
+      const int64_t k = l * each, of_part = least(kPart * each, depth - k);
+      for (int64_t i = 0; i < count; ++i) fetch_lanes(b.matrix, lane, column + j + i, k0 + k, of_part, rows + i * kPitch);
+      transpose_rows(rows, kPitch, kWidth, least(kPart, lanes - l), strip + l * kTileColumns, kTileColumns);
+    }
   }
 }
 

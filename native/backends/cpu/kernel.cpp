@@ -1,0 +1,129 @@
+#include "backends/cpu/kernel.h"
+
+#include "backends/cpu/elements.h"
+#include "ops/gemm_plan.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+namespace {
+
+template <int ROWS, int VECS>
+using Sums = Vec[ROWS][VECS];
+
+template <Lane LANE, int ROWS, int VECS>
+NIBBLE_INLINE inline void add_products(Sums<ROWS, VECS>& sum, const float* a, int64_t a_pitch, const float* b,
+                                       int64_t depth) {
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec column[VECS];
+#pragma GCC unroll 2
+    for (int v = 0; v < VECS; ++v) column[v] = load(b + v * kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Vec element = splat(a[r * a_pitch]);
+#pragma GCC unroll 2
+      for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(element, column[v], sum[r][v]);
+    }
+    a += 1;
+    b += kTileColumns;
+  }
+}
+
+template <typename T, int ROWS, int VECS>
+NIBBLE_INLINE inline void put_tile(Sums<ROWS, VECS>& sum, T* c, int64_t pitch, bool add) {
+  if (add) {
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < VECS; ++v) sum[r][v] += load(c + r * pitch + v * kWidth);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < VECS; ++v) store(c + r * pitch + v * kWidth, sum[r][v]);
+  }
+}
+
+// The tile at `row` and `column` of the block, to c[at].
+template <int ROWS, int VECS>
+void tile_product(const Piece* pieces, int count, int64_t row, int64_t column, const Out& out, int64_t at) {
+  Sums<ROWS, VECS> sum = {};
+  if (out.from != nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < VECS; ++v) sum[r][v] = load(out.from + (row + r) * out.from_pitch + column + v * kWidth);
+    }
+  }
+  const int64_t bytes = out.rounds ? 2 : 4;
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < VECS; ++v)
+      __builtin_prefetch(static_cast<char*>(out.c) + (at + r * out.pitch + v * kWidth) * bytes, 1);
+  }
+  for (const Piece* p = pieces; p < pieces + count; ++p) {
+    const float *a = p->a + row * p->a_pitch, *b = p->b + column * p->depth;
+    if (kMultipliesPairs && p->lane == Lane::kPair) add_products<Lane::kPair, ROWS, VECS>(sum, a, p->a_pitch, b, p->depth);
+    else add_products<Lane::kFloat, ROWS, VECS>(sum, a, p->a_pitch, b, p->depth);
+  }
+  if (out.bias != nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < VECS; ++v) sum[r][v] += load(out.bias + column + v * kWidth);
+    }
+  }
+  if (out.rounds) put_tile<Bf16, ROWS, VECS>(sum, static_cast<Bf16*>(out.c) + at, out.pitch, out.add);
+  else put_tile<float, ROWS, VECS>(sum, static_cast<float*>(out.c) + at, out.pitch, out.add);
+}
+
+template <int VECS, int ROWS = kTileRows>
+inline void tile_product_of(int64_t rows, const Piece* pieces, int count, int64_t row, int64_t column,
+                            const Out& out, int64_t at) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS) return tile_product<ROWS, VECS>(pieces, count, row, column, out, at);
+    tile_product_of<VECS, ROWS - 1>(rows, pieces, count, row, column, out, at);
+  }
+}
+
+template <typename T>
+void put_part(const float* tile, int64_t rows, int64_t columns, T* c, const Out& out, const float* bias) {
+  for (int64_t r = 0; r < rows; ++r, tile += kTileColumns, c += out.pitch)
+    each_vector(0, columns, [&](int64_t j, int n) NIBBLE_INLINE {
+      Vec v = load(tile + j, n);
+      if (bias != nullptr) v += load(bias + j, n);
+      store(c + j, out.add ? v + load(c + j, n) : v, n);
+    });
+}
+
+// A tile that C does not wholly hold is summed beside it.
+void edge_product(const Piece* pieces, int count, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                  const Out& out) {
+  alignas(64) float tile[kTileRows * kTileColumns];
+  const Out beside{.c = tile, .pitch = kTileColumns, .from = out.from, .from_pitch = out.from_pitch};
+  const auto product = columns <= kWidth ? tile_product_of<1> : tile_product_of<2>;
+  product(rows, pieces, count, row, column, beside, 0);
+  const float* const bias = out.bias != nullptr ? out.bias + column : nullptr;
+  const int64_t at = row * out.pitch + column;
+  if (out.rounds) put_part(tile, rows, columns, static_cast<Bf16*>(out.c) + at, out, bias);
+  else put_part(tile, rows, columns, static_cast<float*>(out.c) + at, out, bias);
+}
+
+}  // namespace
+
+void multiply_pieces(const Piece* pieces, int count, int64_t rows, int64_t columns, const Out& out) {
+  const int64_t step = blocks_of(rows, blocks_of(rows, kTileRows));  // tiles of even height
+  for (int64_t r = 0; r < rows; r += step) {
+    const int64_t height = least(step, rows - r);
+    for (int64_t j = 0; j < columns; j += kTileColumns) {
+      const int64_t left = columns - j, at = r * out.pitch + j;
+      const bool is_whole = out.padded || left >= kTileColumns || left == kWidth;
+      const auto product = left <= kWidth ? tile_product_of<1> : tile_product_of<2>;
+      if (is_whole) product(height, pieces, count, r, j, out, at);
+      else edge_product(pieces, count, r, height, j, left, out);
+    }
+  }
+}
+
+}  // namespace nibble::cpu::NIBBLE_ISA
