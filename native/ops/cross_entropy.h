@@ -1,10 +1,11 @@
-// The output layer and its cross-entropy in one op, in chunks of rows, so that the logits never exist
+// The output layer and its cross-entropy in one op, a block of the vocabulary at a time, so that the logits never exist
 // whole (Wijmans et al., arXiv:2411.09009): contract.
 //
 //   logits = x W^T;  loss[n] = logsumexp(logits[n]) - logits[n, labels[n]], 0 where labels[n] < 0
 //   with d_x:  d_x[n] = scale * (softmax(logits[n]) - onehot(labels[n])) W, 0 where labels[n] < 0
 //   with d_w:  d_w += scale * (softmax - onehot)^T x
-// Where x is bfloat16, scale * (softmax - onehot) is rounded to bfloat16 first, as the gradient of bfloat16 logits is.
+// Where x is bfloat16, scale * (softmax - onehot) is rounded to bfloat16 for d_w. For d_x, e^(logit - the largest so far)
+// may be rounded to it where W is bfloat16 too; softmax - 1 of the label is not.
 // The forward pass gives the gradients too: the caller knows scale (1 / trained tokens of the step)
 // beforehand, so the dear product is not done twice. Rows without a label cost nothing.
 #pragma once

@@ -9,7 +9,7 @@
 #include <vector>
 
 #define NIBBLE_ISA meta
-#include "ops/gemm_plan.h"
+#include "ops/cross_entropy_plan.h"
 #include "core/memory.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"
@@ -63,6 +63,7 @@ struct Term {
 
 struct Product {
   bool beside = false;  // C is not summed in place
+  bool rounds = false;  // C is bfloat16: in place if its depth is one pass
   bool few = true;      // may take the way for few rows
 };
 
@@ -87,7 +88,8 @@ void gemm(std::initializer_list<Term> terms, int64_t m, int64_t n, Product produ
   for (const Term& t : terms) {
     if (!t.is_packed && !t.lies_packed) own.push_back(std::make_unique<Space>(t.packed_floats(plan.slab_rows)));
   }
-  const Space scratch((blocks_of(plan.scratch_floats(product.beside), 16) * 16 + 1) * thread_count());
+  const bool beside = product.beside || (product.rounds && !cpu::meta::is_one_pass(lanes));
+  const Space scratch((blocks_of(plan.scratch_floats(beside), 16) * 16 + 1) * thread_count());
 }
 
 bool is_bf16(const Tensor& t) { return t.dtype == DType::kBF16; }
@@ -124,13 +126,13 @@ Term narrow(int64_t rank, bool rounds, float factor) {
 
 void linear_forward(const LinearForwardArgs& a) {
   const int64_t m = a.x.dim(0);
-  const Product out{.beside = is_bf16(a.y)};
+  const Product out{.rounds = is_bf16(a.y)};
   if (!a.a) return gemm({plain(a.x, is_bf16(a.x) && is_bf16(a.w))}, m, a.w.out, out);
   const int64_t rank = a.a.dim(0);
   const bool rounds = is_bf16(a.x);  // the adapter, which then has no way for few rows
   const Shared x(a.x, a.w);
   gemm({a.dropout.p > 0 ? Term{a.w.in, rounds} : x.times_adapter()}, m, rank, {.few = !rounds});
-  gemm({x.times_weight(), narrow(rank, rounds, a.scaling)}, m, a.w.out, {.beside = out.beside, .few = !rounds});
+  gemm({x.times_weight(), narrow(rank, rounds, a.scaling)}, m, a.w.out, {.rounds = out.rounds, .few = !rounds});
 }
 
 void linears_forward(const LinearForwardArgs* args, int count) {
@@ -138,7 +140,7 @@ void linears_forward(const LinearForwardArgs* args, int count) {
 }
 
 void backward_input(const LinearBackwardArgs& a, const Term& base) {
-  const Product out{.beside = is_bf16(a.d_x) || a.dropout.p > 0, .few = false};
+  const Product out{.beside = a.a && a.dropout.p > 0, .rounds = is_bf16(a.d_x), .few = false};
   if (a.a) return gemm({narrow(a.a.dim(0), is_bf16(a.d_y), 1), base}, a.d_y.dim(0), a.w.in, out);
   gemm({base}, a.d_y.dim(0), a.w.in, out);
 }
@@ -163,7 +165,7 @@ void lora_add(const LoraAddArgs& a) {
   const int64_t m = a.end - a.begin, rank = a.a.dim(0);
   const Space h(m * rank);
   gemm({plain(a.x, false)}, m, rank, {});
-  gemm({narrow(rank, false, a.scaling)}, m, a.y.dim(1), {.beside = is_bf16(a.y)});
+  gemm({narrow(rank, false, a.scaling)}, m, a.y.dim(1), {.rounds = is_bf16(a.y)});
 }
 
 void linear_cross_entropy(const CrossEntropyArgs& a) {
@@ -171,15 +173,18 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   const Space labelled(n);
   const int64_t count = std::count_if(a.labels.i32(), a.labels.i32() + n, [](int32_t label) { return label >= 0; });
   if (count == 0) return;
-  const int64_t most = std::min(count, std::max<int64_t>((8 << 20) / vocabulary, 64));
-  const int64_t rows = blocks_of(count, blocks_of(count, most));
-  const Space x(rows * width), logits(rows * vocabulary), d_x(a.d_x ? rows * width : 0);
   const bool pairs = is_bf16(a.x) && is_bf16(a.w), multiplied = pairs && multiplies_pairs();
-  const int64_t of_row = vocabulary * 4 / size_of(a.x.dtype);  // a row of logits holds so many of their gradients
-  const bool d_logits_lie = rows_lie_packed(a.x.dtype, of_row, vocabulary, multiplied);
-  gemm({{width, pairs, false, lies_packed(a.x.dtype, width, multiplied)}}, rows, vocabulary, {});
-  if (a.d_x) gemm({{vocabulary, pairs, false, d_logits_lie}}, rows, width, {.few = false});
-  if (a.d_w) gemm({{rows, is_bf16(a.x)}}, vocabulary, width, {.few = false});
+  const cpu::meta::LossPlan plan(machine(), multiplied ? 2 : 1, count, vocabulary, width);
+  const Space x(plan.slab_rows * width), sums(a.d_x ? plan.sums_floats() : 0), state(plan.state_floats());
+  const Space panels(plan.panel_floats(bool(a.d_x)));
+  const Space scratch((blocks_of(plan.score_floats(), 16) * 16 + 1) * thread_count());
+  const bool lies = lies_packed(a.x.dtype, width, multiplied);
+  const Space packed(lies ? 0 : Term{width, pairs}.packed_floats(plan.slab_rows));
+  if (!a.d_w) return;
+  const int64_t columns = cpu::meta::gradient_columns(plan.slab_rows, vocabulary);
+  const Space logits(plan.slab_rows * columns);
+  gemm({{width, pairs, false, lies}}, plan.slab_rows, columns, {});
+  gemm({{plan.slab_rows, is_bf16(a.x)}}, columns, width, {.few = false});
 }
 
 void norm_backward(const NormBackwardArgs& a) {

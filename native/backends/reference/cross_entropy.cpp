@@ -40,9 +40,10 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
     put(a.loss, n, std::log(total) + top - logit[size_t(label)]);
     // [3] gradients of the logits, then of x and W
     for (int64_t v = 0; v < vocabulary; ++v) {
-      const double d = rounded(a.scale * (std::exp(logit[size_t(v)] - top) / total - (v == label ? 1 : 0)), a.x.dtype);
+      const double d = a.scale * (std::exp(logit[size_t(v)] - top) / total - (v == label ? 1 : 0));
       logit[size_t(v)] = d;
-      for (int64_t c = 0; a.d_w && c < width; ++c) add(a.d_w, v * width + c, d * get(a.x, n * width + c));
+      const double operand = rounded(d, a.x.dtype);
+      for (int64_t c = 0; a.d_w && c < width; ++c) add(a.d_w, v * width + c, operand * get(a.x, n * width + c));
     }
     for (int64_t c = 0; a.d_x && c < width; ++c) {
       double sum = 0;
