@@ -1,8 +1,11 @@
 // The engine: models in native memory, trained and served. It knows no gRPC and no registry.
 
 export type { MemoryReport, QuantType, SamplingOptions } from "#native";
+export type { ExportGgufOptions, ExportGgufReport } from "./export-gguf.ts";
 export type { FinishReason, GeneratedToken, SequenceTiming } from "./generation/sequence.ts";
 export { type CallOptions, Engine, EngineModel } from "./host/engine.ts";
+export type { LogitDrift } from "./logit-drift.ts";
+export type { MergeOptions, MergeReport, TensorProgress } from "./merge.ts";
 export { estimateOfPaper, type PaperRow, paperRows } from "./paper.ts";
 export type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "./quantize-model.ts";
 export { defaultQuant, type QuantOptions } from "./quantize-tensor.ts";

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { convert, Tensor } from "#native";
 import { type FloatDType, ModelWriter, type TensorToWrite } from "#packages/hub";
+import type { LinearLayer } from "./layers.ts";
 import { metricsFiles } from "./metrics-file.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 
@@ -14,22 +15,30 @@ export interface SaveModelOptions {
   figures: readonly (readonly [string, string | number])[];
 }
 
-function* namedTensors(model: LlamaModel): Generator<[string, Tensor]> {
-  yield ["model.embed_tokens.weight", model.embed];
-  for (const [i, layer] of model.blocks.entries()) {
-    yield [`model.layers.${i}.input_layernorm.weight`, layer.inputNorm.weight];
-    yield [`model.layers.${i}.post_attention_layernorm.weight`, layer.postNorm.weight];
-    for (const { name, weight, bias } of linearsOf(layer)) {
-      yield [`${name}.weight`, weight.data];
-      if (bias) yield [`${name}.bias`, bias];
+export interface NamedTensor {
+  name: string;
+  tensor: Tensor;
+  /** Whose weight it is, of a block's linear layers. */
+  layer?: LinearLayer;
+}
+
+/** Every tensor of a checkpoint of the model, in its order. */
+export function* namedTensors(model: LlamaModel): Generator<NamedTensor> {
+  yield { name: "model.embed_tokens.weight", tensor: model.embed };
+  for (const [i, block] of model.blocks.entries()) {
+    yield { name: `model.layers.${i}.input_layernorm.weight`, tensor: block.inputNorm.weight };
+    yield { name: `model.layers.${i}.post_attention_layernorm.weight`, tensor: block.postNorm.weight };
+    for (const layer of linearsOf(block)) {
+      yield { name: `${layer.name}.weight`, tensor: layer.weight.data, layer };
+      if (layer.bias) yield { name: `${layer.name}.bias`, tensor: layer.bias };
     }
   }
-  yield ["model.norm.weight", model.finalNorm.weight];
-  if (model.head.weight.data !== model.embed) yield ["lm_head.weight", model.head.weight.data];
+  yield { name: "model.norm.weight", tensor: model.finalNorm.weight };
+  if (model.head.weight.data !== model.embed) yield { name: "lm_head.weight", tensor: model.head.weight.data };
 }
 
 /** Tensors for the writer, one after the other, in one buffer: it writes each before it takes the next. */
-class Reader {
+export class TensorReader {
   private readonly dtype: FloatDType;
   private buffer = new Uint8Array();
 
@@ -65,8 +74,8 @@ export function saveModel(out: string, model: LlamaModel, { sourceDir, dtype, fi
     card: { title: "Trained model", summary: "All parameters trained with Nibble.", figures, baseModel: "", tags: [] },
   });
   try {
-    const reader = new Reader(dtype);
-    for (const [name, t] of namedTensors(model)) writer.add([reader.toWrite(name, t)]);
+    const reader = new TensorReader(dtype);
+    for (const { name, tensor } of namedTensors(model)) writer.add([reader.toWrite(name, tensor)]);
     writer.finish();
   } finally {
     writer.abort();

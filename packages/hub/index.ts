@@ -15,6 +15,7 @@ export {
 export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
 export { publishFolder, replaceFile, syncFolder } from "./files.ts";
+export * from "./gguf/index.ts";
 export { checkInnerPaths, isInnerPath } from "./inner-path.ts";
 export * from "./llama-config.ts";
 export * from "./llama-weights.ts";
@@ -26,7 +27,7 @@ export {
   parseLoraConfig,
   unknownTargets,
 } from "./lora-config.ts";
-export type { AdapterCard, ModelCard } from "./model-card.ts";
+export { type AdapterCard, type ModelCard, printModelCard } from "./model-card.ts";
 export {
   type FolderTensor,
   indexFileName,

@@ -2,7 +2,9 @@
 import { Worker } from "node:worker_threads";
 import type { MemoryReport } from "#native";
 import { NibbleError } from "#packages/errors";
+import type { ExportGgufOptions, ExportGgufReport } from "../export-gguf.ts";
 import type { GeneratedToken } from "../generation/sequence.ts";
+import type { MergeOptions, MergeReport, TensorProgress } from "../merge.ts";
 import type { NewModelOptions } from "../new-model.ts";
 import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
 import type { Quote, QuoteJob } from "../quote.ts";
@@ -45,6 +47,22 @@ export class Engine {
     call: CallOptions<QuantizeProgress> = {},
   ): Promise<QuantizeReport> {
     return this.call("quantize", options, call);
+  }
+
+  /** An adapter merged into its base, and how far the logits moved. */
+  merge(
+    options: Omit<MergeOptions, "signal" | "onProgress">,
+    call: CallOptions<TensorProgress> = {},
+  ): Promise<MergeReport> {
+    return this.call("merge", options, call);
+  }
+
+  /** A GGUF file for llama.cpp. */
+  exportGguf(
+    options: Omit<ExportGgufOptions, "signal" | "onProgress">,
+    call: CallOptions<TensorProgress> = {},
+  ): Promise<ExportGgufReport> {
+    return this.call("exportGguf", options, call);
   }
 
   /** A folder of random weights, for training all parameters from nothing. */

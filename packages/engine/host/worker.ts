@@ -3,7 +3,9 @@
 import { parentPort } from "node:worker_threads";
 import { type MemoryReport, memory, setThreadCount } from "#native";
 import { NibbleError } from "#packages/errors";
+import { type ExportGgufOptions, exportGguf } from "../export-gguf.ts";
 import type { GeneratedToken } from "../generation/sequence.ts";
+import { type MergeOptions, mergeAdapter } from "../merge.ts";
 import { writeNewModel } from "../new-model.ts";
 import { type QuantizeModelOptions, quantizeModel } from "../quantize-model.ts";
 import { type QuoteJob, quoteTrainJob } from "../quote.ts";
@@ -31,6 +33,10 @@ const methods = {
   memory: (): MemoryReport => memory.report(),
   quantize: (options: QuantizeModelOptions, { signal, emit }: CallContext) =>
     quantizeModel({ ...options, signal, onProgress: emit }),
+  merge: (options: MergeOptions, { signal, emit }: CallContext) =>
+    mergeAdapter({ ...options, signal, onProgress: emit }),
+  exportGguf: (options: ExportGgufOptions, { signal, emit }: CallContext) =>
+    exportGguf({ ...options, signal, onProgress: emit }),
   writeNewModel,
   train: (job: TrainJob, { signal, emit }: CallContext) => runTrainJob(job, { signal, onEvent: emit }),
   quote: (job: QuoteJob) => quoteTrainJob(job),

@@ -1,0 +1,81 @@
+// nibble merge: an adapter into its base, as one folder.
+import { type Command, Option } from "commander";
+import type { MergeReport } from "#packages/engine";
+import { bytes, count, duration, percent } from "../format.ts";
+import { type Io, line, printJson } from "../io.ts";
+import { jsonOption, threadsOption } from "../options.ts";
+import { addTrainedAs, type TrainedAsFlags, trainedAs, withEngine } from "./local-engine.ts";
+
+interface Options extends TrainedAsFlags {
+  model: string;
+  adapter: string;
+  out: string;
+  into: "trained" | "original";
+  requantize?: boolean;
+  dtype?: "float32" | "bfloat16" | "float16";
+  threads?: number;
+  json?: boolean;
+}
+
+const help = `
+A QLoRA adapter was trained on the values that the 4-bit codes decode to. Merged into those (the default) the model
+answers as base and adapter do; merged into the weights before quantization it is another model. What was written is
+compared with base and adapter apart, in logits, whichever way.`;
+
+export function addMerge(program: Command, io: Io): void {
+  const command = program
+    .command("merge")
+    .description("merge an adapter into its base, and say how far the answers moved")
+    .requiredOption("--model <dir>", "base model folder, 16-bit or quantized")
+    .requiredOption("--adapter <dir>", "adapter folder")
+    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
+    .addOption(
+      new Option("--into <weights>", "the base's values as trained on, or as before quantization")
+        .choices(["trained", "original"])
+        .default("trained"),
+    )
+    .option("--requantize", "write 4 bits again instead of plain numbers")
+    .addOption(
+      new Option("--dtype <dtype>", "what to write (default: the base's own before quantization)").choices([
+        "float32",
+        "bfloat16",
+        "float16",
+      ]),
+    );
+  addTrainedAs(command, "4")
+    .addOption(threadsOption())
+    .addOption(jsonOption())
+    .addHelpText("after", help)
+    .action((options: Options) => merge(io, options));
+}
+
+async function merge(io: Io, options: Options): Promise<void> {
+  const { model: modelDir, adapter: adapterDir, out: outDir, into, dtype = null, threads = null } = options;
+  const again = trainedAs({ ...options, bits: "4" }, true);
+  const job = { modelDir, adapterDir, outDir, into, dtype, quant: trainedAs(options, true) };
+  const report = await withEngine(io, threads, (engine, call) =>
+    engine.merge({ ...job, requantize: options.requantize ? again : null }, call),
+  );
+  if (options.json) return printJson(io, report);
+  print(io, report, options.requantize === true);
+}
+
+function print(io: Io, report: MergeReport, requantized: boolean): void {
+  const { drift, into, dtype } = report;
+  const base = { true: "the adapter names it", null: "the adapter names no base", false: "" }[
+    `${report.trainedOnBase}`
+  ];
+  line(io.stdout, `wrote ${report.outDir}`);
+  line(
+    io.stdout,
+    `  ${count(report.adaptedLayers)} layers merged into the ${into === "trained" ? "values trained on" : "original weights"}, ` +
+      `${requantized ? "4 bits of " : ""}${dtype}, ${bytes(report.bytesWritten)}, ${duration(report.seconds)}`,
+  );
+  line(io.stdout, `  base ${report.baseDigest}: ${base}`);
+  line(
+    io.stdout,
+    `  beside base and adapter apart, at ${drift.positions} positions: logits within ${drift.maxDifference.toPrecision(2)} ` +
+      `of ${drift.maxLogit.toPrecision(3)}, mean divergence ${drift.meanDivergence.toExponential(1)} nats, ` +
+      `same most likely token ${percent(drift.sameTop)}`,
+  );
+}

@@ -1,0 +1,143 @@
+// A model, with an adapter in it if there is one, as a GGUF file that llama.cpp runs. 4-bit weights are decoded first:
+// NF4's values are none of ggml's types, so q4_0 rounds them once more and f16 hardly at all.
+import { basename } from "node:path";
+import { convert, countNonfinite, Tensor } from "#native";
+import { NibbleError } from "#packages/errors";
+import {
+  encodeQ40,
+  encodeQ80,
+  type GgmlType,
+  type GgufFileType,
+  type GgufTensor,
+  GgufWriter,
+  ggmlTypes,
+  ggufName,
+  interleaveHeads,
+  type LlamaConfig,
+  llamaMetadata,
+  openModelFolder,
+  rotatedHeads,
+  tokenizerMetadata,
+} from "#packages/hub";
+import { type BaseOptions, loadBaseAndAdapter } from "./base-and-adapter.ts";
+import { addAdapter, denseValues } from "./dense.ts";
+import type { TensorProgress } from "./merge.ts";
+import { type NamedTensor, namedTensors } from "./model-save.ts";
+import { ropeFrequencies } from "./rope.ts";
+
+const op = "gguf_export";
+
+export interface ExportGgufOptions extends BaseOptions {
+  modelDir: string;
+  outFile: string;
+  type: GgufFileType;
+  onProgress?: (progress: TensorProgress) => void;
+}
+
+export interface ExportGgufReport {
+  outFile: string;
+  type: GgufFileType;
+  tensors: number;
+  bytesWritten: number;
+  seconds: number;
+}
+
+/** Norms and biases stay float32; with q4_0 embedding and head get 8 bits; rows that are no whole blocks, a half. */
+function typeOf({ name, tensor, layer }: NamedTensor, type: GgufFileType): GgmlType {
+  const shape = layer ? [layer.weight.out, layer.weight.in] : tensor.shape;
+  if (shape.length < 2 || name.endsWith(".bias")) return "f32";
+  const wanted: GgmlType = type === "q4_0" && !layer ? "q8_0" : type;
+  return (shape.at(-1) ?? 0) % ggmlTypes[wanted].elements === 0 ? wanted : "f16";
+}
+
+function specOf(named: NamedTensor, type: GgufFileType): GgufTensor {
+  const { name, tensor, layer } = named;
+  const isWeight = layer && name.endsWith(".weight");
+  const shape = isWeight ? [layer.weight.out, layer.weight.in] : tensor.shape;
+  return { name: ggufName(name), type: typeOf(named, type), shape };
+}
+
+const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+
+/** As the rows lie in the file; float32 values on the way. */
+function encoded(values: Float32Array, type: GgmlType, name: string): Uint8Array {
+  if (type === "f32") return bytesOf(values);
+  if (type === "q8_0") return encodeQ80(values);
+  if (type === "q4_0") return encodeQ40(values);
+  const at = { device: "cpu", kind: "workspace" } as const;
+  const wide = Tensor.fromBytes(bytesOf(values), "float32", [values.length], at);
+  const narrow = Tensor.empty(type === "f16" ? "float16" : "bfloat16", [values.length], at);
+  try {
+    convert(wide, narrow);
+    if (countNonfinite(narrow) > 0) {
+      const message = `${name}: expected values up to 65504 for ${type}, got larger ones; export as bf16 or f32`;
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+    }
+    return narrow.read();
+  } finally {
+    wide.free();
+    narrow.free();
+  }
+}
+
+function floatsOf({ name, tensor, layer }: NamedTensor): Float32Array {
+  const isWeight = layer && name.endsWith(".weight");
+  const values = denseValues(isWeight ? layer.weight : { out: 1, in: tensor.count, data: tensor, quant: null });
+  if (isWeight && layer.lora) addAdapter(values, layer.lora);
+  try {
+    return values.toFloat32();
+  } finally {
+    values.free();
+  }
+}
+
+function fileBytes(named: NamedTensor, config: LlamaConfig, { type, name }: GgufTensor): Uint8Array {
+  const values = floatsOf(named);
+  const heads = rotatedHeads(named.name, config);
+  if (heads === null) return encoded(values, type, name);
+  const { layer, tensor } = named;
+  const rows = layer ? layer.weight.out : (tensor.shape[0] ?? 1);
+  return encoded(interleaveHeads(values, heads, rows), type, name);
+}
+
+/** What llama3's scaling divides each frequency by; null for other types. */
+function ropeFactors(config: LlamaConfig): Float32Array | null {
+  const { rope, headDim } = config;
+  if (rope.scaling.type !== "llama3") return null;
+  const scaled = ropeFrequencies(rope, headDim, 1).inverse;
+  const plain = ropeFrequencies({ theta: rope.theta, scaling: { type: "default" } }, headDim, 1).inverse;
+  return Float32Array.from(scaled, (f, i) => (plain[i] ?? f) / f);
+}
+
+/** @throws FAILED_PRECONDITION for a tokenizer or a rope type that llama.cpp has no name for; nothing is written then. */
+export async function exportGguf(options: ExportGgufOptions): Promise<ExportGgufReport> {
+  const started = performance.now();
+  const { modelDir, outFile, type, signal, onProgress } = options;
+  using folder = openModelFolder(modelDir);
+  const { config } = folder;
+  const keys = new Map([...llamaMetadata(config, type, basename(modelDir)), ...tokenizerMetadata(modelDir, config)]);
+  const { model, free } = loadBaseAndAdapter(folder, options);
+  let writer: GgufWriter | null = null;
+  try {
+    const named = [...namedTensors(model)];
+    const specs = named.map((one) => specOf(one, type));
+    const factors = ropeFactors(config);
+    const extra: GgufTensor[] = factors ? [{ name: "rope_freqs.weight", type: "f32", shape: [factors.length] }] : [];
+    writer = new GgufWriter(outFile, keys, [...specs, ...extra]);
+    for (const [i, spec] of specs.entries()) {
+      signal?.throwIfAborted();
+      writer.write(spec.name, fileBytes(named[i]!, config, spec));
+      onProgress?.({ tensorsDone: i + 1, tensorsTotal: specs.length });
+      await new Promise(setImmediate); // a cancellation gets its turn
+    }
+    if (factors) writer.write("rope_freqs.weight", bytesOf(factors));
+    const bytesWritten = writer.finish();
+    const seconds = (performance.now() - started) / 1000;
+    return { outFile, type, tensors: specs.length + extra.length, bytesWritten, seconds };
+  } catch (thrown) {
+    throw NibbleError.from(thrown, op);
+  } finally {
+    writer?.abort();
+    free();
+  }
+}

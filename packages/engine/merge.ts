@@ -1,0 +1,214 @@
+// An adapter merged into its base: a folder without adapter, in 16 bits or quantized again. A QLoRA adapter was
+// trained on the values that the 4-bit codes decode to, and makes up for their error; so it is those that it is added
+// to, unless the caller wants the original weights. Either way the logits of what was written are compared with those
+// of base and adapter apart.
+import { join } from "node:path";
+import { convert, Tensor } from "#native";
+import { NibbleError } from "#packages/errors";
+import {
+  type FloatDType,
+  type ModelFolder,
+  openModelFolder,
+  printModelCard,
+  quantizationConfig,
+  replaceFile,
+  type TensorToWrite,
+  writeModelFolder,
+} from "#packages/hub";
+import { loadBaseAndAdapter } from "./base-and-adapter.ts";
+import { addAdapter, denseValues } from "./dense.ts";
+import type { LinearLayer } from "./layers.ts";
+import { type LogitDrift, logitDrift, probeLogits } from "./logit-drift.ts";
+import { freeModel, loadModel } from "./model-load.ts";
+import { namedTensors, TensorReader } from "./model-save.ts";
+import { type LlamaModel, linearsOf } from "./models/llama.ts";
+import { freeWeight, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
+import { weightTensors } from "./quantized-tensors.ts";
+
+const op = "merge";
+
+export interface MergeOptions {
+  modelDir: string;
+  adapterDir: string;
+  outDir: string;
+  /** How a 16-bit folder was quantized while the adapter was trained; null: it was not. */
+  quant: QuantOptions | null;
+  /** What the adapter is added to: the values that it was trained on, or those before quantization. */
+  into: "trained" | "original";
+  /** Null: as plain numbers. */
+  requantize: QuantOptions | null;
+  /** Of what is written, or of what is quantized again; null: the base's own before quantization. */
+  dtype: FloatDType | null;
+  signal?: AbortSignal;
+  onProgress?: (progress: TensorProgress) => void;
+}
+
+export interface TensorProgress {
+  tensorsDone: number;
+  tensorsTotal: number;
+}
+
+export interface MergeReport {
+  outDir: string;
+  into: MergeOptions["into"];
+  /** Of the base that the adapter was trained on. */
+  baseDigest: string;
+  /** Null: the adapter does not say what it was trained on. */
+  trainedOnBase: boolean | null;
+  dtype: FloatDType;
+  adaptedLayers: number;
+  bytesWritten: number;
+  /** Of what was written, from base and adapter apart. */
+  drift: LogitDrift;
+  seconds: number;
+}
+
+function fail(message: string): never {
+  throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+}
+
+/** The linear layers' weights with the adapter in them, one at a time. */
+class Merger {
+  adaptedLayers = 0;
+  private readonly reader: TensorReader;
+  private readonly options: MergeOptions;
+  private readonly dtype: FloatDType;
+
+  constructor(options: MergeOptions, dtype: FloatDType) {
+    this.options = options;
+    this.dtype = dtype;
+    this.reader = new TensorReader(dtype);
+  }
+
+  /** `layer` has the values, `lora` rides on it. */
+  linear({ name, weight, lora }: LinearLayer): TensorToWrite[] {
+    const values = denseValues(weight);
+    if (lora !== null) {
+      addAdapter(values, lora);
+      this.adaptedLayers++;
+    }
+    const group = this.options.requantize ? this.quantized(name, values) : [this.plain(`${name}.weight`, values)];
+    values.free();
+    return group;
+  }
+
+  plain(name: string, t: Tensor): TensorToWrite {
+    return this.reader.toWrite(name, t);
+  }
+
+  /** Through the 16-bit type, as a 16-bit folder would be quantized. */
+  private quantized(name: string, values: Tensor): TensorToWrite[] {
+    const rounded = Tensor.empty(this.dtype, values.shape, { device: values.device, kind: "workspace" });
+    convert(values, rounded);
+    const weight = quantizeMatrix(rounded, name, this.options.requantize ?? fail("no quantization"), values.device);
+    const group = weightTensors(name, weight);
+    freeWeight(weight);
+    return group;
+  }
+}
+
+async function* groups(model: LlamaModel, merger: Merger, { signal, onProgress }: MergeOptions) {
+  const all = [...namedTensors(model)];
+  for (const [i, { name, tensor, layer }] of all.entries()) {
+    signal?.throwIfAborted();
+    yield layer ? merger.linear(layer) : [merger.plain(name, tensor)];
+    onProgress?.({ tensorsDone: i + 1, tensorsTotal: all.length });
+    await new Promise(setImmediate); // a cancellation gets its turn
+  }
+}
+
+/** The type of the linear layers before quantization. */
+function storedDType(folder: ModelFolder): FloatDType {
+  const state = folder.quantStates.values().next().value;
+  return (state?.dtype ?? folder.info("model.embed_tokens.weight").dtype) as FloatDType;
+}
+
+function card(options: MergeOptions, figures: readonly (readonly [string, string | number])[]) {
+  const { modelDir, adapterDir, into, requantize } = options;
+  const values = into === "trained" ? "the values that it was trained on" : "the weights before quantization";
+  return {
+    title: "Merged model",
+    summary: `${adapterDir} merged into ${values} of ${modelDir}${requantize ? ", and quantized again" : ""}, with Nibble.`,
+    figures,
+    baseModel: "",
+    tags: ["nibble", "merged", ...(requantize ? ["4-bit", requantize.type] : [])],
+  };
+}
+
+function driftFigures({ positions, maxDifference, maxLogit, meanDivergence, sameTop }: LogitDrift) {
+  return [
+    [
+      `largest difference of a logit at ${positions} positions`,
+      `${maxDifference.toPrecision(3)} of ${maxLogit.toPrecision(3)}`,
+    ],
+    ["mean divergence from base and adapter apart, nats", meanDivergence.toPrecision(3)],
+    ["same most likely token", `${(100 * sameTop).toFixed(1)} %`],
+  ] as const;
+}
+
+function configChanges(dtype: FloatDType, requantize: QuantOptions | null) {
+  const plain = { dtype, torch_dtype: undefined, quantization_config: undefined };
+  if (requantize === null) return plain;
+  const { type: quantType, doubleQuant } = requantize;
+  return { ...plain, quantization_config: quantizationConfig({ quantType, doubleQuant, computeDType: dtype }) };
+}
+
+async function write(model: LlamaModel, folder: ModelFolder, options: MergeOptions) {
+  const dtype = options.dtype ?? storedDType(folder);
+  const merger = new Merger(options, dtype);
+  const writer = {
+    configText: folder.configText,
+    configChanges: configChanges(dtype, options.requantize),
+    sourceFolder: options.modelDir,
+    card: card(options, []),
+  };
+  const { byteLength } = await writeModelFolder(options.outDir, writer, groups(model, merger, options));
+  return { dtype, adaptedLayers: merger.adaptedLayers, bytesWritten: byteLength };
+}
+
+function logitsOfFolder(dir: string): Float32Array {
+  using folder = openModelFolder(dir);
+  const model = loadModel(folder, { device: "cpu", quant: null });
+  try {
+    return probeLogits(model);
+  } finally {
+    freeModel(model);
+  }
+}
+
+/** The weights before quantization, with the same adapter on them. */
+function loadOriginal(folder: ModelFolder, like: LlamaModel): LlamaModel {
+  const original = loadModel(folder, { device: "cpu", quant: null });
+  const layers = original.blocks.flatMap(linearsOf);
+  like.blocks.flatMap(linearsOf).forEach(({ lora }, i) => {
+    const layer = layers[i];
+    if (layer) layer.lora = lora;
+  });
+  return original;
+}
+
+/** @throws FAILED_PRECONDITION for an adapter of another base, or an original that is not there. */
+export async function mergeAdapter(options: MergeOptions): Promise<MergeReport> {
+  const started = performance.now();
+  using folder = openModelFolder(options.modelDir);
+  if (options.into === "original" && folder.isQuantized) {
+    fail(`${options.modelDir}: expected a 16-bit folder to merge into its original weights, got one in 4 bits`);
+  }
+  const base = loadBaseAndAdapter(folder, options);
+  let original: LlamaModel | null = null;
+  try {
+    const apart = probeLogits(base.model);
+    if (options.into === "original") original = loadOriginal(folder, base.model);
+    const written = await write(original ?? base.model, folder, options);
+    const drift = logitDrift(apart, logitsOfFolder(options.outDir), base.model.config.vocabSize);
+    replaceFile(join(options.outDir, "README.md"), printModelCard(card(options, driftFigures(drift))));
+    const { outDir, into } = options;
+    const seconds = (performance.now() - started) / 1000;
+    return { outDir, into, baseDigest: base.digest, trainedOnBase: base.namesBase, ...written, drift, seconds };
+  } catch (thrown) {
+    throw NibbleError.from(thrown, op);
+  } finally {
+    if (original) freeModel(original);
+    base.free();
+  }
+}
