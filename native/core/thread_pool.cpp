@@ -35,6 +35,31 @@ void look_for(const Ready& ready) {
   while (!ready() && std::chrono::steady_clock::now() < deadline) pause();
 }
 
+// Tasks that are left of one thread's share. It takes them from the front, and reads memory in order; a thread that
+// has done its own takes others' from the back. On a cache line of its own.
+class alignas(64) Share {
+ public:
+  void set(int64_t begin, int64_t end) { left_.store(uint64_t(end) << 32 | uint64_t(begin), std::memory_order_relaxed); }
+  int64_t take_first() {
+    uint64_t left = left_.load(std::memory_order_relaxed);
+    while (begin_of(left) < end_of(left))
+      if (left_.compare_exchange_weak(left, left + 1)) return begin_of(left);
+    return -1;
+  }
+  int64_t take_last() {
+    uint64_t left = left_.load(std::memory_order_relaxed);
+    while (begin_of(left) < end_of(left))
+      if (left_.compare_exchange_weak(left, left - (uint64_t{1} << 32))) return end_of(left) - 1;
+    return -1;
+  }
+
+ private:
+  static int64_t begin_of(uint64_t left) { return int64_t(left & 0xffffffffu); }
+  static int64_t end_of(uint64_t left) { return int64_t(left >> 32); }
+  std::atomic<uint64_t> left_{0};
+};
+constexpr int64_t kTasksMax = (int64_t{1} << 32) - 1;
+
 class Pool {
  public:
   explicit Pool(int threads) { start(threads); }
@@ -51,84 +76,96 @@ class Pool {
 
   void run(int64_t tasks, void* context, TaskFunction fn) {
     std::lock_guard<std::mutex> one_caller(caller_);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      context_ = context;
-      fn_ = fn;
-      tasks_ = tasks;
-      next_.store(0, std::memory_order_relaxed);
-      open_ = true;
-      ++generation_;
-    }
-    wake_.notify_all();
-    work(tasks, context, fn);
+    for (int i = 0; i < size(); ++i) shares_[size_t(i)].set(tasks * i / size(), tasks * (i + 1) / size());
+    context_ = context;
+    fn_ = fn;
+    calls_.store((calls_.load() & kNumber) + kOneCall + kOpen);
+    notify(sleeping_ > 0, wake_);
+    work(0);
     // All tasks are taken: a worker that is still asleep is not waited for.
-    std::unique_lock<std::mutex> lock(mutex_);
-    open_ = false;
-    lock.unlock();
-    look_for([this] { return busy_ == 0; });
-    lock.lock();
-    idle_.wait(lock, [this] { return busy_ == 0; });
+    calls_.fetch_and(~kOpen);
+    const auto all_left = [this] { return (calls_ & kBusy) == 0; };
+    look_for(all_left);
+    if (!all_left()) sleep(caller_sleeps_, idle_, all_left);
   }
 
  private:
+  // The state of the pool in one number, so that a call costs no lock while its threads are awake: how many calls there
+  // were; whether the last one may have tasks left; the workers that are inside it.
+  static constexpr uint64_t kBusy = (1u << 16) - 1, kOpen = 1u << 16, kOneCall = 1u << 17, kNumber = ~(kOneCall - 1);
+
   void start(int threads) {
     stopping_ = false;
-    const uint64_t seen = generation_;
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, seen] { loop(seen); });
+    shares_ = std::vector<Share>(size_t(threads));
+    const uint64_t seen = calls_ & kNumber;
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i, seen] { loop(i, seen); });
   }
 
   void stop() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
+    stopping_ = true;
+    notify(true, wake_);
     for (auto& worker : workers_) worker.join();
     workers_.clear();
   }
 
-  void work(int64_t tasks, void* context, TaskFunction fn) {
+  // Whoever sleeps says so before it looks for a change a last time, and whoever changes something looks for sleepers
+  // afterwards: one of them sees the other.
+  template <typename Ready>
+  void sleep(std::atomic<int>& sleepers, std::condition_variable& until, const Ready& ready) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ++sleepers;
+    until.wait(lock, ready);
+    --sleepers;
+  }
+  void notify(bool is_needed, std::condition_variable& sleepers) {
+    if (!is_needed) return;
+    { std::lock_guard<std::mutex> lock(mutex_); }  // a sleeper has looked or waits
+    sleepers.notify_all();
+  }
+
+  void work(size_t own) {
     inside_task = true;
-    for (int64_t t = next_.fetch_add(1); t < tasks; t = next_.fetch_add(1)) fn(context, t);
+    for (int64_t t = shares_[own].take_first(); t >= 0; t = shares_[own].take_first()) fn_(context_, t);
+    const size_t count = shares_.size();
+    for (size_t i = 1; i < count; ++i) {
+      Share& other = shares_[(own + i) % count];
+      for (int64_t t = other.take_last(); t >= 0; t = other.take_last()) fn_(context_, t);
+    }
     inside_task = false;
   }
 
-  void loop(uint64_t seen) {
+  // Joins the call, unless it is over.
+  bool enter(uint64_t calls) {
+    while (calls & kOpen)
+      if (calls_.compare_exchange_weak(calls, calls + 1)) return true;
+    return false;
+  }
+
+  void loop(int thread, uint64_t seen) {
+    const auto has_news = [&] { return stopping_ || (calls_ & kNumber) != seen; };
     for (;;) {
-      look_for([&] { return stopping_ || generation_ != seen; });
-      std::unique_lock<std::mutex> lock(mutex_);
-      if (!stopping_ && !open_ && generation_ != seen) {  // came too late for that call
-        seen = generation_;
-        continue;
-      }
-      wake_.wait(lock, [&] { return stopping_ || (open_ && generation_ != seen); });
+      look_for(has_news);
+      if (!has_news()) sleep(sleeping_, wake_, has_news);
       if (stopping_) return;
-      seen = generation_;
-      ++busy_;
-      const int64_t tasks = tasks_;
-      void* const context = context_;
-      const TaskFunction fn = fn_;
-      lock.unlock();
-      work(tasks, context, fn);
-      lock.lock();
-      if (--busy_ == 0) idle_.notify_one();
+      const uint64_t calls = calls_;
+      seen = calls & kNumber;
+      if (!enter(calls)) continue;
+      work(size_t(thread));
+      if ((calls_.fetch_sub(1) & (kBusy | kOpen)) == 1) notify(caller_sleeps_ > 0, idle_);
     }
   }
 
   std::mutex caller_;  // one op at a time; a second engine in the process waits its turn
-  std::mutex mutex_;
+  std::mutex mutex_;   // of those who sleep
   std::condition_variable wake_, idle_;
   std::vector<std::thread> workers_;
-  std::atomic<int64_t> next_{0};
-  int64_t tasks_ = 0;
+  // What a call is; written while no worker is inside one.
+  std::vector<Share> shares_;  // one a thread
   void* context_ = nullptr;
   TaskFunction fn_ = nullptr;
-  // Written under the mutex; read without it by threads that look for a change.
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};  // workers inside the present call
+  alignas(64) std::atomic<uint64_t> calls_{0};
+  std::atomic<int> sleeping_{0}, caller_sleeps_{0};
   std::atomic<bool> stopping_{false};
-  bool open_ = false;  // there may be tasks left to take
 };
 
 Pool& pool() {
@@ -151,6 +188,7 @@ void run_tasks(int64_t tasks, void* context, TaskFunction fn) {
     for (int64_t t = 0; t < tasks; ++t) fn(context, t);
     return;
   }
+  require(tasks <= kTasksMax, "run_tasks", "tasks: expected at most ", kTasksMax, ", got ", tasks);
   pool().run(tasks, context, fn);
 }
 
