@@ -99,7 +99,16 @@ class Codes {
 
   // absmax of the blocks [first, first + count).
   void constants(int64_t first, int64_t count, float* out) const {
-    for (int64_t i = 0; i < count; ++i) out[i] = absmax(first + i);
+    if (nested_map_ == nullptr) {
+      memcpy(out, static_cast<const float*>(absmax_) + first, size_t(count) * 4);
+      return;
+    }
+    for (const int64_t end = first + count; first < end;) {
+      const int64_t group_end = (first / kBlock8 + 1) * kBlock8, run = (group_end < end ? group_end : end) - first;
+      nested_constants(first, run, out);
+      first += run;
+      out += run;
+    }
   }
 
   int64_t block_of(int64_t element) const { return element >> shift_; }
@@ -122,6 +131,21 @@ class Codes {
   const uint8_t* const bytes;
 
  private:
+  // Of blocks that share a nested absmax.
+  void nested_constants(int64_t first, int64_t count, float* out) const {
+    const uint8_t* code = static_cast<const uint8_t*>(absmax_) + first;
+    const float nested = nested_absmax_[first / kBlock8];
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + kWidth <= count; i += kWidth) {
+      const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(code + i)));
+      const Vec values = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, codes, nested_map_, 4);
+      store(out + i, values * nested + offset_);
+    }
+#endif
+    for (; i < count; ++i) out[i] = nested_map_[code[i]] * nested + offset_;
+  }
+
   float absmax(int64_t block) const {
     if (nested_map_ == nullptr) return static_cast<const float*>(absmax_)[block];
     const uint8_t code = static_cast<const uint8_t*>(absmax_)[block];
