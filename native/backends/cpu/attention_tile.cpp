@@ -41,9 +41,11 @@ class Tile {
         rows_(run.count * heads) {}
 
   void run() {
-    load_queries();
     const int64_t last = run_.position + run_.count - 1;
-    for (int64_t from = first_seen(a_.shape.window, 0, run_.position) / block_ * block_; from <= last; from += block_) {
+    const int64_t first = first_seen(a_.shape.window, 0, run_.position) / block_ * block_;
+    if (a_.pages != nullptr) fetch_ahead(first, last + 1 - first < block_ ? last + 1 - first : block_);
+    load_queries();
+    for (int64_t from = first; from <= last; from += block_) {
       const int64_t keys = last + 1 - from < block_ ? last + 1 - from : block_, next = from + block_;
       if (a_.pages != nullptr && next <= last) fetch_ahead(next, last + 1 - next < block_ ? last + 1 - next : block_);
       load_keys(from, keys);

@@ -136,9 +136,11 @@ static inline void load_row(const Tensor& t, int64_t start, int64_t count, float
 
 // `count` bfloat16 elements as pairs, then zeros up to a whole vector.
 static inline void load_pairs(const Tensor& t, int64_t start, int64_t count, float* out) {
-  uint16_t* const to = reinterpret_cast<uint16_t*>(out);
-  memcpy(to, t.u16() + start, size_t(count) * 2);
-  memset(to + count, 0, size_t(vectors_of((count + 1) / 2) * kWidth * 2 - count) * 2);
+  const uint16_t* from = t.u16() + start;
+  for (; count >= 2 * kWidth; count -= 2 * kWidth, from += 2 * kWidth, out += kWidth) memcpy(out, from, sizeof(Vec));
+  if (count == 0) return;
+  store(out, Vec{});
+  memcpy(out, from, size_t(count) * 2);
 }
 
 template <Lane LANE>
