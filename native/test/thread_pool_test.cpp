@@ -69,6 +69,22 @@ TEST(ThreadPool, AfterANestedCallTheCallerIsParallelAgain) {
   EXPECT_TRUE(met);
 }
 
+TEST(ThreadPool, AThreadThatIsDoneTakesTasksOfOthers) {
+  const Threads set(2);
+  std::atomic<int> others{0};
+  bool met = false;
+  // The first task of a share waits for all that come after it: only the other thread can do them.
+  parallel_for(9, [&](int64_t task) {
+    if (task > 0) {
+      ++others;
+      return;
+    }
+    for (int64_t spin = 0; spin < 2'000'000'000 && others < 8; ++spin) std::this_thread::yield();
+    met = others == 8;
+  });
+  EXPECT_TRUE(met);
+}
+
 TEST(ThreadPool, SeveralCallersTakeTurns) {
   const Threads set(3);
   std::atomic<int64_t> total{0};
