@@ -1,16 +1,20 @@
 // A base model in memory with an adapter on it, for work that reads their values: merging, exporting.
 import { freeOnThrow } from "#native";
 import { digestOfModel, type ModelFolder, ModelHasher, openAdapterFolder } from "#packages/hub";
+import { applyExtras } from "./adapter-extras.ts";
 import { attachAdapter, freeAdapter, loadAdapter } from "./lora.ts";
 import { freeModel, loadModel } from "./model-load.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
 
 export interface BaseAndAdapter {
+  /** With what the adapter brings beside LoRA in it; its vocabulary may have grown. */
   model: LlamaModel;
+  /** Of the base alone. */
   digest: string;
   /** Whether the adapter names this base; null: it names none, or there is no adapter. */
   namesBase: boolean | null;
+  adaptedLayers: number;
   free: () => void;
 }
 
@@ -30,18 +34,25 @@ function loadBase(folder: ModelFolder, { quant, signal }: BaseOptions): { model:
   return { model, digest: hasher ? hasher.digest(model.config) : digestOfModel(folder) };
 }
 
-/** @throws FAILED_PRECONDITION for an adapter of another base. Nothing stays in memory then. */
-export function loadBaseAndAdapter(folder: ModelFolder, options: BaseOptions): BaseAndAdapter {
+/**
+ * @param expected what the adapter must name, if it names a base; default: this base's digest.
+ * @throws FAILED_PRECONDITION for an adapter of another base. Nothing stays in memory then.
+ */
+export function loadBaseAndAdapter(folder: ModelFolder, options: BaseOptions, expected?: string): BaseAndAdapter {
   return freeOnThrow(() => {
     const { model, digest } = loadBase(folder, options);
-    if (options.adapterDir === null) return { model, digest, namesBase: null, free: () => freeModel(model) };
-    using adapterFolder = openAdapterFolder(options.adapterDir, { config: model.config, digest });
+    if (options.adapterDir === null)
+      return { model, digest, namesBase: null, adaptedLayers: 0, free: () => freeModel(model) };
+    const pin = { config: model.config, digest: expected ?? digest };
+    using adapterFolder = openAdapterFolder(options.adapterDir, pin);
     const adapter = loadAdapter(adapterFolder, "cpu", false);
     attachAdapter(model, adapter);
+    const whole = applyExtras(model, adapterFolder);
     const free = () => {
       freeAdapter(adapter);
-      freeModel(model);
+      freeModel(whole);
     };
-    return { model, digest, namesBase: adapterFolder.baseDigest === null ? null : true, free };
+    const namesBase = adapterFolder.baseDigest === null ? null : true;
+    return { model: whole, digest, namesBase, adaptedLayers: adapterFolder.modules.size, free };
   });
 }

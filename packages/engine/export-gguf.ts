@@ -114,11 +114,12 @@ export async function exportGguf(options: ExportGgufOptions): Promise<ExportGguf
   const started = performance.now();
   const { modelDir, outFile, type, signal, onProgress } = options;
   using folder = openModelFolder(modelDir);
-  const { config } = folder;
-  const keys = new Map([...llamaMetadata(config, type, basename(modelDir)), ...tokenizerMetadata(modelDir, config)]);
+  tokenizerMetadata(modelDir, folder.config); // refused before anything is loaded
   const { model, free } = loadBaseAndAdapter(folder, options);
   let writer: GgufWriter | null = null;
   try {
+    const { config } = model;
+    const keys = new Map([...llamaMetadata(config, type, basename(modelDir)), ...tokenizerMetadata(modelDir, config)]);
     const named = [...namedTensors(model)];
     const specs = named.map((one) => specOf(one, type));
     const factors = ropeFactors(config);

@@ -56,8 +56,15 @@ export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Dev
   return { config, layers };
 }
 
-/** The adapter of a folder, in float32. `trainable` gives it gradients. */
+/**
+ * The LoRA layers of a folder, in float32. `trainable` gives them gradients.
+ * @throws FAILED_PRECONDITION to train an adapter that is more than LoRA.
+ */
 export function loadAdapter(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
+  if (trainable && !folder.isPlain) {
+    const message = `${folder.path}: expected plain LoRA to go on from, got DoRA, saved modules or trained tokens`;
+    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "lora" });
+  }
   return freeOnThrow(() => readLayers(folder, device, trainable));
 }
 

@@ -15,13 +15,13 @@ import {
   type TensorToWrite,
   writeModelFolder,
 } from "#packages/hub";
-import { loadBaseAndAdapter } from "./base-and-adapter.ts";
+import { type BaseAndAdapter, loadBaseAndAdapter } from "./base-and-adapter.ts";
 import { addAdapter, denseValues } from "./dense.ts";
 import type { LinearLayer } from "./layers.ts";
 import { type LogitDrift, logitDrift, probeLogits } from "./logit-drift.ts";
 import { freeModel, loadModel } from "./model-load.ts";
 import { namedTensors, TensorReader } from "./model-save.ts";
-import { type LlamaModel, linearsOf } from "./models/llama.ts";
+import type { LlamaModel } from "./models/llama.ts";
 import { freeWeight, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
 import { weightTensors } from "./quantized-tensors.ts";
 
@@ -69,7 +69,6 @@ function fail(message: string): never {
 
 /** The linear layers' weights with the adapter in them, one at a time. */
 class Merger {
-  adaptedLayers = 0;
   private readonly reader: TensorReader;
   private readonly options: MergeOptions;
   private readonly dtype: FloatDType;
@@ -83,10 +82,7 @@ class Merger {
   /** `layer` has the values, `lora` rides on it. */
   linear({ name, weight, lora }: LinearLayer): TensorToWrite[] {
     const values = denseValues(weight);
-    if (lora !== null) {
-      addAdapter(values, lora);
-      this.adaptedLayers++;
-    }
+    if (lora !== null) addAdapter(values, lora);
     const group = this.options.requantize ? this.quantized(name, values) : [this.plain(`${name}.weight`, values)];
     values.free();
     return group;
@@ -146,8 +142,9 @@ function driftFigures({ positions, maxDifference, maxLogit, meanDivergence, same
   ] as const;
 }
 
-function configChanges(dtype: FloatDType, requantize: QuantOptions | null) {
-  const plain = { dtype, torch_dtype: undefined, quantization_config: undefined };
+function configChanges({ config }: LlamaModel, dtype: FloatDType, requantize: QuantOptions | null) {
+  const tables = { vocab_size: config.vocabSize, tie_word_embeddings: config.tieWordEmbeddings };
+  const plain = { ...tables, dtype, torch_dtype: undefined, quantization_config: undefined };
   if (requantize === null) return plain;
   const { type: quantType, doubleQuant } = requantize;
   return { ...plain, quantization_config: quantizationConfig({ quantType, doubleQuant, computeDType: dtype }) };
@@ -158,12 +155,12 @@ async function write(model: LlamaModel, folder: ModelFolder, options: MergeOptio
   const merger = new Merger(options, dtype);
   const writer = {
     configText: folder.configText,
-    configChanges: configChanges(dtype, options.requantize),
+    configChanges: configChanges(model, dtype, options.requantize),
     sourceFolder: options.modelDir,
     card: card(options, []),
   };
   const { byteLength } = await writeModelFolder(options.outDir, writer, groups(model, merger, options));
-  return { dtype, adaptedLayers: merger.adaptedLayers, bytesWritten: byteLength };
+  return { dtype, bytesWritten: byteLength };
 }
 
 function logitsOfFolder(dir: string): Float32Array {
@@ -176,17 +173,6 @@ function logitsOfFolder(dir: string): Float32Array {
   }
 }
 
-/** The weights before quantization, with the same adapter on them. */
-function loadOriginal(folder: ModelFolder, like: LlamaModel): LlamaModel {
-  const original = loadModel(folder, { device: "cpu", quant: null });
-  const layers = original.blocks.flatMap(linearsOf);
-  like.blocks.flatMap(linearsOf).forEach(({ lora }, i) => {
-    const layer = layers[i];
-    if (layer) layer.lora = lora;
-  });
-  return original;
-}
-
 /** @throws FAILED_PRECONDITION for an adapter of another base, or an original that is not there. */
 export async function mergeAdapter(options: MergeOptions): Promise<MergeReport> {
   const started = performance.now();
@@ -195,20 +181,29 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeReport> 
     fail(`${options.modelDir}: expected a 16-bit folder to merge into its original weights, got one in 4 bits`);
   }
   const base = loadBaseAndAdapter(folder, options);
-  let original: LlamaModel | null = null;
+  let original: BaseAndAdapter | null = null;
   try {
     const apart = probeLogits(base.model);
-    if (options.into === "original") original = loadOriginal(folder, base.model);
-    const written = await write(original ?? base.model, folder, options);
+    if (options.into === "original") original = loadBaseAndAdapter(folder, { ...options, quant: null }, base.digest);
+    const written = await write((original ?? base).model, folder, options);
     const drift = logitDrift(apart, logitsOfFolder(options.outDir), base.model.config.vocabSize);
     replaceFile(join(options.outDir, "README.md"), printModelCard(card(options, driftFigures(drift))));
     const { outDir, into } = options;
     const seconds = (performance.now() - started) / 1000;
-    return { outDir, into, baseDigest: base.digest, trainedOnBase: base.namesBase, ...written, drift, seconds };
+    return {
+      outDir,
+      into,
+      baseDigest: base.digest,
+      trainedOnBase: base.namesBase,
+      adaptedLayers: base.adaptedLayers,
+      ...written,
+      drift,
+      seconds,
+    };
   } catch (thrown) {
     throw NibbleError.from(thrown, op);
   } finally {
-    if (original) freeModel(original);
+    original?.free();
     base.free();
   }
 }

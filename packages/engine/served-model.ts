@@ -131,6 +131,10 @@ export class ServedModel {
       throw new NibbleError(`adapter ${id} is loaded already`, { code: "ALREADY_EXISTS", op });
     }
     using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
+    if (!folder.isPlain) {
+      const message = `${dir}: expected plain LoRA to serve beside others, got DoRA, saved modules or trained tokens; nibble merge makes a model of it`;
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+    }
     const adapter = loadAdapter(folder, this.model.embed.device, false);
     const bytes = adapterBytes(adapter);
     const info = { ...describe(folder), id, bytes };

@@ -4,13 +4,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
 import { copyOfGolden, goldenPath, temporaryFolder } from "../../test/support/folders.ts";
-import {
-  type AdapterToWrite,
-  adapterKey,
-  type LoraMatrix,
-  openAdapterFolder,
-  writeAdapterFolder,
-} from "./adapter-folder.ts";
+import { type AdapterToWrite, openAdapterFolder, writeAdapterFolder } from "./adapter-folder.ts";
+import { adapterKey, type LoraMatrix } from "./adapter-keys.ts";
 import { type LoraConfig, unknownTargets } from "./lora-config.ts";
 import { readModelConfig } from "./model-folder.ts";
 import { openSafetensors } from "./safetensors.ts";
@@ -109,7 +104,10 @@ test("missing, surplus and wrongly shaped keys are errors that name them", (t) =
     [(m) => m.delete(b), /missing base_model\.model\.model\.layers\.0\.self_attn\.q_proj\.lora_B\.weight/],
     [(m) => m.delete(a), /missing .*q_proj\.lora_A\.weight/],
     [(m) => [a, b].map((key) => m.delete(key)), /missing keys of model\.layers\.0\.self_attn\.q_proj/],
-    [(m) => m.set("base_model.model.lm_head.weight", m.get(a)!), /does not have: base_model\.model\.lm_head\.weight/],
+    [
+      (m) => m.set("base_model.model.lm_head.weight", m.get(a)!),
+      /lm_head: expected \[512 or more, 64\], got \[8, 64\]/,
+    ],
     [(m) => m.set(a, { ...m.get(a)!, shape: [64, 8] }), /q_proj\.lora_A\.weight: expected \[8,8\], got \[64,8\]/],
     [(m) => m.set(a.replace("q_proj", "x_proj"), m.get(a)!).set(b.replace("q_proj", "x_proj"), m.get(b)!), /x_proj/],
   ];
@@ -120,8 +118,11 @@ test("missing, surplus and wrongly shaped keys are errors that name them", (t) =
 
 test("settings that the engine does not follow are refused by name", (t) => {
   const cases: [Record<string, unknown>, RegExp][] = [
-    [{ use_dora: true }, /use_dora: not supported, got true/],
-    [{ modules_to_save: ["lm_head"] }, /modules_to_save: not supported/],
+    [{ use_dora: true }, /use_dora: expected magnitudes just with it, got 0/],
+    [{ modules_to_save: ["lm_head"] }, /missing the weights of lm_head \(modules_to_save\)/],
+    [{ modules_to_save: ["norm"] }, /modules_to_save: expected embed_tokens or lm_head, got \["norm"\]/],
+    [{ trainable_token_indices: [1, 2] }, /trainable_token_indices: expected 2 rows, got 0/],
+    [{ trainable_token_indices: { wte: [1] } }, /trainable_token_indices: expected ids of embed_tokens/],
     [{ peft_type: "IA3" }, /peft_type: expected LORA, got IA3/],
     [{ bias: "all" }, /bias: expected none/],
     [{ target_modules: ".*_proj" }, /target_modules: expected a list or all-linear/],

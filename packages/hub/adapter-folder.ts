@@ -5,10 +5,19 @@ import { randomUUID } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { NibbleError } from "#packages/errors";
+import { adapterKey, type KeyMeaning, type LoraMatrix, meaningOf } from "./adapter-keys.ts";
 import { publishFolder, readTextIfPresent, syncFolder, type WriteCall } from "./files.ts";
 import { parseObject } from "./json.ts";
 import type { LlamaConfig } from "./llama-config.ts";
-import { type LoraConfig, loraModules, loraScaling, parseLoraConfig, printLoraConfig } from "./lora-config.ts";
+import {
+  type LoraConfig,
+  type LoraModule,
+  loraModules,
+  loraScaling,
+  parseLoraConfig,
+  printLoraConfig,
+  type SavedModule,
+} from "./lora-config.ts";
 import { type AdapterCard, printAdapterCard } from "./model-card.ts";
 import type { FloatDType } from "./quant-state.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
@@ -19,14 +28,6 @@ const op = "adapter_folder";
 export const adapterConfigFileName = "adapter_config.json";
 export const adapterWeightsFileName = "adapter_model.safetensors";
 const digestKey = "nibble.base_digest";
-const keyPrefix = "base_model.model.";
-
-export type LoraMatrix = "lora_A" | "lora_B";
-
-/** The key of a matrix in the file: "base_model.model." + module path + ".lora_A.weight". */
-export function adapterKey(module: string, matrix: LoraMatrix): string {
-  return `${keyPrefix}${module}.${matrix}.weight`;
-}
 
 export interface AdapterModule {
   rank: number;
@@ -36,6 +37,15 @@ export interface AdapterModule {
   outFeatures: number;
 }
 
+export interface AdapterExtras {
+  /** DoRA's magnitudes [out], by module path. */
+  magnitudes: ReadonlyMap<string, string>;
+  /** [rows, hidden] in place of the base's; more rows than the base has are tokens that were added. */
+  saved: ReadonlyMap<SavedModule, string>;
+  /** Rows [indices, hidden] in place of the embedding's. */
+  tokens: { key: string; indices: readonly number[] } | null;
+}
+
 export class AdapterFolder {
   readonly path: string;
   readonly config: LoraConfig;
@@ -43,6 +53,8 @@ export class AdapterFolder {
   readonly baseDigest: string | null;
   /** By module path, in the order of the file. */
   readonly modules: ReadonlyMap<string, AdapterModule>;
+  /** Keys of what is more than LoRA. */
+  readonly extras: AdapterExtras;
   readonly file: SafetensorsFile;
 
   constructor(path: string, config: LoraConfig, file: SafetensorsFile) {
@@ -50,7 +62,15 @@ export class AdapterFolder {
     this.config = config;
     this.file = file;
     this.baseDigest = file.metadata[digestKey] ?? null;
-    this.modules = readModules(path, config, file);
+    const keys = meanings(path, file);
+    this.modules = readModules(path, config, file, keys);
+    this.extras = readExtras(path, config, file, keys);
+  }
+
+  /** Whether it is LoRA on linear layers and nothing else. */
+  get isPlain(): boolean {
+    const { magnitudes, saved, tokens } = this.extras;
+    return magnitudes.size === 0 && saved.size === 0 && tokens === null;
   }
 
   /** A is [rank, in], B is [out, rank], in the dtype that `file.info` says. */
@@ -95,26 +115,63 @@ export function openAdapterFolder(path: string, base?: { config: LlamaConfig; di
   }
 }
 
-function readModules(path: string, config: LoraConfig, file: SafetensorsFile): Map<string, AdapterModule> {
-  const modules = new Map<string, AdapterModule>();
+const floats = ["float32", "bfloat16", "float16"];
+
+function meanings(path: string, file: SafetensorsFile): Map<string, KeyMeaning> {
+  const keys = new Map<string, KeyMeaning>();
   const foreign: string[] = [];
   for (const [key, info] of file.tensors) {
-    const [, module, matrix] = /^base_model\.model\.(.+)\.(lora_[AB])\.weight$/.exec(key) ?? [];
-    if (module === undefined || info.shape.length !== 2) foreign.push(key);
-    else if (!["float32", "bfloat16", "float16"].includes(info.dtype)) {
+    const meaning = meaningOf(key);
+    const rank = meaning?.kind === "magnitude" ? 1 : 2;
+    if (meaning === null || info.shape.length !== rank) foreign.push(key);
+    else if (!floats.includes(info.dtype)) {
       fail("INVALID_ARGUMENT", `${key}: expected float32, bfloat16 or float16, got ${info.dtype}`, path);
-    } else if (matrix === "lora_A") {
+    } else keys.set(key, meaning);
+  }
+  if (foreign.length > 0) fail("INVALID_ARGUMENT", `keys that a LoRA adapter does not have: ${short(foreign)}`, path);
+  return keys;
+}
+
+type Meanings = ReadonlyMap<string, KeyMeaning>;
+
+function readModules(path: string, config: LoraConfig, file: SafetensorsFile, keys: Meanings) {
+  const modules = new Map<string, AdapterModule>();
+  for (const [key, meaning] of keys) {
+    if (meaning.kind !== "lora") continue;
+    const { module, matrix } = meaning;
+    if (matrix === "lora_A") {
       const outFeatures = file.tensors.get(adapterKey(module, "lora_B"))?.shape[0];
       if (outFeatures === undefined) fail("INVALID_ARGUMENT", `missing ${adapterKey(module, "lora_B")}`, path);
-      modules.set(module, { ...loraScaling(config, module), inFeatures: info.shape[1] ?? 0, outFeatures });
+      modules.set(module, { ...loraScaling(config, module), inFeatures: file.info(key).shape[1] ?? 0, outFeatures });
     } else if (!file.tensors.has(adapterKey(module, "lora_A"))) {
       fail("INVALID_ARGUMENT", `missing ${adapterKey(module, "lora_A")}`, path);
     }
   }
-  if (foreign.length > 0) fail("INVALID_ARGUMENT", `keys that a LoRA adapter does not have: ${short(foreign)}`, path);
   if (modules.size === 0) fail("INVALID_ARGUMENT", "expected at least one adapted module, got none", path);
   checkShapes(path, file, modules);
   return modules;
+}
+
+function readExtras(path: string, config: LoraConfig, file: SafetensorsFile, keys: Meanings): AdapterExtras {
+  const magnitudes = new Map<string, string>();
+  const saved = new Map<SavedModule, string>();
+  let rows: string | null = null;
+  for (const [key, meaning] of keys) {
+    if (meaning.kind === "magnitude") magnitudes.set(meaning.module, key);
+    if (meaning.kind === "saved" && (meaning.isNamed || !saved.has(meaning.module))) saved.set(meaning.module, key);
+    if (meaning.kind === "tokens") rows = key;
+  }
+  const { useDora = false, modulesToSave = [], trainableTokens: indices = [] } = config;
+  const missing = modulesToSave.filter((module) => !saved.has(module));
+  if (missing.length > 0) fail("INVALID_ARGUMENT", `missing the weights of ${short(missing)} (modules_to_save)`, path);
+  if (useDora !== magnitudes.size > 0) {
+    fail("INVALID_ARGUMENT", `use_dora: expected magnitudes just with it, got ${magnitudes.size}`, path);
+  }
+  const given = rows === null ? 0 : (file.info(rows).shape[0] ?? 0);
+  if (given !== indices.length) {
+    fail("INVALID_ARGUMENT", `trainable_token_indices: expected ${indices.length} rows, got ${given}`, path);
+  }
+  return { magnitudes, saved, tokens: rows === null ? null : { key: rows, indices } };
 }
 
 function checkShapes(path: string, file: SafetensorsFile, modules: Map<string, AdapterModule>): void {
@@ -148,7 +205,35 @@ function checkAgainstBase(folder: AdapterFolder, base: LlamaConfig, digest: stri
     const shapes = `expected ${inFeatures} -> ${outFeatures}, got ${got.inFeatures} -> ${got.outFeatures}`;
     problems.push(`${module}: ${shapes}`);
   }
+  problems.push(...extraProblems(folder, expected, base));
   if (problems.length > 0) fail("INVALID_ARGUMENT", problems.slice(0, 6).join("; "), path);
+}
+
+/** What is more than LoRA must fit the base too; a vocabulary may have grown, for both or for neither. */
+function extraProblems({ extras, file }: AdapterFolder, modules: ReadonlyMap<string, LoraModule>, base: LlamaConfig) {
+  const problems: string[] = [];
+  const shapeOf = (key: string) => file.info(key).shape;
+  const magnitudeOf = (module: string) => shapeOf(extras.magnitudes.get(module) ?? "")[0];
+  if (extras.magnitudes.size > 0) {
+    for (const [module, { outFeatures }] of modules) {
+      const got = extras.magnitudes.has(module) ? magnitudeOf(module) : "none";
+      if (got !== outFeatures) problems.push(`${module}: expected ${outFeatures} magnitudes, got ${got}`);
+    }
+  }
+  const { vocabSize, hiddenSize } = base;
+  for (const [module, key] of extras.saved) {
+    const [rows = 0, columns] = shapeOf(key);
+    if (rows >= vocabSize && columns === hiddenSize) continue;
+    problems.push(`${module}: expected [${vocabSize} or more, ${hiddenSize}], got [${rows}, ${columns}]`);
+  }
+  const grown = [...extras.saved.values()].map((key) => shapeOf(key)[0] ?? 0);
+  const isBoth = grown.length === 2 || base.tieWordEmbeddings;
+  if (new Set(grown).size > 1 || (grown.some((rows) => rows > vocabSize) && !isBoth)) {
+    problems.push(`embed_tokens and lm_head: expected as many rows in both, got ${grown.join(" and ")}`);
+  }
+  const bad = extras.tokens?.indices.find((id) => id >= vocabSize);
+  if (bad !== undefined) problems.push(`trainable_token_indices: expected ids below ${vocabSize}, got ${bad}`);
+  return problems;
 }
 
 function short(names: readonly string[]): string {

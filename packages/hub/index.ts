@@ -2,16 +2,16 @@
 // and dtype names; it knows no tensors of the engine and no network.
 
 export {
+  type AdapterExtras,
   AdapterFolder,
   type AdapterModule,
   type AdapterToWrite,
   adapterConfigFileName,
-  adapterKey,
   adapterWeightsFileName,
-  type LoraMatrix,
   openAdapterFolder,
   writeAdapterFolder,
 } from "./adapter-folder.ts";
+export { adapterKey, type LoraMatrix } from "./adapter-keys.ts";
 export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
 export { publishFolder, replaceFile, syncFolder } from "./files.ts";
@@ -25,6 +25,7 @@ export {
   loraModules,
   loraScaling,
   parseLoraConfig,
+  type SavedModule,
   unknownTargets,
 } from "./lora-config.ts";
 export { type AdapterCard, type ModelCard, printModelCard } from "./model-card.ts";

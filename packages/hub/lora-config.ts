@@ -18,7 +18,17 @@ export interface LoraConfig {
   rankPattern: Readonly<Record<string, number>>;
   alphaPattern: Readonly<Record<string, number>>;
   baseModelNameOrPath: string;
+  /** Weight-decomposed (DoRA, arXiv:2402.09353): each output has a magnitude of its own. Default: not. */
+  useDora?: boolean;
+  /** Embedding and head that were trained whole. Default: none. */
+  modulesToSave?: readonly SavedModule[];
+  /** Rows of the embedding that were trained. Default: none. */
+  trainableTokens?: readonly number[];
 }
+
+/** What modules_to_save may name here. */
+export const savedModules = ["embed_tokens", "lm_head"] as const;
+export type SavedModule = (typeof savedModules)[number];
 
 /** One adapted linear layer. */
 export interface LoraModule {
@@ -34,15 +44,12 @@ const op = "adapter_config";
 
 /** Keys that switch on something that we do not do, when they hold anything but null, false or nothing. */
 const unsupportedKeys = [
-  "use_dora",
   "lora_bias",
   "fan_in_fan_out",
-  "modules_to_save",
   "layers_to_transform",
   "layer_replication",
   "exclude_modules",
   "target_parameters",
-  "trainable_token_indices",
   "alora_invocation_tokens",
   "use_qalora",
   "use_bdlora",
@@ -84,7 +91,38 @@ export function parseLoraConfig(object: JsonObject, file: string): LoraConfig {
     rankPattern: parsePattern(f.child("rank_pattern"), (p, key) => p.integer(key)),
     alphaPattern: parsePattern(f.child("alpha_pattern"), (p, key) => p.number(key, undefined, 0)),
     baseModelNameOrPath: f.string("base_model_name_or_path", ""),
+    ...parseExtras(f, file),
   };
+}
+
+/** Only what is on, so that a plain adapter's configuration is what it was. */
+function parseExtras(f: Fields, file: string): Pick<LoraConfig, "useDora" | "modulesToSave" | "trainableTokens"> {
+  const useDora = f.boolean("use_dora", false);
+  const modulesToSave = parseSaved(f.object["modules_to_save"], file);
+  const trainableTokens = parseTokens(f.object["trainable_token_indices"], file);
+  return {
+    ...(useDora ? { useDora } : {}),
+    ...(modulesToSave.length > 0 ? { modulesToSave } : {}),
+    ...(trainableTokens.length > 0 ? { trainableTokens } : {}),
+  };
+}
+
+function parseSaved(value: unknown, file: string): SavedModule[] {
+  if (isOff(value)) return [];
+  const known = Array.isArray(value)
+    ? value.map((name) => savedModules.find((m) => name === m || name === `model.${m}`))
+    : [];
+  if (known.length > 0 && known.every((name) => name !== undefined)) return known;
+  return unsupported(file, `modules_to_save: expected ${savedModules.join(" or ")}, got ${JSON.stringify(value)}`);
+}
+
+/** A list, or one for each module by name; of the embedding only. */
+function parseTokens(value: unknown, file: string): number[] {
+  if (isOff(value)) return [];
+  const list = isObject(value) && Object.keys(value).join() === "embed_tokens" ? value["embed_tokens"] : value;
+  if (Array.isArray(list) && list.every((id) => Number.isSafeInteger(id) && id >= 0)) return list;
+  const got = JSON.stringify(value);
+  return unsupported(file, `trainable_token_indices: expected ids of embed_tokens, got ${got}`);
 }
 
 function isOff(value: unknown): boolean {

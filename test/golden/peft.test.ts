@@ -1,0 +1,57 @@
+// PEFT adapters that are more than LoRA: DoRA, saved embeddings, added tokens, trained tokens. Merged into their base they
+// give PEFT's logits.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { memory } from "#native";
+import { openAdapterFolder, openModelFolder } from "#packages/hub";
+import { packExamples, uploadBatch } from "../../packages/engine/batch.ts";
+import { allLogits } from "../../packages/engine/forward.ts";
+import { loadAdapter } from "../../packages/engine/lora.ts";
+import { mergeAdapter } from "../../packages/engine/merge.ts";
+import { freeModel, loadModel } from "../../packages/engine/model-load.ts";
+import { goldenPath, temporaryFolder } from "../support/folders.ts";
+
+const prompt = Int32Array.from([5, 77, 130, 9, 300, 41]);
+
+/** After the last token of the prompt. */
+function logitsOf(dir: string): Float32Array {
+  using folder = openModelFolder(dir);
+  const model = loadModel(folder, { device: "cpu", quant: null });
+  const batch = uploadBatch(packExamples([{ inputIds: prompt, labels: null }]), "cpu");
+  const options = { device: "cpu", dtype: "float32", gradientCheckpointing: "none", dropoutSeed: null } as const;
+  const logits = allLogits(model, batch, options);
+  const values = logits.toFloat32().subarray((prompt.length - 1) * model.config.vocabSize);
+  logits.free();
+  freeModel(model);
+  return values;
+}
+
+const cases = [
+  ["dora", "llama_untied", 512],
+  ["resized", "llama_untied", 515],
+  ["tokens_tied", "llama_tied", 512],
+  ["mod_tied", "llama_tied", 512],
+] as const;
+
+for (const [name, base, vocabSize] of cases) {
+  test(`${name}: merged, it gives PEFT's logits`, async (t) => {
+    const before = memory.report().current;
+    const outDir = join(temporaryFolder(t), "merged");
+    const adapterDir = goldenPath("peft", name);
+    const job = { modelDir: goldenPath(base), adapterDir, outDir, quant: null, requantize: null, dtype: null };
+    const report = await mergeAdapter({ ...job, into: "trained" });
+    assert.ok(report.drift.maxDifference < 1e-4, JSON.stringify(report.drift));
+    assert.deepEqual(memory.report().current, before, "nothing stays");
+    const want = JSON.parse(readFileSync(join(adapterDir, "logits.json"), "utf8")) as number[];
+    const got = logitsOf(outDir);
+    assert.deepEqual([got.length, want.length], [vocabSize, vocabSize]);
+    for (const [i, w] of want.entries()) assert.ok(Math.abs(w - got[i]!) < 2e-5, `${i}: ${w} ${got[i]}`);
+  });
+
+  test(`${name}: it is no plain LoRA to go on training from`, () => {
+    using folder = openAdapterFolder(goldenPath("peft", name));
+    assert.throws(() => loadAdapter(folder, "cpu", true), { code: "FAILED_PRECONDITION", message: /plain LoRA/ });
+  });
+}
