@@ -1,5 +1,6 @@
-// The backend in this process: an engine in a worker thread, folders on this machine. It knows no network.
-import { loadTokenizer, StreamDecoder, type TextTokenizer } from "#packages/data";
+// The backend in this process: an engine in a worker thread, folders on this machine. It knows no network; whoever makes
+// it says where the folder is that a text stands for.
+import { loadTokenizer, StreamDecoder, type TextTokenizer, type TrainRecipe } from "#packages/data";
 import { defaultQuant, Engine, type EngineModel, type TrainEvent } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { openModelFolder } from "#packages/hub";
@@ -31,7 +32,13 @@ function progressOf(event: TrainEvent): TrainProgress {
 }
 
 export class EmbeddedBackend implements Backend {
+  private readonly folderOf: (text: string) => Promise<string>;
   private engine: Engine | null = null;
+
+  /** `folderOf` is asked for every model and adapter: a folder is itself, a name of the Hub is pulled. */
+  constructor(folderOf: (text: string) => Promise<string>) {
+    this.folderOf = folderOf;
+  }
 
   private start(threads: number | null): Engine {
     this.engine ??= new Engine(threads === null ? {} : { threads });
@@ -44,7 +51,7 @@ export class EmbeddedBackend implements Backend {
   ): Promise<QuantizeSummary> {
     const engine = this.start(threads);
     const { peakBytes: bytesPeak, ...report } = await engine.quantize(
-      { modelDir, outDir, quant },
+      { modelDir: await this.folderOf(modelDir), outDir, quant },
       { signal, onEvent: onProgress },
     );
     return { ...report, bytesPeak };
@@ -56,12 +63,14 @@ export class EmbeddedBackend implements Backend {
   ): Promise<TrainSummary> {
     const engine = this.start(job.recipe.threads);
     const call = { signal, onEvent: (event: TrainEvent) => onEvent(progressOf(event)) };
-    const { memory, estimate: _, ...report } = await engine.train({ ...job, device: "cpu" }, call);
+    const recipe = await this.located(job.recipe);
+    const { memory, estimate: _, ...report } = await engine.train({ ...job, recipe, device: "cpu" }, call);
     return { ...report, memoryPeakBytes: memory.peakTotal };
   }
 
   async quote(job: QuoteJob, signal: AbortSignal): Promise<QuoteSummary> {
-    const { memory, available, ...facts } = await this.start(job.recipe.threads).quote(job, { signal });
+    const recipe = await this.located(job.recipe);
+    const { memory, available, ...facts } = await this.start(recipe.threads).quote({ ...job, recipe }, { signal });
     return {
       ...facts,
       trainedParameters: memory.trainedParameters,
@@ -77,9 +86,17 @@ export class EmbeddedBackend implements Backend {
     if (options.modelDir === null) {
       throw new NibbleError("model: expected a folder, got none", { code: "INVALID_ARGUMENT", op: "generate" });
     }
-    const model = new EmbeddedModel(this.start(options.threads), options.modelDir, options);
+    const modelDir = await this.folderOf(options.modelDir);
+    const adapter = options.adapter === null ? null : await this.folderOf(options.adapter);
+    const model = new EmbeddedModel(this.start(options.threads), modelDir, { ...options, adapter });
     if (options.contextTokens !== null) await model.open(options.contextTokens, signal);
     return model;
+  }
+
+  private async located(recipe: TrainRecipe): Promise<TrainRecipe> {
+    const { model, initAdapter } = recipe;
+    const adapter = initAdapter === null ? null : await this.folderOf(initAdapter);
+    return { ...recipe, model: await this.folderOf(model), initAdapter: adapter };
   }
 
   async close(): Promise<void> {

@@ -19,6 +19,9 @@ export function tokenIds(text: string): number[] {
   throw new InvalidArgumentError("expected token ids such as 1,2,3");
 }
 
+/** For options that may be given again. */
+export const collect = (value: string, before: string[]): string[] => [...before, value];
+
 export const endpointOption = () =>
   new Option("--endpoint <host:port>", "work through a running stack (nibble start); paths are the server's");
 

@@ -8,6 +8,8 @@ import { addExport } from "./commands/export.ts";
 import { addGenerate } from "./commands/generate.ts";
 import { addJobs } from "./commands/jobs.ts";
 import { addMerge } from "./commands/merge.ts";
+import { addPull } from "./commands/pull.ts";
+import { addPush } from "./commands/push.ts";
 import { addQuantize } from "./commands/quantize.ts";
 import { addStart } from "./commands/start.ts";
 import { addTrain } from "./commands/train.ts";
@@ -48,6 +50,8 @@ export function createProgram(io: Io): Command {
   addChat(program, io);
   addMerge(program, io);
   addExport(program, io);
+  addPull(program, io);
+  addPush(program, io);
   addAdapters(program, io);
   addJobs(program, io);
   addStart(program, io);

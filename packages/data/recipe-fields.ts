@@ -154,10 +154,10 @@ const notNegative = real("a number >= 0", (n) => n >= 0);
 const belowOne = real("a number in 0..1, 1 excluded", (n) => n >= 0 && n < 1);
 
 export const recipeFields: readonly RecipeField[] = [
-  { key: "model", check: text, help: "model folder, 16-bit or pre-quantized" },
+  { key: "model", check: text, help: "model folder or org/name[@revision] of the Hub, 16-bit or pre-quantized" },
   { key: "data", check: text, help: "training rows, JSON lines" },
   { key: "out", check: text, help: "folder for the adapter and metrics.jsonl" },
-  { key: "initAdapter", fallback: null, check: text, help: "adapter folder to start from" },
+  { key: "initAdapter", fallback: null, check: text, help: "adapter folder or org/name of the Hub to start from" },
   { key: "full", fallback: false, check: yesNo, help: "train every weight (needs bits 16)" },
   { key: "bits", fallback: 4, check: choice([4, 16]), help: "bits of the frozen base" },
   { key: "quantType", fallback: "nf4", check: choice(baseQuantTypes), help: "4-bit type of a base quantized on load" },

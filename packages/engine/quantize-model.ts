@@ -12,6 +12,7 @@ import {
   ModelHasher,
   openModelFolder,
   quantizationConfig,
+  repoOfSnapshot,
   type TensorToWrite,
   writeModelFolder,
 } from "#packages/hub";
@@ -201,13 +202,14 @@ export async function quantizeModel(options: QuantizeModelOptions): Promise<Quan
 }
 
 function quantizedCard(modelDir: string, { type, blockSize, doubleQuant }: QuantOptions) {
-  const name = modelDir.split(/[\\/]/).filter(Boolean).at(-1) ?? "model";
+  const baseModel = repoOfSnapshot(modelDir)?.id ?? "";
+  const name = baseModel || (modelDir.split(/[\\/]/).filter(Boolean).at(-1) ?? "model");
   const how = `${type.toUpperCase()}, blocks of ${blockSize}${doubleQuant ? ", double quantization" : ""}`;
   return {
     title: `${name} in 4 bits`,
     summary: `The linear layers of ${name} in 4 bits (${how}); embeddings, norms and head as they were.`,
     figures: [],
-    baseModel: "",
+    baseModel,
     tags: ["4-bit", type],
   };
 }

@@ -11,6 +11,7 @@ import {
   openAdapterFolder,
   openModelFolder,
   readModelConfig,
+  repoOfSnapshot,
   weightsFileName,
 } from "#packages/hub";
 import type { RunShape } from "./estimate.ts";
@@ -25,7 +26,9 @@ export function quantOf({ bits, quantType, blockSize, doubleQuant }: TrainRecipe
 
 /** The adapter that a recipe without one to start from asks for. */
 export function loraOf(recipe: TrainRecipe): LoraConfig {
-  const { rank, alpha, dropout, rslora: useRslora, targets: targetModules, model: baseModelNameOrPath } = recipe;
+  const { rank, alpha, dropout, rslora: useRslora, targets: targetModules, model } = recipe;
+  // A folder of the cache is of this machine; its repository's name is everybody's.
+  const baseModelNameOrPath = repoOfSnapshot(model)?.id ?? model;
   return { rank, alpha, dropout, useRslora, targetModules, rankPattern: {}, alphaPattern: {}, baseModelNameOrPath };
 }
 

@@ -1,5 +1,5 @@
-// Model files on disk: safetensors, model folders, adapter folders, digests. It deals in bytes, shapes
-// and dtype names; it knows no tensors of the engine and no network.
+// Model files: safetensors, model folders, adapter folders and digests on disk, and their ways from and to the Hub
+// (remote/). It deals in bytes, shapes and dtype names; it knows no tensors of the engine.
 
 export {
   type AdapterExtras,
@@ -59,6 +59,12 @@ export {
   type StoredQuantState,
   type StoredQuantType,
 } from "./quant-state.ts";
+export type { RepoType } from "./remote/cache.ts";
+export type { CardFields } from "./remote/card.ts";
+export { type PulledRepo, type PullOptions, type PullProgress, pullRepo } from "./remote/pull.ts";
+export { type PushedFolder, type PushOptions, type PushProgress, pushFolder } from "./remote/push.ts";
+export { parseRepoName, type RepoName, repoNameOf, repoOfSnapshot } from "./remote/repo-name.ts";
+export { type HubSettings, hubSettings } from "./remote/settings.ts";
 export { type Rope, type RopeScaling, supportedRopeTypes } from "./rope-config.ts";
 export { openSafetensors, SafetensorsFile } from "./safetensors.ts";
 export type { TensorInfo, TensorSpec } from "./safetensors-header.ts";

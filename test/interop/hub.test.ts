@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { downloadFile } from "@huggingface/hub";
+import { hubSettings, pullRepo } from "#packages/hub";
 import { binary, pathsOf, startHub, type TestHub } from "../../services/adapter-registry/hub/test/support.ts";
 import { filesOf, put, smallAdapter } from "../../services/adapter-registry/test/support.ts";
 import { goldenPath, temporaryFolder } from "../support/folders.ts";
@@ -67,6 +68,24 @@ describe("huggingface_hub", { skip: skipWithout("huggingface_hub") }, () => {
       assertSameFolders(String(folder), base);
     });
   }
+
+  test("one cache for both: what Python pulled is there for us, what we pulled is there for Python, offline as well", async (t) => {
+    const hub = await startNow(t);
+    const python = pythonOf(t, hub.hubUrl);
+    await python.run(["upload", "org/theirs", base]);
+    await python.run(["upload", "org/ours", base]);
+    const settings = hubSettings({ HF_HOME: python.home, HF_ENDPOINT: hub.hubUrl });
+    const { folder: theirs } = await python.run(["snapshot", "org/theirs"]);
+    const found = await pullRepo("org/theirs", { settings });
+    assert.deepEqual([found.folder, found.bytesFetched], [theirs, 0]);
+    const { folder: ours } = await pullRepo("org/ours", { settings });
+    await hub.stop();
+    const offline = { HF_HUB_OFFLINE: "1" };
+    assert.equal((await python.run(["snapshot", "org/ours"], offline))["folder"], ours);
+    assertSameFolders(ours, base);
+    const again = await pullRepo("org/theirs", { settings: { ...settings, isOffline: true } });
+    assert.equal(again.folder, theirs);
+  });
 
   test("a download whose connections are cut goes on where it was", async (t) => {
     const hub = await startNow(t);

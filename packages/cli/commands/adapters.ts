@@ -1,7 +1,7 @@
 // nibble adapters: versions of adapters in the registry, of a running stack or of this machine's own folder.
 import type { Command } from "commander";
 import type { Io } from "../io.ts";
-import { endpointOption, jsonOption } from "../options.ts";
+import { collect, endpointOption, jsonOption } from "../options.ts";
 
 export interface AdapterOptions {
   endpoint?: string;
@@ -22,7 +22,6 @@ export interface AliasChange {
 }
 
 const work = () => import("./adapters-work.ts");
-const collect = (value: string, before: string[]) => [...before, value];
 
 export function addAdapters(program: Command, io: Io): void {
   const adapters = program

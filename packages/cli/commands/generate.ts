@@ -26,8 +26,14 @@ interface Options extends ModelFlags {
 /** The options that say which model answers, and how. */
 export function addModel(command: Command): Command {
   command
-    .option("--model <dir>", "model folder, 16-bit or quantized; with --endpoint default what is loaded there")
-    .option("--adapter <dir>", "adapter folder; with --endpoint also a name in its registry, adapters/…")
+    .option(
+      "--model <dir>",
+      "model folder or org/name of the Hub, 16-bit or quantized; with --endpoint default what is loaded there",
+    )
+    .option(
+      "--adapter <dir>",
+      "adapter folder or org/name of the Hub; with --endpoint a folder or a name in its registry, adapters/…",
+    )
     .addOption(
       new Option("--bits <bits>", "of the linear layers (default: 4 for a quantized folder, 16 otherwise)").choices([
         "4",

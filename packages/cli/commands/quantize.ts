@@ -21,7 +21,7 @@ export function addQuantize(program: Command, io: Io): void {
   program
     .command("quantize")
     .description("store a model's linear layers in 4 bits")
-    .argument("<model-dir>", "model folder to read: config.json and safetensors")
+    .argument("<model-dir>", "model folder to read: config.json and safetensors; or org/name[@revision] of the Hub")
     .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
     .addOption(new Option("--type <type>", "4-bit type").choices(baseQuantTypes).default("nf4"))
     .addOption(

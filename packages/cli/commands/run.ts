@@ -1,10 +1,13 @@
 // What every command does around its own work: choose the backend, close it whatever happens.
 import type { Backend } from "../backend.ts";
+import { localFolder } from "../hub-folder.ts";
 import type { Io } from "../io.ts";
 
 /** Imported when needed: --help and a wrong flag should not wait for the engine or gRPC to load. */
-async function backendOf(endpoint: string | undefined): Promise<Backend> {
-  if (endpoint === undefined) return new (await import("../embedded.ts")).EmbeddedBackend();
+async function backendOf(io: Io, endpoint: string | undefined): Promise<Backend> {
+  if (endpoint === undefined) {
+    return new (await import("../embedded.ts")).EmbeddedBackend((text) => localFolder(io, text));
+  }
   return new (await import("../remote/index.ts")).RemoteBackend(endpoint);
 }
 
@@ -13,7 +16,7 @@ export async function withBackend<T>(
   endpoint: string | undefined,
   work: (backend: Backend) => Promise<T>,
 ): Promise<T> {
-  const backend = await backendOf(endpoint ?? io.env["NIBBLE_ENDPOINT"]);
+  const backend = await backendOf(io, endpoint ?? io.env["NIBBLE_ENDPOINT"]);
   try {
     return await work(backend);
   } finally {

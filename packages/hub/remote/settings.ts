@@ -1,0 +1,46 @@
+// Where the Hub is, who asks, and where its files are kept: from the environment variables that Hugging Face's own tools
+// read, so that all of them share one cache and one token.
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { NibbleError } from "#packages/errors";
+import { readTextIfPresent } from "../files.ts";
+
+export interface HubSettings {
+  /** HF_ENDPOINT. Default: the public Hub. */
+  endpoint: string;
+  /** HF_TOKEN (or HUGGING_FACE_HUB_TOKEN), else the file HF_TOKEN_PATH (default: HF_HOME/token); null without one. */
+  token: string | null;
+  /** HF_HUB_CACHE (or HUGGINGFACE_HUB_CACHE). Default: HF_HOME/hub, HF_HOME being ~/.cache/huggingface by default. */
+  cacheDir: string;
+  /** HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE: only what is in the cache. */
+  isOffline: boolean;
+}
+
+const publicHub = "https://huggingface.co";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+function expanded(path: string): string {
+  return path.startsWith("~") ? join(homedir(), path.slice(1)) : path;
+}
+
+function endpointOf(text: string): string {
+  const endpoint = text.replace(/\/+$/, "");
+  if (URL.canParse(endpoint) && /^https?:/.test(endpoint)) return endpoint;
+  const message = `HF_ENDPOINT: expected an address that begins with http:// or https://, got ${text}`;
+  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "hub" });
+}
+
+/** @throws INVALID_ARGUMENT for an endpoint that is no address. */
+export function hubSettings(env: Environment = process.env): HubSettings {
+  const cacheHome = env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
+  const home = expanded(env["HF_HOME"] || join(cacheHome, "huggingface"));
+  const tokenFile = expanded(env["HF_TOKEN_PATH"] || join(home, "token"));
+  const token = (env["HF_TOKEN"] || env["HUGGING_FACE_HUB_TOKEN"] || readTextIfPresent(tokenFile) || "").trim();
+  return {
+    endpoint: endpointOf(env["HF_ENDPOINT"] || publicHub),
+    token: token === "" ? null : token,
+    cacheDir: expanded(env["HF_HUB_CACHE"] || env["HUGGINGFACE_HUB_CACHE"] || join(home, "hub")),
+    isOffline: /^(1|on|yes|true)$/i.test(env["HF_HUB_OFFLINE"] || env["TRANSFORMERS_OFFLINE"] || ""),
+  };
+}
