@@ -19,7 +19,8 @@ export interface RunOptions {
 
 export function nibble(args: readonly string[], { env = {}, input = "", interrupt }: RunOptions = {}): Promise<Run> {
   const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", mainFile, ...args], {
-    env: { ...process.env, NIBBLE_DEBUG: "", NIBBLE_ENDPOINT: undefined, ...env },
+    // A wrong folder may have the form of a name at the Hub: no test asks the public one.
+    env: { ...process.env, NIBBLE_DEBUG: "", NIBBLE_ENDPOINT: undefined, HF_HUB_OFFLINE: "1", ...env },
   });
   const run: Run = { code: null, stdout: "", stderr: "" };
   let isInterrupted = false;

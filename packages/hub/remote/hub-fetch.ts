@@ -92,7 +92,7 @@ export function hubFetch(call: HubCall): typeof fetch {
       const signals = [signal, init.signal].filter((one) => one != null);
       const answer = await attempt(() => fetch(url, { ...init, headers, signal: AbortSignal.any(signals) }), call);
       if (answer instanceof Response && answer.ok) return answer;
-      const mayRetry = !(answer instanceof Response) || worthRetrying.has(answer.status);
+      const mayRetry = answer instanceof Response ? worthRetrying.has(answer.status) : !isUnknownHost(answer);
       const asked = answer instanceof Response ? askedWaitMs(answer.headers) : undefined;
       if (mayRetry && (await attempts.again(asked))) {
         if (answer instanceof Response) await answer.body?.cancel();
@@ -118,6 +118,11 @@ async function attempt(
     const message = `${what}: expected an answer of ${settings.endpoint}, got none: ${reason}`;
     return new NibbleError(message, { code: "UNAVAILABLE", op, details: { lost: "connection" }, cause: thrown });
   }
+}
+
+/** A name that nobody knows: a wrong HF_ENDPOINT or a machine without a way out. Waiting does not help. */
+function isUnknownHost({ cause }: NibbleError): boolean {
+  return ((cause as Error).cause as { code?: string } | undefined)?.code === "ENOTFOUND";
 }
 
 /** fetch says "fetch failed"; why is in its cause. */
