@@ -180,7 +180,10 @@ describe("push", () => {
   test("without a token, with a wrong one, offline: nothing is sent", async (t) => {
     const folder = adapterFolder(t);
     const anonymous = await startWorld(t, { hubToken: token });
-    assert.match((await failure(anonymous.push(folder))).message, /org\/pushed/);
+    assert.match(
+      (await failure(anonymous.push(folder))).message,
+      /org\/pushed: expected a token to push with; set HF_TOKEN/,
+    );
     const wrong = await startWorld(t, { hubToken: token, as: "hf_wrong" });
     assert.equal((await failure(wrong.push(folder))).code, "UNAUTHENTICATED");
     // Any token, not only those that begin as the public Hub's do.

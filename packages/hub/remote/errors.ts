@@ -45,7 +45,7 @@ async function saidBy(answer: Response): Promise<string> {
   }
 }
 
-function knownRefusal(answer: Response, said: string, { what, endpoint, hasToken }: Refusal) {
+function knownRefusal(answer: Response, said: string, { op, what, endpoint, hasToken }: Refusal) {
   const hubCode = answer.headers.get("x-error-code");
   const known = (code: ErrorCode, message: string) => ({
     code,
@@ -63,6 +63,9 @@ function knownRefusal(answer: Response, said: string, { what, endpoint, hasToken
       "UNAUTHENTICATED",
       `${what}: expected a token that ${endpoint} knows, got another one in HF_TOKEN or its file`,
     );
+  }
+  if (answer.status === 401 && !hasToken && op === "push") {
+    return known("UNAUTHENTICATED", `${what}: expected a token to push with; ${tokenHelp}`);
   }
   // The Hub says the same of what is missing and of what is private.
   if (hubCode === "RepoNotFound" || (answer.status === 401 && !hasToken)) {
