@@ -89,6 +89,24 @@ describe("transformers and PEFT read what Nibble writes", { skip }, () => {
     });
   }
 
+  for (const requantize of [null, defaultQuant]) {
+    test(`the two merged, in ${requantize ? "4" : "16"} bits`, async () => {
+      const merged = join(folder, `merged-${requantize ? 4 : 16}`);
+      const job = { modelDir: quantized, adapterDir: adapter, outDir: merged, quant: null, into: "trained" } as const;
+      const { drift } = await engine.merge({ ...job, requantize, dtype: null });
+      const theirs = ask(merged, null);
+      const { ids, logits } = await ours(model, "trained");
+      assert.deepEqual(theirs.missing, []);
+      const worst = theirs.logits.reduce((m, x, i) => Math.max(m, Math.abs(x - (logits[i] ?? Number.NaN))), 0);
+      // Quantized again it is another model, as far away as the report said.
+      assert.ok(
+        requantize ? worst > 1e-2 && worst < 4 * drift.maxDifference : worst < 1e-3,
+        `logits differ by ${worst}`,
+      );
+      if (!requantize) assert.deepEqual(ids, theirs.token_ids);
+    });
+  }
+
   test("the adapter does something", async () => {
     assert.notDeepEqual((await ours(model, null)).logits, (await ours(model, "trained")).logits);
   });
