@@ -11,6 +11,7 @@ import {
   linearForward,
   loraAdd,
   noDropout,
+  scaleColumns,
   setThreadCount,
   supportedIsas,
 } from "#native";
@@ -64,7 +65,9 @@ function run(c: Case, device: Device): Outputs {
   const added = random([c.rows, c.out], c.activation);
   const [begin, end] = [Math.floor(c.rows / 3), Math.ceil((c.rows * 4) / 5)];
   if (adapted) loraAdd({ x, a, b, scaling: -0.5, begin, end, y: added });
-  const tensors = { y, h, dX, dA, dB, dW, dBias, added };
+  const scaled = random([c.rows, c.out], c.activation);
+  scaleColumns({ factor: dBias, bias: c.bias ? bias : null, begin, end, y: scaled });
+  const tensors = { y, h, dX, dA, dB, dW, dBias, added, scaled };
   const outputs = Object.fromEntries(Object.entries(tensors).map(([name, t]) => [name, valuesOf(t)]));
   bench.free();
   return outputs;
@@ -74,7 +77,7 @@ function run(c: Case, device: Device): Outputs {
 function close(actual: Outputs, expected: Outputs, c: Case): void {
   for (const [name, want] of Object.entries(expected)) {
     const got = actual[name]!;
-    const rounded = c.activation === "bfloat16" && ["y", "dX", "added"].includes(name);
+    const rounded = c.activation === "bfloat16" && ["y", "dX", "added", "scaled"].includes(name);
     const top = want.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     for (let i = 0; i < want.length; i++) {
       // An adapter's h or d_h may lie on the other side of a rounding boundary.
@@ -266,6 +269,11 @@ describe("linear: bad arguments", () => {
       /rows: expected 0 <= begin <= end <= 3, got 2 and 4/,
       () => loraAdd({ x: good.x, a: lora.a, b: lora.b, scaling: 1, begin: 2, end: 4, y: good.y }),
     ],
+    [
+      /factor: expected 24 elements, got 23/,
+      () => scaleColumns({ factor: zeros(23), bias: null, begin: 0, end: 1, y: good.y }),
+    ],
+    [/rows: expected 0 <= begin/, () => scaleColumns({ factor: zeros(24), bias: null, begin: 2, end: 4, y: good.y })],
   ];
   for (const [message, act] of wrong) {
     test(message.source, () => {

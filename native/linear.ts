@@ -118,6 +118,18 @@ export function loraAdd(args: {
   addon.loraAdd(x.handle, a.handle, b.handle, scaling, begin, end, y.handle);
 }
 
+/** y[rows] = bias + factor · (y[rows] − bias) for rows [begin, end): DoRA's magnitudes. factor and bias float32 [out]. */
+export function scaleColumns(args: {
+  factor: Tensor;
+  bias: Tensor | null;
+  begin: number;
+  end: number;
+  y: Tensor;
+}): void {
+  const { factor, bias, begin, end, y } = args;
+  addon.scaleColumns(factor.handle, handleOf(bias), begin, end, y.handle);
+}
+
 export function linearCrossEntropy(args: CrossEntropy): void {
   const { x, w, labels, scale, loss, dX, dW } = args;
   addon.linearCrossEntropy(

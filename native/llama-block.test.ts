@@ -20,6 +20,7 @@ import {
   packLlamaSegments,
   pagedAttention,
   rope,
+  scaleColumns,
   supportedIsas,
   type Tensor,
 } from "#native";
@@ -72,7 +73,8 @@ function make(bench: Bench, form: WeightForm, dtype: DType, adapted: boolean): M
   const norm = (eps: number) => ({ weight: of([hidden]), eps });
   const lora = llamaLinears.map((name) => {
     const [out, inFeatures] = sizes[name];
-    return name === "up" ? null : { a: of([3, inFeatures]), b: of([out, 3]), scaling: 0.5 };
+    const factor = name === "q" || name === "down" ? of([out]) : null; // with a bias, and without
+    return name === "up" ? null : { a: of([3, inFeatures]), b: of([out, 3]), scaling: 0.5, factor };
   });
   return {
     block: { ...linears, inputNorm: norm(1e-5), postNorm: norm(1e-6) },
@@ -105,6 +107,7 @@ function opByOp(bench: Bench, { block, segments, x, call }: Made, dtype: DType):
     for (const { begin, end, lora } of segments) {
       const l = lora[llamaLinears.indexOf(name)];
       if (l) loraAdd({ x: of, ...l, begin, end, y });
+      if (l?.factor) scaleColumns({ factor: l.factor, bias, begin, end, y });
     }
     return y;
   };

@@ -17,7 +17,7 @@ export interface LlamaBlockWeights
 export interface LlamaSegment {
   begin: number;
   end: number;
-  lora: readonly ({ a: Tensor; b: Tensor; scaling: number } | null)[];
+  lora: readonly ({ a: Tensor; b: Tensor; scaling: number; factor?: Tensor | null } | null)[];
 }
 
 const handle = (t: Tensor | null): number => t?.handle ?? -1;
@@ -35,7 +35,7 @@ export function packLlamaBlock(block: LlamaBlockWeights): Float64Array {
 export function packLlamaSegments(segments: readonly LlamaSegment[]): Float64Array {
   const numbers = segments.flatMap(({ begin, end, lora }) => [
     ...[begin, end],
-    ...lora.flatMap((l) => (l ? [l.a.handle, l.b.handle, l.scaling] : [-1, -1, 0])),
+    ...lora.flatMap((l) => (l ? [l.a.handle, l.b.handle, l.scaling, handle(l.factor ?? null)] : [-1, -1, 0, -1])),
   ]);
   return Float64Array.from(numbers);
 }

@@ -38,6 +38,13 @@ Napi::Value lora_add(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
+// (factor, bias, begin, end, y)
+Napi::Value scale_columns(Napi::Env env, const Arguments& a) {
+  nibble::scale_columns({.factor = a.tensor(0), .bias = a.maybe_tensor(1), .begin = a.integer(2), .end = a.integer(3),
+                         .y = a.tensor(4)});
+  return env.Undefined();
+}
+
 // (weight, x, labels, scale, loss, dX, dW)
 Napi::Value linear_cross_entropy(Napi::Env env, const Arguments& a) {
   constexpr size_t kOwn = Arguments::kWeightArguments;
@@ -53,6 +60,7 @@ void define_linear(Napi::Object exports) {
   define<linear_forward>(exports, "linearForward");
   define<linear_backward>(exports, "linearBackward");
   define<lora_add>(exports, "loraAdd");
+  define<scale_columns>(exports, "scaleColumns");
   define<linear_cross_entropy>(exports, "linearCrossEntropy");
 }
 

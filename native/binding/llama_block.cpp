@@ -73,6 +73,7 @@ std::vector<LlamaSegment> segments_of(Numbers n) {
       lora.a = n.tensor();
       lora.b = n.tensor();
       lora.scaling = float(n.number());
+      lora.factor = n.tensor();
     }
   }
   return segments;

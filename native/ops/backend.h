@@ -24,6 +24,7 @@ struct Backend {
   void (*linears_forward)(const LinearForwardArgs*, int);
   void (*linear_backward)(const LinearBackwardArgs&);
   void (*lora_add)(const LoraAddArgs&);
+  void (*scale_columns)(const ScaleColumnsArgs&);
   void (*linear_cross_entropy)(const CrossEntropyArgs&);
   void (*embedding_forward)(const EmbeddingForwardArgs&);
   void (*embedding_backward)(const EmbeddingBackwardArgs&);

@@ -132,4 +132,15 @@ void lora_add(const LoraAddArgs& a) {
   if (a.begin < a.end) backend_of(check.device).lora_add(a);
 }
 
+void scale_columns(const ScaleColumnsArgs& a) {
+  const char* op = "scale_columns";
+  const Check check = start(op, "y", a.y);
+  const int64_t n = a.y.dim(0), out = a.y.dim(1);
+  check.vector("factor", a.factor, out);
+  if (a.bias) check.vector("bias", a.bias, out);
+  require(a.begin >= 0 && a.begin <= a.end && a.end <= n, op, "rows: expected 0 <= begin <= end <= ", n, ", got ",
+          a.begin, " and ", a.end);
+  if (a.begin < a.end) backend_of(check.device).scale_columns(a);
+}
+
 }  // namespace nibble

@@ -72,4 +72,15 @@ struct LoraAddArgs {
 
 void lora_add(const LoraAddArgs& args);
 
+// y[rows] = bias + factor * (y[rows] - bias) for the rows [begin, end): after lora_add, what an adapter with magnitudes
+// makes of its rows, where factor is m / ||W + scaling * B A|| by rows (DoRA, arXiv:2402.09353, equation 5). No gradient.
+struct ScaleColumnsArgs {
+  Tensor factor;  // [O] float32
+  Tensor bias;    // [O] float32; may be empty
+  int64_t begin = 0, end = 0;
+  Tensor y;       // in/out [N, O] float32 | bfloat16
+};
+
+void scale_columns(const ScaleColumnsArgs& args);
+
 }  // namespace nibble

@@ -96,6 +96,8 @@ class BlockRun {
         if (lora.a)
           lora_add({.x = x, .a = lora.a, .b = lora.b, .scaling = lora.scaling, .begin = s.begin, .end = s.end,
                     .y = out_[l]});
+        if (lora.factor)
+          scale_columns({.factor = lora.factor, .bias = a_.block.bias[l], .begin = s.begin, .end = s.end, .y = out_[l]});
       }
     }
   }

@@ -98,6 +98,15 @@ TEST(Linear, LoraAddTouchesItsRowsOnly) {
     });
 }
 
+TEST(Linear, ScaleColumnsTouchesItsRowsOnly) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (bool has_bias : {false, true})
+      expect_like_reference("scale_columns", 1e-6, [&](Bench& b) {
+        scale_columns({.factor = b.random(DType::kF32, {21}), .bias = has_bias ? b.random(DType::kF32, {21}) : Tensor{},
+                       .begin = 2, .end = 7, .y = b.compared(b.random(dtype, {9, 21}))});
+      });
+}
+
 TEST(CrossEntropy, LikeReference) {
   for (const Form& form : kForms)
     for (DType dtype : {DType::kF32, DType::kBF16})

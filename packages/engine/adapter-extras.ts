@@ -1,19 +1,74 @@
-// What an adapter may bring beside LoRA, put into a model that it has for itself: DoRA's magnitudes (arXiv:2402.09353,
-// eq. 5), an embedding and a head of its own, rows of the embedding.
+// What a PEFT adapter may bring beside LoRA: DoRA's magnitudes (arXiv:2402.09353, eq. 5), an embedding and a head of its
+// own, rows of the embedding. For inference, merging and export; none of it is trained here.
 import { convert, Tensor } from "#native";
-import type { AdapterFolder, FloatDType } from "#packages/hub";
+import type { AdapterFolder, FloatDType, SavedModule } from "#packages/hub";
 import { addAdapter, denseValues } from "./dense.ts";
 import type { LinearLayer } from "./layers.ts";
+import { type Adapter, loadAdapter } from "./lora.ts";
 import { denseWeight } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
-import { freeWeight } from "./quantize-tensor.ts";
 
-function read({ file }: AdapterFolder, key: string, model: LlamaModel): Tensor {
-  const { dtype, shape } = file.info(key);
-  return Tensor.fromBytes(file.read(key), dtype as FloatDType, shape, { device: model.embed.device, kind: "weights" });
+class ExtrasReader {
+  private readonly model: LlamaModel;
+  private readonly folder: AdapterFolder;
+
+  constructor(model: LlamaModel, folder: AdapterFolder) {
+    this.model = model;
+    this.folder = folder;
+  }
+
+  private upload(values: Float32Array, shape: readonly number[]): Tensor {
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    return Tensor.fromBytes(bytes, "float32", shape, { device: this.model.embed.device, kind: "adapter" });
+  }
+
+  private tensor(key: string): Tensor {
+    const { dtype, shape } = this.folder.file.info(key);
+    const at = { device: this.model.embed.device, kind: "adapter" } as const;
+    return Tensor.fromBytes(this.folder.file.read(key), dtype as FloatDType, shape, at);
+  }
+
+  private floats(key: string): Float32Array {
+    const stored = this.tensor(key);
+    const values = floatsOf(stored);
+    stored.free();
+    return values;
+  }
+
+  /** m / ||W + s B A||, for each row of W. */
+  factor(layer: LinearLayer, key: string): Tensor {
+    const dense = denseValues(layer.weight);
+    if (layer.lora) addAdapter(dense, layer.lora);
+    const values = dense.toFloat32();
+    dense.free();
+    const magnitudes = this.floats(key);
+    const width = values.length / magnitudes.length;
+    const norm = (row: number) =>
+      Math.sqrt(values.subarray(row * width, (row + 1) * width).reduce((sum, x) => sum + x * x, 0));
+    return this.upload(
+      magnitudes.map((m, row) => m / norm(row)),
+      [magnitudes.length],
+    );
+  }
+
+  table(module: SavedModule): Tensor | null {
+    const key = this.folder.extras.saved.get(module);
+    return key === undefined ? null : this.tensor(key);
+  }
+
+  /** A copy of the table with the rows that were trained. */
+  withTokens(table: Tensor): Tensor | null {
+    const { tokens } = this.folder.extras;
+    if (tokens === null) return null;
+    const values = floatsOf(table);
+    const width = table.shape[1] ?? 0;
+    const rows = this.floats(tokens.key);
+    for (const [i, id] of tokens.indices.entries()) values.set(rows.subarray(i * width, (i + 1) * width), id * width);
+    return this.upload(values, table.shape);
+  }
 }
 
-function floats(t: Tensor): Float32Array {
+function floatsOf(t: Tensor): Float32Array {
   if (t.dtype === "float32") return t.toFloat32();
   const wide = Tensor.empty("float32", t.shape, { device: t.device, kind: "workspace" });
   convert(t, wide);
@@ -22,73 +77,31 @@ function floats(t: Tensor): Float32Array {
   return values;
 }
 
-const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-
-/** Rows of `values` to the lengths of `magnitudes`. */
-function rescaleRows(values: Float32Array, magnitudes: Float32Array): void {
-  const width = values.length / magnitudes.length;
-  for (const [row, magnitude] of magnitudes.entries()) {
-    const of = values.subarray(row * width, (row + 1) * width);
-    const factor = magnitude / Math.sqrt(of.reduce((sum, x) => sum + x * x, 0));
-    for (let i = 0; i < width; i++) of[i] = of[i]! * factor;
-  }
-}
-
-/** W' = m (W + s B A) / ||W + s B A||, rows on their own: the layer becomes a dense float32 one without an adapter. */
-function applyMagnitudes(layer: LinearLayer, magnitudes: Float32Array): void {
-  const dense = denseValues(layer.weight);
-  if (layer.lora) addAdapter(dense, layer.lora);
-  const values = dense.toFloat32();
-  rescaleRows(values, magnitudes);
-  dense.free();
-  const { out, in: inFeatures } = layer.weight;
-  const at = { device: layer.weight.data.device, kind: "weights" } as const;
-  freeWeight(layer.weight);
-  layer.weight = denseWeight(Tensor.fromBytes(bytesOf(values), "float32", [out, inFeatures], at));
-  layer.lora = null;
-}
-
-/** Rows of a table replaced, in a copy. */
-function withRows(table: Tensor, indices: readonly number[], rows: Float32Array): Tensor {
-  const values = floats(table);
-  const width = table.shape[1] ?? 0;
-  for (const [i, index] of indices.entries()) values.set(rows.subarray(i * width, (i + 1) * width), index * width);
-  return Tensor.fromBytes(bytesOf(values), "float32", table.shape, { device: table.device, kind: "weights" });
-}
-
-/** An embedding and a head in place of the base's, which are freed. */
-function replaceTables(model: LlamaModel, embed: Tensor, head: Tensor): LlamaModel {
-  const old = new Set([model.embed, model.head.weight.data]);
-  for (const t of old) if (t !== embed && t !== head) t.free();
-  const config = { ...model.config, vocabSize: embed.shape[0] ?? 0, tieWordEmbeddings: head === embed };
-  return { ...model, config, embed, head: { ...model.head, weight: denseWeight(head) } };
-}
-
 /**
- * The model with all that the adapter brings; its LoRA layers are attached already. The model given is used up.
- * A tied head stays the base's when only the embedding was saved, and follows rows that were trained, as in PEFT.
+ * An adapter that will not be trained, with all that it brings. A tied head stays the base's when only the embedding
+ * was saved, and follows rows that were trained, as in PEFT.
  */
-export function applyExtras(model: LlamaModel, folder: AdapterFolder): LlamaModel {
-  const { magnitudes, saved, tokens } = folder.extras;
+export function loadWholeAdapter(folder: AdapterFolder, model: LlamaModel): Adapter {
+  const adapter = loadAdapter(folder, model.embed.device, false);
+  const reader = new ExtrasReader(model, folder);
   for (const layer of model.blocks.flatMap(linearsOf)) {
-    const key = magnitudes.get(layer.name);
-    if (key === undefined) continue;
-    const stored = read(folder, key, model);
-    applyMagnitudes(layer, floats(stored));
-    stored.free();
+    const [key, lora] = [folder.extras.magnitudes.get(layer.name), adapter.layers.get(layer.name)];
+    if (key !== undefined && lora) lora.factor = reader.factor({ ...layer, lora }, key);
   }
-  const table = (module: "embed_tokens" | "lm_head", base: Tensor) => {
-    const key = saved.get(module);
-    return key === undefined ? base : read(folder, key, model);
-  };
-  const tied = model.head.weight.data === model.embed;
-  let embed = table("embed_tokens", model.embed);
-  let head = table("lm_head", model.head.weight.data);
-  if (tokens) {
-    const rows = read(folder, tokens.key, model);
-    embed = withRows(embed, tokens.indices, floats(rows));
-    rows.free();
-    if (tied) head = embed;
-  }
-  return embed === model.embed && head === model.head.weight.data ? model : replaceTables(model, embed, head);
+  adapter.embed = reader.table("embed_tokens");
+  adapter.head = reader.table("lm_head");
+  const trained = reader.withTokens(adapter.embed ?? model.embed);
+  if (trained === null) return adapter;
+  adapter.embed?.free();
+  adapter.embed = trained;
+  if (model.head.weight.data === model.embed) adapter.head = trained;
+  return adapter;
+}
+
+/** The model as the adapter has it: with its embedding and head, if it has any. Their owners stay who they were. */
+export function withTables(model: LlamaModel, { embed, head }: Adapter): LlamaModel {
+  if (embed === null && head === null) return model;
+  const [table, out] = [embed ?? model.embed, head ?? model.head.weight.data];
+  const config = { ...model.config, vocabSize: table.shape[0] ?? 0, tieWordEmbeddings: out === table };
+  return { ...model, config, embed: table, head: { ...model.head, weight: denseWeight(out) } };
 }

@@ -1,14 +1,14 @@
 // A base model in memory with an adapter on it, for work that reads their values: merging, exporting.
 import { freeOnThrow } from "#native";
 import { digestOfModel, type ModelFolder, ModelHasher, openAdapterFolder } from "#packages/hub";
-import { applyExtras } from "./adapter-extras.ts";
-import { attachAdapter, freeAdapter, loadAdapter } from "./lora.ts";
+import { loadWholeAdapter, withTables } from "./adapter-extras.ts";
+import { attachAdapter, freeAdapter } from "./lora.ts";
 import { freeModel, loadModel } from "./model-load.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
 
 export interface BaseAndAdapter {
-  /** With what the adapter brings beside LoRA in it; its vocabulary may have grown. */
+  /** With the adapter's embedding and head, if it has any: its vocabulary may have grown. */
   model: LlamaModel;
   /** Of the base alone. */
   digest: string;
@@ -45,14 +45,13 @@ export function loadBaseAndAdapter(folder: ModelFolder, options: BaseOptions, ex
       return { model, digest, namesBase: null, adaptedLayers: 0, free: () => freeModel(model) };
     const pin = { config: model.config, digest: expected ?? digest };
     using adapterFolder = openAdapterFolder(options.adapterDir, pin);
-    const adapter = loadAdapter(adapterFolder, "cpu", false);
+    const adapter = loadWholeAdapter(adapterFolder, model);
     attachAdapter(model, adapter);
-    const whole = applyExtras(model, adapterFolder);
     const free = () => {
       freeAdapter(adapter);
-      freeModel(whole);
+      freeModel(model);
     };
     const namesBase = adapterFolder.baseDigest === null ? null : true;
-    return { model: whole, digest, namesBase, adaptedLayers: adapterFolder.modules.size, free };
+    return { model: withTables(model, adapter), digest, namesBase, adaptedLayers: adapterFolder.modules.size, free };
   });
 }

@@ -43,8 +43,18 @@ export function denseValues({ out, in: inFeatures, data, quant }: Weight): Tenso
   return wide;
 }
 
-/** values += scaling · B·A (LoRA, arXiv:2106.09685 §4.1), in float32. */
-export function addAdapter(values: Tensor, { a, b, scaling }: LoraLayer): void {
+/** Rows of `values` times the factors. */
+function scaleRows(values: Tensor, factor: Tensor): void {
+  const [of, factors] = [values.toFloat32(), factor.toFloat32()];
+  const width = of.length / factors.length;
+  for (const [row, f] of factors.entries()) {
+    for (let i = row * width; i < (row + 1) * width; i++) of[i] = of[i]! * f;
+  }
+  values.write(new Uint8Array(of.buffer));
+}
+
+/** values += scaling · B·A (LoRA, arXiv:2106.09685 §4.1), then DoRA's factors if there are any; in float32. */
+export function addAdapter(values: Tensor, { a, b, scaling, factor }: LoraLayer): void {
   const scaled = Tensor.empty("float32", b.shape, { device: b.device, kind: "workspace" });
   convert(b, scaled);
   scale(scaled, scaling);
@@ -54,4 +64,5 @@ export function addAdapter(values: Tensor, { a, b, scaling }: LoraLayer): void {
   const w: Weight = { out: rank, in: inFeatures, data: a, quant: null };
   linearBackward({ ...nothing, dY: scaled, w, dX: values, accumulateDx: true });
   scaled.free();
+  if (factor) scaleRows(values, factor);
 }

@@ -9,6 +9,8 @@ export interface LoraLayer {
   scaling: number;
   /** Probability; used while training only. */
   dropout: number;
+  /** float32 [out]: what DoRA multiplies the layer's output by, base and adapter together. Null: plain LoRA. */
+  factor: Tensor | null;
   /** Tells the dropout masks of a step apart. */
   stream: number;
   trained: { a: Parameter; b: Parameter } | null;

@@ -19,6 +19,9 @@ export interface Adapter {
   config: LoraConfig;
   /** By module path. */
   layers: Map<string, LoraLayer>;
+  /** Of its own, in place of the base's; null: the base's. */
+  embed: Tensor | null;
+  head: Tensor | null;
 }
 
 /** Streams of random numbers that initialize A; far from those that drop activations. */
@@ -34,7 +37,7 @@ function layerOf(
 ): LoraLayer {
   const key = (matrix: string) => `base_model.model.${module}.${matrix}.weight`;
   const trained = module === null ? null : { a: makeParameter(key("lora_A"), a), b: makeParameter(key("lora_B"), b) };
-  return { a, b, scaling, dropout: config.dropout, stream, trained };
+  return { a, b, scaling, factor: null, dropout: config.dropout, stream, trained };
 }
 
 /** PEFT's default start: A uniform in ±1/√in (kaiming with a = √5), B zero. */
@@ -53,7 +56,7 @@ export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Dev
     const b = Tensor.empty("float32", [outFeatures, rank], at).zero();
     layers.set(module, layerOf(a, b, scaling, config, layers.size, module));
   }
-  return { config, layers };
+  return { config, layers, embed: null, head: null };
 }
 
 /**
@@ -83,7 +86,7 @@ function readLayers(folder: AdapterFolder, device: Device, trainable: boolean): 
     const [a, b] = [read("lora_A", [rank, inFeatures]), read("lora_B", [outFeatures, rank])];
     layers.set(module, layerOf(a, b, scaling, folder.config, layers.size, trainable ? module : null));
   }
-  return { config: folder.config, layers };
+  return { config: folder.config, layers, embed: null, head: null };
 }
 
 export function attachAdapter(model: LlamaModel, adapter: Adapter | null): void {
@@ -94,14 +97,22 @@ export function adapterParameters(adapter: Adapter): Parameter[] {
   return [...adapter.layers.values()].flatMap(({ trained }) => (trained ? [trained.a, trained.b] : []));
 }
 
-/** Of the matrices; gradients are counted apart. */
+/** What is the adapter's alone beside LoRA's matrices. */
+function extrasOf({ layers, embed, head }: Adapter): Tensor[] {
+  const tables = [...new Set([embed, head])];
+  return [...[...layers.values()].map(({ factor }) => factor), ...tables].filter((t) => t !== null);
+}
+
+/** Of all its tensors; gradients are counted apart. */
 export function adapterBytes(adapter: Adapter): number {
-  return [...adapter.layers.values()].reduce((sum, { a, b }) => sum + a.byteLength + b.byteLength, 0);
+  const matrices = [...adapter.layers.values()].flatMap(({ a, b }) => [a, b]);
+  return [...matrices, ...extrasOf(adapter)].reduce((sum, t) => sum + t.byteLength, 0);
 }
 
 /** Bytes given back. */
 export function freeAdapter(adapter: Adapter): number {
   const bytes = adapterBytes(adapter);
+  for (const t of extrasOf(adapter)) t.free();
   for (const { a, b, trained } of adapter.layers.values()) {
     if (trained) {
       freeParameter(trained.a);

@@ -14,6 +14,7 @@ import {
   normBackward,
   normForward,
   rope as ropeKernel,
+  scaleColumns,
   type Tensor,
 } from "#native";
 import { type LinearLayer, loraArgs, type NormLayer } from "./layers.ts";
@@ -38,7 +39,10 @@ export function linear(tape: Tape, x: Var, layer: LinearLayer, dropoutSeed: numb
   const y = tape.variable(tape.empty([rowsOf(x), weight.out]), x.requiresGrad || learns);
   const h = lora ? tape.empty([rowsOf(x), lora.a.shape[0] ?? 0], "float32") : null;
   linearForward({ x: x.value, w: weight, bias, lora, h, y: y.value });
+  const factor = layer.lora?.factor ?? null;
+  if (factor) scaleColumns({ factor, bias, begin: 0, end: rowsOf(x), y: y.value });
   if (!y.requiresGrad) return y;
+  if (factor) throw new RangeError(`[linear] ${layer.name}: DoRA's factors have no gradient here`);
   tape.record(() => {
     if (!y.grad) return;
     const dX = x.requiresGrad ? tape.gradient(x) : null;

@@ -12,9 +12,10 @@ import {
   openAdapterFolder,
   openModelFolder,
 } from "#packages/hub";
+import { loadWholeAdapter } from "./adapter-extras.ts";
 import { Scheduler } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
-import { type Adapter, adapterBytes, freeAdapter, loadAdapter } from "./lora.ts";
+import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
@@ -131,11 +132,12 @@ export class ServedModel {
       throw new NibbleError(`adapter ${id} is loaded already`, { code: "ALREADY_EXISTS", op });
     }
     using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
-    if (!folder.isPlain) {
-      const message = `${dir}: expected plain LoRA to serve beside others, got DoRA, saved modules or trained tokens; nibble merge makes a model of it`;
+    const adapter = freeOnThrow(() => loadWholeAdapter(folder, this.model));
+    if (adapter.embed !== null || adapter.head !== null) {
+      freeAdapter(adapter);
+      const message = `${dir}: expected an adapter with the base's embedding and head, got one of its own; nibble merge makes a model of it`;
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
     }
-    const adapter = loadAdapter(folder, this.model.embed.device, false);
     const bytes = adapterBytes(adapter);
     const info = { ...describe(folder), id, bytes };
     this.adapters.set(id, { info, adapter, draining: false });

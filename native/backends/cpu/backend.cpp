@@ -14,6 +14,7 @@ const Backend& backend() {
       .linears_forward = linears_forward,
       .linear_backward = linear_backward,
       .lora_add = lora_add,
+      .scale_columns = scale_columns,
       .linear_cross_entropy = linear_cross_entropy,
       .embedding_forward = embedding_forward,
       .embedding_backward = embedding_backward,

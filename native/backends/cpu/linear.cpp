@@ -2,6 +2,7 @@
 // that y and d_x are written once.
 #include "ops/linear.h"
 
+#include "backends/cpu/elements.h"
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
@@ -125,6 +126,21 @@ void lora_add(const LoraAddArgs& a) {
   const Term expand{.a = {matrix_of(h.data(), rank).scaled(a.scaling), true}, .b = {matrix_of(a.b), true},
                     .depth = rank};
   gemm(&expand, 1, {.c = y, .add = true});
+}
+
+void scale_columns(const ScaleColumnsArgs& a) {
+  const int64_t out = a.y.dim(1);
+  const float *factor = a.factor.f32(), *bias = a.bias.f32();
+  with_type(a.y.dtype, [&](auto type) {
+    auto* const y = data_as<decltype(type)>(a.y);
+    parallel_for(a.end - a.begin, [&](int64_t row) {
+      auto* const to = y + (a.begin + row) * out;
+      each_vector(0, out, [&](int64_t i, int n) NIBBLE_INLINE {
+        const Vec b = bias == nullptr ? Vec{} : load(bias + i, n);
+        store(to + i, fma(load(factor + i, n), load(to + i, n) - b, b), n);
+      });
+    });
+  });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

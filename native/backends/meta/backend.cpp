@@ -224,6 +224,7 @@ const Backend& backend() {
       .linears_forward = linears_forward,
       .linear_backward = linear_backward,
       .lora_add = lora_add,
+      .scale_columns = nothing,
       .linear_cross_entropy = linear_cross_entropy,
       .embedding_forward = nothing,
       .embedding_backward = nothing,

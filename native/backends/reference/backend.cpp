@@ -11,6 +11,7 @@ const Backend& reference_backend() {
       .linears_forward = reference::linears_forward,
       .linear_backward = reference::linear_backward,
       .lora_add = reference::lora_add,
+      .scale_columns = reference::scale_columns,
       .linear_cross_entropy = reference::linear_cross_entropy,
       .embedding_forward = reference::embedding_forward,
       .embedding_backward = reference::embedding_backward,

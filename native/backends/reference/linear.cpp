@@ -131,4 +131,13 @@ void lora_add(const LoraAddArgs& a) {
   }
 }
 
+void scale_columns(const ScaleColumnsArgs& a) {
+  const int64_t out = a.y.dim(1);
+  for (int64_t n = a.begin; n < a.end; ++n)
+    for (int64_t o = 0; o < out; ++o) {
+      const double bias = a.bias ? get(a.bias, o) : 0;
+      put(a.y, n * out + o, bias + get(a.factor, o) * (get(a.y, n * out + o) - bias));
+    }
+}
+
 }  // namespace nibble::reference
