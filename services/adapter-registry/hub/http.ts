@@ -64,6 +64,11 @@ export function badRequest(message: string): NibbleError {
   return new NibbleError(message, { code: "INVALID_ARGUMENT", op: "hub" });
 }
 
+/** Of the body, as the client announces it; 0 where it does not. */
+export function lengthOf({ headers }: Request): number {
+  return Number(headers["content-length"] ?? 0);
+}
+
 const bodyBytesMax = 16 << 20;
 
 async function textOf(body: IncomingMessage): Promise<string> {

@@ -76,7 +76,7 @@ export class Objects {
 
   /** Takes a whole file. */
   async put(file: LargeFile, body: AsyncIterable<Buffer>): Promise<void> {
-    await this.#uploading(file.sizeBytes, async () => {
+    await this.uploading(file.sizeBytes, async () => {
       const staging = await this.#blobs.stage();
       try {
         await receive(await staging.create("object"), body, file.sizeBytes, file.sha256);
@@ -89,7 +89,7 @@ export class Objects {
 
   /** Takes one part of a file, from 1 on; it may be sent again. */
   async putPart(upload: string, number: number, size: number, body: AsyncIterable<Buffer>): Promise<void> {
-    await this.#uploading(size, async () => {
+    await this.uploading(size, async () => {
       const { staging } = await this.#partialUpload(upload);
       const name = `part-${number}`;
       await staging.remove(name);
@@ -101,7 +101,7 @@ export class Objects {
   async complete(upload: string, file: LargeFile): Promise<void> {
     if ((await this.present([file])).has(file.sha256)) return;
     const { staging } = await this.#partialUpload(upload);
-    await this.#uploading(file.sizeBytes, async () => {
+    await this.uploading(file.sizeBytes, async () => {
       try {
         await this.publish(staging, await this.#join(staging, file), file);
       } finally {
@@ -109,6 +109,27 @@ export class Objects {
         await staging.discard();
       }
     });
+  }
+
+  /** Does work that takes bytes in, if there is room for them and for one more at a time. */
+  async uploading<T>(bytes: number, work: () => Promise<T>): Promise<T> {
+    const { uploadsMax } = this.#limits;
+    if (this.#uploads >= uploadsMax) throw busy(`uploads: expected at most ${uploadsMax} at a time, got one more`);
+    await this.checkRoom(bytes);
+    this.#uploads++;
+    try {
+      return await work();
+    } finally {
+      this.#uploads--;
+    }
+  }
+
+  /** @throws RESOURCE_EXHAUSTED unless the disk has room for so many bytes. */
+  async checkRoom(bytes: number): Promise<void> {
+    const free = Math.max(0, (await this.#blobs.freeBytes()) - this.#limits.freeBytesMin);
+    if (bytes <= free) return;
+    const message = `the registry's disk is too full: expected ${bytes} free bytes, got ${free}`;
+    throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op });
   }
 
   /** Puts a staged file whose sha256 is known to be right among the blobs. */
@@ -156,22 +177,6 @@ export class Objects {
     }
     this.#partial.set(upload, made);
     return made;
-  }
-
-  async #uploading<T>(bytes: number, work: () => Promise<T>): Promise<T> {
-    const { uploadsMax, freeBytesMin } = this.#limits;
-    if (this.#uploads >= uploadsMax) throw busy(`uploads: expected at most ${uploadsMax} at a time, got one more`);
-    const free = Math.max(0, (await this.#blobs.freeBytes()) - freeBytesMin);
-    if (bytes > free) {
-      const message = `the registry's disk is too full: expected ${bytes} free bytes, got ${free}`;
-      throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op });
-    }
-    this.#uploads++;
-    try {
-      return await work();
-    } finally {
-      this.#uploads--;
-    }
   }
 }
 

@@ -5,6 +5,7 @@ import { type Commits, regularBytesMax } from "./commits.ts";
 import {
   type Answer,
   badRequest,
+  lengthOf,
   linesOf,
   objectOf,
   type Request,
@@ -139,7 +140,7 @@ export class WriteApi {
   }
 
   async #preupload(request: Request): Promise<Answer> {
-    const repo = await this.#repos.open(keyOf(request));
+    const repo = await this.#repos.openToWrite(keyOf(request));
     const { files } = await objectOf(request);
     if (!Array.isArray(files)) throw badRequest("files: expected a list");
     const head = (await repo.refs()).find(({ name }) => name === request.params["revision"]);
@@ -154,7 +155,7 @@ export class WriteApi {
   }
 
   async #batch(request: Request): Promise<Answer> {
-    await this.#repos.open(keyOf(request));
+    await this.#repos.openToWrite(keyOf(request));
     await this.#objects.sweep(this.#now() - dayMs);
     const { operation, objects, transfers } = await objectOf(request);
     if (operation !== "upload") throw badRequest("operation: expected upload; files are read at their resolve address");
@@ -232,11 +233,11 @@ export class WriteApi {
     }
     const key = keyOf(request);
     const { revision: branch = "" } = request.params;
-    const commit = await this.#commits.create({
-      repo: await this.#repos.openToWrite(key),
-      branch: branch.replace(/^refs\/heads\//, ""),
-      lines: linesOf(request.body),
-    });
+    const repo = await this.#repos.openToWrite(key);
+    const lines = linesOf(request.body);
+    const commit = await this.#objects.uploading(lengthOf(request), () =>
+      this.#commits.create({ repo, branch: branch.replace(/^refs\/heads\//, ""), lines }),
+    );
     const commitUrl = `${request.origin}/${key.type === "model" ? "" : `${key.type}s/`}${key.id}/commit/${commit.sha}`;
     return { json: { success: true, commitOid: commit.sha, commitUrl, hookOutput: "" } };
   }

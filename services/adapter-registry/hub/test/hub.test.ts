@@ -1,7 +1,7 @@
 // The registry as a Hub: what @huggingface/hub writes and reads there, and what a plain HTTP client sees.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import {
@@ -17,8 +17,10 @@ import {
   listModels,
   modelInfo,
   pathsInfo,
+  snapshotDownload,
   whoAmI,
 } from "@huggingface/hub";
+import { hubSettings, pullRepo } from "#packages/hub";
 import { temporaryFolder } from "../../../../test/support/folders.ts";
 import { filesOf, put, sha256, sizesUnder, smallAdapter } from "../../test/support.ts";
 import { binary, blobOf, pathsOf, push, startHub, token } from "./support.ts";
@@ -64,6 +66,19 @@ test("what was committed is listed and read back, by branch and by commit", asyn
   const names: string[] = [];
   for await (const { name } of listModels({ ...hub.as, search: { owner: "org" } })) names.push(name);
   assert.deepEqual(names, ["org/model"]);
+});
+
+test("snapshotDownload of @huggingface/hub fills the cache that is ours as well", async (t) => {
+  const hub = await startHub(t);
+  await push(hub, "org/model", files);
+  const settings = hubSettings({ HF_HOME: temporaryFolder(t), HF_ENDPOINT: hub.hubUrl });
+  t.mock.method(console, "debug", () => {});
+  const folder = await snapshotDownload({ ...hub.as, repo: "org/model", cacheDir: settings.cacheDir });
+  for (const { path, content } of files) {
+    assert.ok(readFileSync(join(folder, path)).equals(Buffer.from(content)), path);
+  }
+  const found = await pullRepo("org/model", { settings });
+  assert.deepEqual([found.folder, found.bytesFetched], [folder, 0]);
 });
 
 test("ids are git's own: a clone with the same files has the same tree", async (t) => {

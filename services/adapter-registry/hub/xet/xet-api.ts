@@ -1,8 +1,10 @@
 // The upload half of the Xet protocol. Python's client sends large files no other way once hf_xet is installed, whatever
 // a server says about LFS; so this server takes them, puts the files together and keeps them as any other large file.
 // Downloads need none of it: without an X-Xet-Hash header clients read plain HTTP.
+
+import { Slots } from "../../turns.ts";
 import type { Access } from "../access.ts";
-import { type Answer, type Request, type Route, route } from "../http.ts";
+import { type Answer, lengthOf, type Request, type Route, route } from "../http.ts";
 import type { Objects } from "../objects.ts";
 import { keyOf } from "../read-api.ts";
 import type { Repos } from "../repos.ts";
@@ -19,12 +21,15 @@ export interface XetDomain {
 
 const casPath = "/hub/xet";
 const pieceBytes = 1 << 20;
+const slotsMax = 4;
 
 export class XetApi {
   readonly #access: Access;
   readonly #repos: Repos;
   readonly #objects: Objects;
   readonly #xorbs: XorbFolder;
+  /** A xorb is held in memory while it is checked; clients send many at a time. */
+  readonly #slots = new Slots(slotsMax);
 
   constructor({ access, repos, objects, xorbs }: XetDomain) {
     this.#access = access;
@@ -70,9 +75,11 @@ export class XetApi {
     return { json: { accessToken: pass, exp, casUrl }, headers };
   }
 
-  async #putXorb({ params, body }: Request): Promise<Answer> {
-    const { session = "", hash = "" } = params;
-    return { json: { was_inserted: await this.#xorbs.put(session, hash, body) } };
+  async #putXorb(request: Request): Promise<Answer> {
+    const { session = "", hash = "" } = request.params;
+    await this.#objects.checkRoom(lengthOf(request));
+    const isNew = await this.#slots.take(() => this.#xorbs.put(session, hash, request.body));
+    return { json: { was_inserted: isNew } };
   }
 
   async #headXorb({ params }: Request): Promise<Answer> {
@@ -82,7 +89,7 @@ export class XetApi {
 
   /** The files of a shard become large files that a commit may name. */
   async #putShard({ params, body }: Request): Promise<Answer> {
-    const files = parseShard(await bodyOf(body, shardBytesMax, "a shard"));
+    const files = await this.#slots.take(async () => parseShard(await bodyOf(body, shardBytesMax, "a shard")));
     const present = await this.#objects.present(files);
     const missing = new Map(files.filter(({ sha256 }) => !present.has(sha256)).map((file) => [file.sha256, file]));
     for (const file of missing.values()) await this.#objects.put(file, this.#bytesOf(params["session"] ?? "", file));
