@@ -68,7 +68,7 @@ const model = goldenPath("llama_untied");
 describe("a stack", () => {
   test("does the main job through one address, with the same tokens as without it", async (t) => {
     const folder = temporaryFolder(t);
-    const { endpoint } = await startStack(t, join(folder, "home"));
+    const { endpoint, messages } = await startStack(t, join(folder, "home"));
     const run = async (...args: string[]) => {
       const result = await nibble([...args, "--endpoint", endpoint, "--json"]);
       assert.equal(result.code, 0, `${args.join(" ")}: ${result.stderr}`);
@@ -93,6 +93,13 @@ describe("a stack", () => {
     await run("adapters", "pull", "tiny@live", "--out", join(folder, "pulled"));
     const weights = (dir: string) => readFileSync(join(dir, "adapter_model.safetensors"));
     assert.deepEqual(weights(join(folder, "pulled")), weights(adapter));
+
+    const hub = messages.map((text) => /^HF_ENDPOINT=(\S+)/.exec(text)?.[1]).find((url) => url !== undefined);
+    const listed = (await (await fetch(`${hub}/api/models`)).json()) as { id: string }[];
+    assert.deepEqual(
+      listed.map(({ id }) => id),
+      ["adapters/tiny"],
+    );
 
     const ask = ["generate", "--model", base, "--prompt", "one", "--max-new-tokens", "6", "--ignore-eos"];
     const served = await run(...ask, "--adapter", "adapters/tiny/aliases/live");

@@ -148,6 +148,21 @@ describe("pull", () => {
     assert.match((await failure(pull())).message, /answered 429/, "a day is not waited");
   });
 
+  test("a listing that is cut is asked for again", async (t) => {
+    const { pull, front } = await startWorld(t);
+    let cuts = 2;
+    front.intercept = ({ url = "" }, answer) => {
+      if (!/tree|revision/.test(url) || cuts === 0) return false;
+      cuts--;
+      answer.writeHead(200, { "content-type": "application/json", "content-length": "1000" });
+      answer.write('[{"type":"file",');
+      setTimeout(() => answer.destroy(), 10);
+      return true;
+    };
+    assertWhole(await pull());
+    assert.equal(cuts, 0);
+  });
+
   test("connections that are cut or go silent in the middle of a file: it goes on where it was", async (t) => {
     const { hub, settings } = await startWorld(t);
     for (const what of ["cut", "silence"] as const) {

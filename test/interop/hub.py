@@ -1,6 +1,7 @@
 """What Python's users of the Hub do, against whatever HF_ENDPOINT says. Prints one JSON object on its last line.
 
 usage: hub.py upload REPO DIR | snapshot REPO | load REPO ADAPTER_REPO... | publish REPO DIR ADAPTER_DIR OUT_DIR
+              | rows REPO DIR
 """
 import json
 import sys
@@ -64,4 +65,17 @@ def publish():
     return {}
 
 
-print(json.dumps({"upload": upload, "snapshot": snapshot, "load": load, "publish": publish}[command]()))
+def rows():
+    """A folder of rows through the datasets library, and rows that it pushes by itself."""
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo, repo_type="dataset")
+    api.upload_folder(repo_id=repo, folder_path=rest[0], repo_type="dataset")
+    loaded = load_dataset(repo, split="train")
+    loaded.push_to_hub(f"{repo}-pushed")
+    return {"rows": list(loaded), "pushed": list(load_dataset(f"{repo}-pushed", split="train"))}
+
+
+print(json.dumps({"rows": rows, "upload": upload, "snapshot": snapshot, "load": load, "publish": publish}[command]()))

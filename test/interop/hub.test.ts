@@ -177,3 +177,14 @@ describe("transformers and PEFT", { skip: libraries }, () => {
     }
   });
 });
+
+test("datasets: rows of a repository are loaded, and pushed as another one", {
+  skip: skipWithout("datasets"),
+}, async (t) => {
+  const hub = await startNow(t);
+  const folder = temporaryFolder(t);
+  const rows = Array.from({ length: 50 }, (_, i) => ({ prompt: `p${i}`, completion: `c${i}` }));
+  writeFileSync(join(folder, "train.jsonl"), rows.map((row) => JSON.stringify(row)).join("\n"));
+  const got = await pythonOf(t, hub.hubUrl).run(["rows", "org/rows", folder]);
+  assert.deepEqual(got, { rows, pushed: rows });
+});

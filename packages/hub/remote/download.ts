@@ -137,7 +137,7 @@ function describeFull(thrown: unknown, file: RemoteFile, options: DownloadOption
 async function fetchRest(partial: Partial, file: RemoteFile, options: DownloadOptions): Promise<void> {
   const silence = new Silence(options.idleMsMax ?? idleMsDefault);
   try {
-    const answer = await hubFetch(options)(options.url, {
+    const answer = await hubFetch({ ...options, isStream: true })(options.url, {
       headers: { "accept-encoding": "identity", ...(partial.size > 0 ? { range: `bytes=${partial.size}-` } : {}) },
       signal: silence.signal,
     });

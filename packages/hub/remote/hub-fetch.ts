@@ -21,6 +21,8 @@ export interface HubCall extends RetryLimits {
   op: string;
   /** What is asked for, in errors. */
   what: string;
+  /** The caller reads the body as it comes; otherwise it is read here, so that a connection cut within it is made up for. */
+  isStream?: boolean;
   signal?: AbortSignal | undefined;
 }
 
@@ -104,13 +106,21 @@ export function hubFetch(call: HubCall): typeof fetch {
   };
 }
 
+/** The answer with all of its body. */
+async function whole(answer: Response): Promise<Response> {
+  if (!answer.ok || answer.body === null) return answer;
+  const { status, statusText, headers } = answer;
+  return new Response(await answer.arrayBuffer(), { status, statusText, headers });
+}
+
 /** The answer, or the error of a connection that was lost; anything else is thrown. */
 async function attempt(
   work: () => Promise<Response>,
-  { settings, op, what, signal }: HubCall,
+  { settings, op, what, signal, isStream = false }: HubCall,
 ): Promise<Response | NibbleError> {
   try {
-    return await work();
+    const answer = await work();
+    return isStream ? answer : await whole(answer);
   } catch (thrown) {
     signal?.throwIfAborted();
     if (!isConnectionLoss(thrown)) throw thrown;
