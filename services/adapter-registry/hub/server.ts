@@ -16,10 +16,11 @@ export interface HubServerOptions {
   /** 0 picks a free one. */
   port: number;
   logger: Logger;
+  /** Silence of a client after which its connection is cut, in milliseconds. Default: 120,000. */
+  idleMsMax?: number;
 }
 
-/** Silence after which a connection is cut, in milliseconds. */
-const idleMsMax = 120_000;
+const idleMsDefault = 120_000;
 
 export class HubServer {
   readonly #server: Server;
@@ -31,8 +32,9 @@ export class HubServer {
     this.#host = host;
   }
 
-  static async start({ routes, host, port, logger }: HubServerOptions): Promise<HubServer> {
-    const handler = new RequestHandler(routes, logger);
+  static async start(options: HubServerOptions): Promise<HubServer> {
+    const { routes, host, port, logger, idleMsMax = idleMsDefault } = options;
+    const handler = new RequestHandler(routes, logger, idleMsMax);
     // A large file may take its time: requests end by silence, not by their length.
     const server = createServer({ requestTimeout: 0 }, (request, response) => void handler.handle(request, response));
     server.timeout = idleMsMax;
@@ -82,15 +84,21 @@ function listenError(thrown: unknown, address: string): NibbleError {
 class RequestHandler {
   readonly #routes: readonly Route[];
   readonly #logger: Logger;
+  readonly #idleMsMax: number;
 
-  constructor(routes: readonly Route[], logger: Logger) {
+  constructor(routes: readonly Route[], logger: Logger, idleMsMax: number) {
     this.#routes = routes;
     this.#logger = logger;
+    this.#idleMsMax = idleMsMax;
   }
 
   async handle(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+    // Once all of a request is here, the silence is ours: putting a large file together takes its time.
+    incoming.once("end", () => incoming.socket.setTimeout(0));
     try {
-      await send(incoming, response, await this.#answer(incoming));
+      const answer = await this.#answer(incoming);
+      incoming.socket.setTimeout(this.#idleMsMax);
+      await send(incoming, response, answer);
     } catch (thrown) {
       // The client went away, or the bytes of a file turned out to be damaged: it must not take them for whole.
       response.destroy();
