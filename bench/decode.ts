@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { chooseIsa, convert, type Isa, isa, setThreadCount, supportedIsas, Tensor } from "#native";
 import { elementsOf, llamaWeights, openModelFolder } from "#packages/hub";
 import { ServedModel } from "../packages/engine/served-model.ts";
+import { median } from "./harness/compare.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -68,7 +69,11 @@ const idsOf = (count: number, seed: number) => Array.from({ length: count }, (_,
 async function prefill(model: ServedModel, prompt: number): Promise<Taken> {
   const stop = watch();
   const request = { inputIds: idsOf(prompt, 0), maxNewTokens: 1, sampling: greedy, adapterId: null };
-  await model.generate({ ...request, ignoreEos: true, wantLogits: false }, () => {}, new AbortController().signal);
+  await model.generate(
+    { ...request, ignoreEos: true, wantLogits: false, wantLogprobs: false },
+    () => {},
+    new AbortController().signal,
+  );
   return stop();
 }
 
@@ -81,7 +86,7 @@ async function decode(model: ServedModel, batch: number): Promise<Taken> {
   };
   const answers = Array.from({ length: batch }, (_, i) => {
     const request = { inputIds: idsOf(decodePrompt, i), maxNewTokens: newTokens + 1, sampling: greedy };
-    const input = { ...request, adapterId: null, ignoreEos: true, wantLogits: false };
+    const input = { ...request, adapterId: null, ignoreEos: true, wantLogits: false, wantLogprobs: false };
     return model.generate(input, onToken, new AbortController().signal);
   });
   await Promise.all(answers);
@@ -152,8 +157,6 @@ async function round(rows: readonly Row[], keep: boolean): Promise<void> {
     }
   }
 }
-
-const median = (values: readonly number[]) => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 
 chooseIsa(options.isa as Isa);
 setThreadCount(Number(options.threads));

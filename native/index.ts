@@ -9,4 +9,5 @@ export * from "./optimizer.ts";
 export * from "./quantize.ts";
 export * from "./runtime.ts";
 export * from "./sampling.ts";
+export * from "./screened-head.ts";
 export * from "./tensor.ts";

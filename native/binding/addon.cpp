@@ -14,6 +14,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   define_llama_block(exports);
   define_optimizer(exports);
   define_sampling(exports);
+  define_screened_head(exports);
   return exports;
 }
 

@@ -104,5 +104,6 @@ void define_layers(Napi::Object exports);
 void define_llama_block(Napi::Object exports);
 void define_optimizer(Napi::Object exports);
 void define_sampling(Napi::Object exports);
+void define_screened_head(Napi::Object exports);
 
 }  // namespace nibble::binding

@@ -13,6 +13,7 @@
 #include "ops/quantize4.h"
 #include "ops/rope.h"
 #include "ops/sampling.h"
+#include "ops/screened_head.h"
 
 namespace nibble {
 
@@ -44,6 +45,8 @@ struct Backend {
   void (*convert)(const ConvertArgs&);
   void (*random_fill)(const RandomArgs&);
   Sample (*sample)(const SampleArgs&);
+  void (*screen_head)(const ScreenHeadArgs&);  // both null where a device has none
+  void (*screened_head)(const ScreenedHeadArgs&);
 };
 
 const Backend& reference_backend();

@@ -164,7 +164,7 @@ class EmbeddedModel implements Answerer {
     const { sampling, ignoreEos, wantLogits } = request;
     const adapter = this.options.adapter === null ? null : adapterId;
     const { reason, timing } = await model.generate(
-      { inputIds, maxNewTokens, sampling, ignoreEos, wantLogits, adapterId: adapter },
+      { inputIds, maxNewTokens, sampling, ignoreEos, wantLogits, wantLogprobs: false, adapterId: adapter },
       {
         signal,
         onEvent: (token) => {

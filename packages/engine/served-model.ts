@@ -13,6 +13,7 @@ import {
   openModelFolder,
 } from "#packages/hub";
 import { loadWholeAdapter } from "./adapter-extras.ts";
+import type { HeadScreening } from "./generation/head.ts";
 import { Scheduler } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
 import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
@@ -35,6 +36,8 @@ export interface ServeOptions {
   stepTokensMax: number;
   cacheTokensMax: number;
   waitingMax: number;
+  /** Heads kept in 8 bits as well, for tokens whose log-probabilities nobody wants. Default: "large". */
+  headScreening?: HeadScreening;
 }
 
 export interface ModelInfo {

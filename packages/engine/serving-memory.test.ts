@@ -63,3 +63,27 @@ test("a cache that cannot fit is refused, and nothing stays", () => {
   });
   assert.deepEqual(memory.report().current, before);
 });
+
+test("a head that is most of a step is counted in 8 bits as well, one of a large model is not", () => {
+  const { config, ...rest } = shapeOf(goldenPath("llama_untied_nf4_dq"), "bfloat16");
+  const small = { hiddenSize: 576, intermediateSize: 1536, layerCount: 30, headCount: 9, kvHeadCount: 3, headDim: 64 };
+  const large = {
+    hiddenSize: 4096,
+    intermediateSize: 11008,
+    layerCount: 32,
+    headCount: 32,
+    kvHeadCount: 32,
+    headDim: 128,
+  };
+  const bytesOfScreen = (sizes: typeof small, vocabSize: number): number => {
+    const bytes = (["large", "never"] as const).map((headScreening) => {
+      const shape = { ...rest, config: { ...config, ...sizes, vocabSize }, limits: { ...limits, headScreening } };
+      return estimateServing(shape).atPeak.weights;
+    });
+    return (bytes[0] ?? 0) - (bytes[1] ?? 0);
+  };
+  const expected = 49152 * (576 + 3 * 4);
+  const counted = bytesOfScreen(small, 49152);
+  assert.ok(counted >= expected && counted < 1.13 * expected, `expected ${expected}, got ${counted}`); // size classes
+  assert.equal(bytesOfScreen(large, 32000), 0);
+});

@@ -4,6 +4,7 @@ import { type DType, memory } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { LlamaConfig } from "#packages/hub";
 import { availableNow, type Need, refusalOf } from "./admission.ts";
+import { screenOf } from "./generation/head.ts";
 import { KvCache, type KvCacheOptions } from "./generation/kv-cache.ts";
 import type { SchedulerOptions } from "./generation/scheduler.ts";
 import { type GenerationRequest, Sequence } from "./generation/sequence.ts";
@@ -18,7 +19,7 @@ export interface ServingShape {
   /** Quantizes a 16-bit folder on load; null keeps it. */
   quant: QuantOptions | null;
   dtype: DType;
-  limits: Pick<SchedulerOptions, "sequencesMax" | "stepTokensMax" | "cacheTokensMax">;
+  limits: Pick<SchedulerOptions, "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "headScreening">;
 }
 
 const device = "meta";
@@ -48,9 +49,11 @@ export function estimateServing({ config, stored, quant, dtype, limits }: Servin
   const model = shapeModel(config, { stored, quant, float32: false, positions });
   const place: KvCacheOptions = { device, dtype, tokensMax: limits.cacheTokensMax };
   const cache = new KvCache(config, place);
+  const screen = screenOf(model, device, limits.headScreening ?? "large");
   forwardShares(model, cache, largestStep(cache, limits, positions), place).free();
   const { atPeak, peakTotal } = memory.report(device);
   cache.free();
+  screen?.free();
   freeModel(model);
   return { atPeak, peakTotal, paged: 0 };
 }

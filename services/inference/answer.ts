@@ -19,6 +19,7 @@ export interface AnswerRequest {
   stops: readonly string[];
   ignoreEos: boolean;
   wantLogits: boolean;
+  wantLogprobs: boolean;
 }
 
 export interface AnswerToken {
@@ -98,7 +99,7 @@ export async function* answer(
   if (inputIds.length >= contextLength) {
     refuse("INVALID_ARGUMENT", `prompt: expected fewer than ${contextLength} tokens, got ${inputIds.length}`);
   }
-  const { adapterId, sampling, ignoreEos, wantLogits } = request;
+  const { adapterId, sampling, ignoreEos, wantLogits, wantLogprobs } = request;
   const maxNewTokens = Math.min(request.maxNewTokens, contextLength - inputIds.length);
   const writer = new Writer(tokenizer, request.stops);
   const ready: AnswerToken[] = [];
@@ -115,7 +116,7 @@ export async function* answer(
   const release = model.hold();
   const work = engineModel
     .generate(
-      { adapterId, inputIds, maxNewTokens, sampling, ignoreEos, wantLogits },
+      { adapterId, inputIds, maxNewTokens, sampling, ignoreEos, wantLogits, wantLogprobs },
       { signal: AbortSignal.any([signal, over.signal]), onEvent },
     )
     .finally(release);

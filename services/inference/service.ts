@@ -58,14 +58,14 @@ export function inferenceService(serving: Serving, { threads }: { threads: numbe
       };
     },
     generate: async function* (request, { signal }) {
-      const { input, sampling, returnLogits: wantLogits } = request;
+      const { input, sampling, returnLogits: wantLogits, returnLogprobs: wantLogprobs } = request;
       const prompt = input.case === "inputIds" ? { ids: input.value.ids } : { text: input.value ?? "" };
-      yield* answers(request, { prompt, wantLogits, ...decodeSampling(sampling) }, signal);
+      yield* answers(request, { prompt, wantLogits, wantLogprobs, ...decodeSampling(sampling) }, signal);
     },
     chat: async function* (request, { signal }) {
-      const { messages, sampling, returnLogits: wantLogits } = request;
+      const { messages, sampling, returnLogits: wantLogits, returnLogprobs: wantLogprobs } = request;
       const prompt = { messages: decodeMessages(messages) };
-      yield* answers(request, { prompt, wantLogits, ...decodeSampling(sampling) }, signal);
+      yield* answers(request, { prompt, wantLogits, wantLogprobs, ...decodeSampling(sampling) }, signal);
     },
   });
 }

@@ -34,6 +34,8 @@ const Backend& backend() {
       .convert = convert,
       .random_fill = random_fill,
       .sample = sample,
+      .screen_head = screen_head,
+      .screened_head = screened_head,
   };
   return instance;
 }

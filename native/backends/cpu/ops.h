@@ -32,5 +32,7 @@ void scale(const ScaleArgs& a);
 void convert(const ConvertArgs& a);
 void random_fill(const RandomArgs& a);
 Sample sample(const SampleArgs& a);
+void screen_head(const ScreenHeadArgs& a);
+void screened_head(const ScreenedHeadArgs& a);
 
 }  // namespace nibble::cpu::NIBBLE_ISA

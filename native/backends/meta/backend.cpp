@@ -208,6 +208,11 @@ double sum_squares(const Tensor& x) {
   return 0;
 }
 
+void screened_head(const ScreenedHeadArgs& a) {
+  const int64_t columns = a.w.in, pitch = screen_pitch(columns);
+  const Space parts(a.x.dim(0) * pitch / 2 + pitch), rows(64 * columns), ids(a.w.out / 16);
+}
+
 Sample sample(const SampleArgs& a) {
   const Space candidates(a.logits.dim(-1) * 5);
   return {};
@@ -244,6 +249,8 @@ const Backend& backend() {
       .convert = nothing,
       .random_fill = nothing,
       .sample = sample,
+      .screen_head = nothing,
+      .screened_head = screened_head,
   };
   return instance;
 }

@@ -31,6 +31,8 @@ const Backend& reference_backend() {
       .convert = reference::convert,
       .random_fill = reference::random_fill,
       .sample = reference::sample,
+      .screen_head = reference::screen_head,
+      .screened_head = reference::screened_head,
   };
   return backend;
 }

@@ -1,10 +1,11 @@
 // Continuous batching (Orca, OSDI 2022): each step takes all running sequences, a token each, and as much
 // of the waiting prompts as the step's token budget holds. Sequences come and go between steps.
-import { sample, type Tensor } from "#native";
+import { type HeadScreen, sample, type Tensor } from "#native";
 import { NibbleError } from "#packages/errors";
 import { int32Tensor } from "../batch.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
+import { type HeadScreening, keepOfAll, screenOf } from "./head.ts";
 import { KvCache } from "./kv-cache.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
 import { forwardShares, type Share } from "./step.ts";
@@ -18,6 +19,8 @@ export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> 
   cacheTokensMax: number;
   /** Requests that may wait for a place. */
   waitingMax: number;
+  /** Default: "large". */
+  headScreening?: HeadScreening;
 }
 
 interface Waiting {
@@ -39,6 +42,7 @@ export class Scheduler {
   private readonly model: LlamaModel;
   private readonly options: SchedulerOptions;
   private readonly cache: KvCache;
+  private readonly screen: HeadScreen | null;
   private readonly waiting: Waiting[] = [];
   private running: Sequence[] = [];
 
@@ -46,6 +50,7 @@ export class Scheduler {
     this.model = model;
     this.options = options;
     this.cache = new KvCache(model.config, { ...options, tokensMax: options.cacheTokensMax });
+    this.screen = screenOf(model, options.device, options.headScreening ?? "large");
   }
 
   get hasWork(): boolean {
@@ -102,7 +107,8 @@ export class Scheduler {
     const started = performance.now();
     let logits: Tensor;
     try {
-      logits = forwardShares(this.model, this.cache, shares, this.options);
+      const keep = keepOfAll(shares.map((s) => s.sequence.request));
+      logits = forwardShares(this.model, this.cache, shares, this.options, { screen: this.screen, keep });
     } catch (error) {
       for (const { sequence } of shares) this.end(sequence, (listener) => listener.onError(error));
       return;
@@ -165,7 +171,8 @@ export class Scheduler {
     const vocab = this.model.config.vocabSize;
     const values = wantLogits ? new Float32Array(logits.read(row * vocab * 4, vocab * 4).buffer) : null;
     sequence.ids.push(drawn.token);
-    sequence.listener.onToken({ id: drawn.token, logprob: drawn.logprob, logits: values });
+    const logprob = (sequence.request.wantLogprobs ?? true) || wantLogits ? drawn.logprob : Number.NaN;
+    sequence.listener.onToken({ id: drawn.token, logprob, logits: values });
     // The token that ends the answer is part of it, as in transformers' generate.
     if (stopIds.includes(drawn.token)) this.finish(sequence, "eos");
     else if (sequence.newTokens >= maxNewTokens) this.finish(sequence, "length");
@@ -188,5 +195,6 @@ export class Scheduler {
 
   free(): void {
     this.cache.free();
+    this.screen?.free();
   }
 }

@@ -11,12 +11,15 @@ export interface GenerationRequest {
   stopIds: readonly number[];
   /** Logits of the position that each token was drawn from. */
   wantLogits: boolean;
+  /** False: tokens alone matter, and what they do not need of the head is not read; log-probabilities are then NaN. Default: true. */
+  wantLogprobs?: boolean;
 }
 
 export type FinishReason = "eos" | "length" | "cancelled";
 
 export interface GeneratedToken {
   id: number;
+  /** NaN where none were wanted. */
   logprob: number;
   logits: Float32Array | null;
 }

@@ -3,7 +3,7 @@
 import {
   convert,
   embeddingForward,
-  linearForward,
+  type HeadScreen,
   llamaBlock,
   llamaLinears,
   packLlamaBlock,
@@ -14,6 +14,7 @@ import { int32Tensor } from "../batch.ts";
 import type { Adapter } from "../lora.ts";
 import { attentionShape, embed, finalNorm, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
+import { headLogits } from "./head.ts";
 import { type KvCache, pageTokens } from "./kv-cache.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -99,12 +100,19 @@ function packedSegments(layer: LlamaBlock, segments: Rows["segments"]): Float64A
   );
 }
 
+/** How the head is read; see headLogits. */
+export interface HeadUse {
+  screen: HeadScreen | null;
+  keep: number;
+}
+
 /** Logits float32 [shares, V] after the last token of each share. The caller frees them. */
 export function forwardShares(
   model: LlamaModel,
   cache: KvCache,
   shares: readonly Share[],
   { device, dtype }: Pick<TapeOptions, "device" | "dtype">,
+  head: HeadUse = { screen: null, keep: 0 },
 ): Tensor {
   const rows = layOut(shares, device);
   const { positions: position, slot, sequence, blockTable } = rows;
@@ -118,21 +126,18 @@ export function forwardShares(
       const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
       llamaBlock(packed(layer), packedSegments(layer, rows.segments), shape, call);
     });
-    return headLogits(tape, model, x, rows.last);
+    return lastLogits(tape, model, x, rows.last, head);
   } finally {
     freeRows(rows);
   }
 }
 
-function headLogits(tape: Tape, model: LlamaModel, hidden: Tensor, last: Tensor): Tensor {
+function lastLogits(tape: Tape, model: LlamaModel, hidden: Tensor, last: Tensor, { screen, keep }: HeadUse): Tensor {
   const gathered = tape.empty([last.count, hidden.shape[1] ?? 0]);
   embeddingForward(hidden, last, gathered);
   const y = finalNorm(tape, model, tape.variable(gathered, false)).value;
-  const { device } = tape.options;
   // The head computes in float32 whatever the activations are: sampling compares close logits.
   const wide = tape.empty(y.shape, "float32");
   convert(y, wide);
-  const logits = Tensor.empty("float32", [last.count, model.head.weight.out], { device, kind: "activations" });
-  linearForward({ x: wide, w: model.head.weight, bias: null, lora: null, h: null, y: logits });
-  return logits;
+  return headLogits(model, wide, screen, keep);
 }
