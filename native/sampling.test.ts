@@ -218,3 +218,19 @@ describe("sample: bad arguments", () => {
     test(`${message}`, () => assert.throws(call, { code: "INVALID_ARGUMENT", message }));
   }
 });
+
+everywhere("a log-probability that nobody wants changes no token", (device) => {
+  const bench = new Bench(device);
+  const logits = bench.of(
+    numbers(seeded(5), 700).map((v) => 6 * v),
+    [1, 700],
+  );
+  for (const o of [{ ...plain, temperature: 0 }, plain, { ...plain, topK: 5 }]) {
+    for (let stream = 0; stream < 20; stream++) {
+      const without = sample(logits, 0, o, null, stream, false);
+      assert.equal(without.token, sample(logits, 0, o, null, stream).token);
+      assert.ok(Number.isNaN(without.logprob));
+    }
+  }
+  bench.free();
+});

@@ -19,7 +19,7 @@ export interface SamplingOptions {
 
 export interface SampledToken {
   token: number;
-  /** Natural logarithm of the token's probability under the raw logits. */
+  /** Natural logarithm of the token's probability under the raw logits; NaN where it is not wanted. */
   logprob: number;
 }
 
@@ -30,9 +30,10 @@ export function sample(
   options: SamplingOptions,
   seen: Tensor | null,
   stream: number,
+  wantLogprob = true,
 ): SampledToken {
   const { temperature, topK, topP, minP, repetitionPenalty, seed } = options;
-  return addon.sample(
+  const drawn = addon.sample(
     logits.handle,
     row,
     temperature,
@@ -43,5 +44,7 @@ export function sample(
     handleOf(seen),
     seed,
     stream,
+    wantLogprob,
   );
+  return wantLogprob ? drawn : { token: drawn.token, logprob: Number.NaN };
 }

@@ -28,11 +28,12 @@ struct SampleArgs {
   float repetition_penalty;  // 1 = none
   Tensor seen;               // [m] int32 ids; may be empty
   uint64_t seed, stream;
+  bool wants_logprob = true;
 };
 
 struct Sample {
   int32_t token;
-  float logprob;  // of the token under softmax(logits), before any of the above
+  float logprob;  // of the token under softmax(logits), before any of the above; not to be read where it is not wanted
 };
 
 constexpr int32_t kNoToken = -1;  // a backend's answer to a row that has no distribution

@@ -103,6 +103,7 @@ int64_t draw(const SampleArgs& a, const float* p, int64_t count) {
 // The first of the largest.
 int32_t first_of(const float* x, int64_t count, float top) {
   int64_t i = 0;
+  while (i + kWidth <= count && max(load(x + i)) < top) i += kWidth;
   while (i < count && x[i] != top) ++i;
   return int32_t(i);
 }
@@ -140,6 +141,7 @@ Sample sample(const SampleArgs& a) {
   const float top = checked_max(logits, vocabulary);
   if (!(top < INFINITY)) return {kNoToken, 0};
   const int32_t token = choose(a, logits, vocabulary, top);
+  if (!a.wants_logprob) return {token, 0};
   return {token, float(double(logits[token]) - double(top) - ::log(exp_sum(logits, vocabulary, top)))};
 }
 

@@ -15,6 +15,8 @@ const elementsOfLarge = 1 << 22;
 const shareOfLarge = 1 / 4;
 /** Largest logits that are found one by one. */
 const keepMax = 256;
+/** Of a step: for more rows, products take longer than the head takes to come from memory, and 8 bits save nothing. */
+const screenedRowsMax = 4;
 
 function isLarge(model: LlamaModel): boolean {
   const { out, in: columns, data } = model.head.weight;
@@ -41,7 +43,7 @@ function keepOf({ sampling, wantLogits, wantLogprobs = true }: GenerationRequest
 /** The same for requests of one step. */
 export function keepOfAll(requests: readonly GenerationRequest[]): number {
   const keeps = requests.map(keepOf);
-  return keeps.includes(0) ? 0 : Math.max(...keeps);
+  return keeps.includes(0) || keeps.length > screenedRowsMax ? 0 : Math.max(...keeps);
 }
 
 /** Logits float32 [N, V] of x float32 [N, C]; with a screen, those that are not among the `keep` largest are less than these. */

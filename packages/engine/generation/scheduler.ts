@@ -163,18 +163,17 @@ export class Scheduler {
     if (prefilled) sequence.prefillSeconds += share;
     else sequence.decodeSeconds += whole;
     if (sequence.cached < sequence.ids.length) return;
-    const { sampling, wantLogits, stopIds, maxNewTokens } = sequence.request;
+    const { sampling, wantLogits, wantLogprobs = true, stopIds, maxNewTokens } = sequence.request;
     const seen =
       sampling.repetitionPenalty === 1 ? null : int32Tensor(Int32Array.from(sequence.ids), this.options.device);
-    const drawn = sample(logits, row, sampling, seen, sequence.newTokens);
+    const { token: id, logprob } = sample(logits, row, sampling, seen, sequence.newTokens, wantLogits || wantLogprobs);
     seen?.free();
     const vocab = this.model.config.vocabSize;
     const values = wantLogits ? new Float32Array(logits.read(row * vocab * 4, vocab * 4).buffer) : null;
-    sequence.ids.push(drawn.token);
-    const logprob = (sequence.request.wantLogprobs ?? true) || wantLogits ? drawn.logprob : Number.NaN;
-    sequence.listener.onToken({ id: drawn.token, logprob, logits: values });
+    sequence.ids.push(id);
+    sequence.listener.onToken({ id, logprob, logits: values });
     // The token that ends the answer is part of it, as in transformers' generate.
-    if (stopIds.includes(drawn.token)) this.finish(sequence, "eos");
+    if (stopIds.includes(id)) this.finish(sequence, "eos");
     else if (sequence.newTokens >= maxNewTokens) this.finish(sequence, "length");
   }
 
