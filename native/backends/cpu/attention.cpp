@@ -29,7 +29,7 @@ int64_t cut_documents(const Tensor& starts, int64_t rows, QueryRun* runs) {
 struct Scratch {
   alignas(64) float rows[kTileFloats];                                     // [keys, lanes]
   alignas(64) float keys_turned[kTileFloats], values_turned[kTileFloats];  // [lanes, keys]
-  alignas(64) float q[kTileFloats], d_o[kTileFloats];                      // [queries, lanes]
+  alignas(64) float q[kTileFloats], d_o[kTileFloats];                      // [queries, lanes], where they do not lie so
   // As the second operand of products over keys and over queries: [keys, padded], [queries, padded], or pairs of rows.
   alignas(64) float keys[kTileFloats], q_deep[kTileFloats], d_o_deep[kTileFloats];
   alignas(64) float d_q[kTileFloats], d_k[kTileFloats], d_v[kTileFloats];
@@ -67,8 +67,7 @@ class Pair {
       load_queries(h);
       for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
       add_to_keys();
-      const int64_t at = (queries_.row * heads_ + h) * size_;
-      add_rows(s_.d_q, padded_, queries_.count, size_, out_.d_q + at, heads_ * size_);
+      if (padded_ != size_) add_rows(s_.d_q, padded_, queries_.count, size_, out_.d_q + query_at(h, 0), heads_ * size_);
     }
     const int64_t at = key_at(0), step = a_.shape.kv_heads * size_;
     add_rows(s_.d_k, padded_, keys_.count, size_, out_.d_k + at, step);
@@ -78,12 +77,13 @@ class Pair {
  private:
   static constexpr bool kPairs = LANE == Lane::kPair;
   int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
+  int64_t query_at(int64_t h, int64_t r) const { return ((queries_.row + r) * heads_ + h) * size_; }
   int64_t position_of(int64_t r) const { return queries_.position + r; }
 
   // The block again as the operand whose rows are the depth of a product.
-  const float* deep(const float* block, int64_t count, float* space) const {
+  const float* deep(const float* block, int64_t step, int64_t count, float* space) const {
     if constexpr (!kPairs) return block;
-    pair_rows(block, lanes_, count, padded_, space);
+    pair_rows(block, step, count, padded_, space);
     return space;
   }
 
@@ -95,19 +95,25 @@ class Pair {
     for (int64_t t = 0; t < count; ++t) load_lanes<LANE>(a_.k, key_at(t), size_, s_.rows + t * lanes_);
     clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
     transpose(s_.rows, whole, lanes_, s_.keys_turned, block_);
-    keys_deep_ = deep(s_.rows, count, s_.keys);
+    keys_deep_ = deep(s_.rows, lanes_, count, s_.keys);
     clear_rows(s_.d_k, count * padded_);
     clear_rows(s_.d_v, count * padded_);
   }
 
+  // Rows of one head as the first operand, and as the second of products over queries.
+  Strided rows_of(const Tensor& t, int64_t h, float* space) const {
+    const bool is_aligned = reinterpret_cast<uintptr_t>(t.data) % sizeof(float) == 0;  // a slice of bfloat16 may not be
+    const bool lie = kPairs && is_aligned && size_ % (2 * kWidth) == 0;
+    if (lie) return {reinterpret_cast<const float*>(t.u16() + query_at(h, 0)), heads_ * size_ / 2, 1};
+    for (int64_t r = 0; r < queries_.count; ++r) load_lanes<LANE>(t, query_at(h, r), size_, space + r * lanes_);
+    return {space, lanes_, 1};
+  }
+
   void load_queries(int64_t h) {
-    for (int64_t r = 0; r < queries_.count; ++r) {
-      const int64_t at = ((queries_.row + r) * heads_ + h) * size_;
-      load_lanes<LANE>(a_.q, at, size_, s_.q + r * lanes_);
-      load_lanes<LANE>(a_.d_o, at, size_, s_.d_o + r * lanes_);
-    }
-    q_deep_ = deep(s_.q, queries_.count, s_.q_deep);
-    d_o_deep_ = deep(s_.d_o, queries_.count, s_.d_o_deep);
+    q_ = rows_of(a_.q, h, s_.q);
+    d_o_ = rows_of(a_.d_o, h, s_.d_o);
+    q_deep_ = deep(q_.data, q_.row_step, queries_.count, s_.q_deep);
+    d_o_deep_ = deep(d_o_.data, d_o_.row_step, queries_.count, s_.d_o_deep);
   }
 
   // p, d_s and d_q of the rows r ... r + kTileRows.
@@ -118,15 +124,17 @@ class Pair {
     float* const p = kPairs ? s_.p_rows : s_.p + r * kBlockMax;
     float* const d_s = kPairs ? s_.d_s_rows : s_.d_s + r * kBlockMax;
     // [2] the weights again, and their gradients
-    multiply<LANE>(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.keys_turned, block_},
+    multiply<LANE>(rows, vectors, {q_.data + r * q_.row_step, q_.row_step, 1}, {s_.keys_turned, block_},
                    {p, kBlockMax, depth, false});
-    multiply<LANE>(rows, vectors, {s_.d_o + r * lanes_, lanes_, 1}, {s_.values_turned, block_},
+    multiply<LANE>(rows, vectors, {d_o_.data + r * d_o_.row_step, d_o_.row_step, 1}, {s_.values_turned, block_},
                    {d_s, kBlockMax, depth, false});
     for (int64_t i = 0; i < rows; ++i) weigh(h, r + i, p + i * kBlockMax, d_s + i * kBlockMax, vectors);
     if constexpr (kPairs) pair_weights(r, rows);
     // [3] gradients of the rows
+    const bool in_place = padded_ == size_;
+    float* const d_q = in_place ? out_.d_q + query_at(h, r) : s_.d_q + r * padded_;
     multiply<LANE>(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {keys_deep_, padded_},
-                   {s_.d_q + r * padded_, padded_, lanes_of(LANE, seen), false});
+                   {d_q, in_place ? heads_ * size_ : padded_, lanes_of(LANE, seen), in_place});
   }
 
   void weigh(int64_t h, int64_t r, float* p, float* d_s, int64_t vectors) {
@@ -189,6 +197,7 @@ class Pair {
   const QueryRun &queries_, &keys_;
   Scratch& s_;
   int64_t kv_, heads_, size_, padded_, lanes_, block_;
+  Strided q_{}, d_o_{};
   const float *keys_deep_ = nullptr, *q_deep_ = nullptr, *d_o_deep_ = nullptr;
 };
 
