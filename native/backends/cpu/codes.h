@@ -128,6 +128,12 @@ class Codes {
     return table.value[element % 2 == 0 ? byte >> 4 : byte & 15];
   }
 
+  float absmax(int64_t block) const {
+    if (nested_map_ == nullptr) return static_cast<const float*>(absmax_)[block];
+    const uint8_t code = static_cast<const uint8_t*>(absmax_)[block];
+    return nested_map_[code] * nested_absmax_[block / kBlock8] + offset_;
+  }
+
   const uint8_t* const bytes;
 
  private:
@@ -144,12 +150,6 @@ class Codes {
     }
 #endif
     for (; i < count; ++i) out[i] = nested_map_[code[i]] * nested + offset_;
-  }
-
-  float absmax(int64_t block) const {
-    if (nested_map_ == nullptr) return static_cast<const float*>(absmax_)[block];
-    const uint8_t code = static_cast<const uint8_t*>(absmax_)[block];
-    return nested_map_[code] * nested_absmax_[block / kBlock8] + offset_;
   }
 
   Codebook4 book_;

@@ -19,17 +19,20 @@ struct F16 {
 typedef uint16_t HVec __attribute__((vector_size(kWidth * 2)));
 
 static inline Vec load(const Bf16* p) {
-  HVec half;
-  memcpy(&half, p, sizeof half);
-  return (Vec)(__builtin_convertvector(half, UVec) << 16);
+  return (Vec)(widen(reinterpret_cast<const uint16_t*>(p)) << 16);
 }
 
 static inline void store(Bf16* p, Vec v) {
   const UVec bits = (UVec)v;
   const UVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const UVec quiet = (bits >> 16) | 0x40u;  // NaN stays NaN
-  const HVec half = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, HVec);
+  const UVec wide = v != v ? quiet : rounded;
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)wide));
+#else
+  const HVec half = __builtin_convertvector(wide, HVec);
   memcpy(p, &half, sizeof half);
+#endif
 }
 
 static inline Vec load(const F16* p) {

@@ -27,12 +27,20 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) {
 }
 
 // Pairs of two rows of bfloat16 numbers.
-static inline Vec interleave(const uint16_t* even, const uint16_t* odd) {
-  typedef uint16_t Half __attribute__((vector_size(kWidth * 2)));
-  Half e, o;
-  memcpy(&e, even, sizeof e);
-  memcpy(&o, odd, sizeof o);
-  return (Vec)(__builtin_convertvector(e, UVec) | __builtin_convertvector(o, UVec) << 16);
+static inline Vec interleave(const uint16_t* even, const uint16_t* odd) { return (Vec)(widen(even) | widen(odd) << 16); }
+
+// The same for twice as many.
+static inline void interleave(const uint16_t* even, const uint16_t* odd, Vec& first, Vec& second) {
+#if defined(__AVX512BW__)
+  alignas(64) static constexpr uint16_t kFirst[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i e = _mm512_loadu_si512(even), o = _mm512_loadu_si512(odd), index = _mm512_load_si512(kFirst);
+  first = (Vec)_mm512_permutex2var_epi16(e, index, o);
+  second = (Vec)_mm512_permutex2var_epi16(e, _mm512_or_si512(index, _mm512_set1_epi16(16)), o);
+#else
+  first = interleave(even, odd);
+  second = interleave(even + kWidth, odd + kWidth);
+#endif
 }
 
 #if defined(__AVX512BF16__)

@@ -34,6 +34,25 @@ void decode_run(const Codes& codes, const Table& floats, int64_t first, int64_t 
   for (; i < count; ++i) out[i] = codes.at(first + i, table);
 }
 
+#if defined(__AVX512BF16__)
+constexpr int64_t kLookedUp = 32;  // codes at once
+constexpr int64_t kAheadRows = 16;
+
+// The same for whole vectors of codes: a block's table stays in a register. Codes `ahead` bytes are asked for: short
+// pieces far apart are no stream that the processor sees by itself.
+void decode_vectors(const Codes& codes, int64_t first, int64_t count, int64_t ahead, uint16_t* out) {
+  const __m512 book = _mm512_loadu_ps(codes.book());
+  for (const int64_t end = first + count; first < end;) {
+    const int64_t block = codes.block_of(first), block_end = codes.block_end(block), stop = block_end < end ? block_end : end;
+    const __m256i half = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(book, _mm512_set1_ps(codes.absmax(block))));
+    const __m512i values = _mm512_broadcast_i64x4(half);
+    __builtin_prefetch(codes.bytes + first / 2 + ahead);
+    for (; first < stop; first += kLookedUp, out += kLookedUp)
+      _mm512_storeu_si512(out, look_up_bf16(codes.bytes + first / 2, values));
+  }
+}
+#endif
+
 template <typename T>
 void decode_row(const Codes& codes, int64_t first, int64_t count, T* out) {
   for (const int64_t end = first + count; first < end;) {
@@ -76,6 +95,9 @@ void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uin
       each_vector(0, of_part, [&](int64_t j, int n) NIBBLE_INLINE { store(reinterpret_cast<Bf16*>(out + i) + j, load(part + j, n), n); });
     }
   } else if (m.codes != nullptr) {
+#if defined(__AVX512BF16__)
+    if (first % kLookedUp == 0 && count % kLookedUp == 0) return decode_vectors(*m.codes, first, count, kAheadRows * m.columns / 2, out);
+#endif
     decode_row(*m.codes, first, count, out);
   } else {
     memcpy(out, static_cast<const uint16_t*>(m.data) + first, size_t(count) * 2);

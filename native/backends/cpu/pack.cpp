@@ -54,8 +54,13 @@ void pack_straight_pairs(const Operand& b, int64_t column, int64_t columns, int6
     const uint16_t* even = bf16_row(b.matrix, k0 + 2 * l, column, columns, even_space);
     const bool is_whole = 2 * l + 1 < depth;
     const uint16_t* odd = is_whole ? bf16_row(b.matrix, k0 + 2 * l + 1, column, columns, odd_space) : nothing;
-    for (int64_t j = 0; j < strips * kTileColumns; j += kWidth)
-      store(to + (j / kTileColumns * lanes + l) * kTileColumns + j % kTileColumns, interleave(even + j, odd + j));
+    for (int64_t s = 0; s < strips; ++s) {
+      Vec first, second;
+      interleave(even + s * kTileColumns, odd + s * kTileColumns, first, second);
+      float* const at = to + (s * lanes + l) * kTileColumns;
+      store(at, first);
+      store(at + kWidth, second);
+    }
   }
 }
 

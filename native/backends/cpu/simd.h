@@ -47,6 +47,18 @@ static inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// kWidth 16-bit numbers, a lane each.
+static inline UVec widen(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (UVec)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#else
+  typedef uint16_t Half __attribute__((vector_size(kWidth * 2)));
+  Half half;
+  memcpy(&half, p, sizeof half);
+  return __builtin_convertvector(half, UVec);
+#endif
+}
+
 static inline float sum(Vec v) {
   float s[kWidth];
   store(s, v);
