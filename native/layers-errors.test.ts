@@ -100,7 +100,7 @@ describe("rope", () => {
 });
 
 describe("activations", () => {
-  const backward = { dY: zeros(3, 8), g: x, u: null, dG: zeros(3, 8), dU: null };
+  const backward = { dY: zeros(3, 8), g: x, u: null, dG: zeros(3, 8), dU: null, y: null };
   test("takes the good ones", () => {
     activationForward("silu", x, null, zeros(3, 8));
     activationBackward("gelu", backward);
@@ -111,6 +111,7 @@ describe("activations", () => {
     [/g: expected float32 or bfloat16, got float16/, () => activationForward("silu", f16(3, 8), null, x)],
     [/d_u: expected none, without u/, () => activationBackward("silu", { ...backward, dU: zeros(3, 8) })],
     [/d_u: expected a tensor, because u is given/, () => activationBackward("silu", { ...backward, u: zeros(3, 8) })],
+    [/\] y: expected the shape of g/, () => activationBackward("silu", { ...backward, y: zeros(8, 3) })],
     [/d_y: expected the shape of g/, () => activationBackward("silu", { ...backward, dY: zeros(8, 3) })],
   ]);
 });

@@ -97,7 +97,7 @@ function activationPass(kind: Activation): Pass {
     const y = zeros(bench, g);
     activationForward(kind, g, u, y);
     const [dG, dU] = [zeros(bench, g), u ? zeros(bench, u) : null];
-    activationBackward(kind, { dY: dOut(y), g, u, dG, dU });
+    activationBackward(kind, { dY: dOut(y), g, u, dG, dU, y: null });
     return { g: dG, ...(dU ? { u: dU } : {}) };
   };
 }
@@ -189,14 +189,16 @@ describe("contract", () => {
     assert.deepEqual(go(shared, shared), apart);
   });
 
-  everywhere("d_g may be g and d_u may be u", (bench) => {
+  everywhere("d_g may be g, d_u may be u, and y again may be d_y", (bench) => {
     for (const kind of ["silu", "gelu", "gelu_tanh", "relu"] as const) {
       const [dY, g, u] = [of(bench, 1), of(bench, 2), of(bench, 3)];
       const [dG, dU] = [zeros(bench, g), zeros(bench, g)];
-      activationBackward(kind, { dY, g, u, dG, dU });
-      const expected = [valuesOf(dG), valuesOf(dU)];
-      activationBackward(kind, { dY, g, u, dG: g, dU: u });
-      assert.deepEqual([valuesOf(g), valuesOf(u)], expected, kind);
+      const y = zeros(bench, g);
+      activationForward(kind, g, u, y);
+      activationBackward(kind, { dY, g, u, dG, dU, y: null });
+      const expected = [valuesOf(dG), valuesOf(dU), valuesOf(y)];
+      activationBackward(kind, { dY, g, u, dG: g, dU: u, y: dY });
+      assert.deepEqual([valuesOf(g), valuesOf(u), valuesOf(dY)], expected, kind);
     }
   });
 

@@ -108,13 +108,13 @@ function activationCase(kind: Activation, rows: number, columns: number, dtype: 
     const of = () => bench.of(mixed(random, rows * columns, 12), shape, dtype);
     const [g, u, dY] = [of(), gated ? of() : null, of()];
     const out = () => bench.filled(Number.NaN, shape, dtype);
-    const [y, dG, dU] = [out(), out(), gated ? out() : null];
+    const [y, dG, dU, again] = [out(), out(), gated ? out() : null, out()];
     activationForward(kind, g, u, y);
-    activationBackward(kind, { dY, g, u, dG, dU });
-    return read({ y, dG, dU });
+    activationBackward(kind, { dY, g, u, dG, dU, y: again });
+    return read({ y, dG, dU, again });
   };
   const name = `${kind} ${rows}x${columns} ${dtype} gated=${gated}`;
-  const differences = () => ({ y: 1, dG: 1, dU: 1 }); // far left, what is tiny has a larger share of error
+  const differences = () => ({ y: 1, dG: 1, dU: 1, again: 1 }); // far left, what is tiny has a larger share of error
   return { name, dtype, tolerance: 1e-6, differences, run };
 }
 

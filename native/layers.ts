@@ -64,10 +64,11 @@ export function activationForward(kind: Activation, g: Tensor, u: Tensor | null,
 
 export function activationBackward(
   kind: Activation,
-  args: { dY: Tensor; g: Tensor; u: Tensor | null; dG: Tensor; dU: Tensor | null },
+  args: { dY: Tensor; g: Tensor; u: Tensor | null; dG: Tensor; dU: Tensor | null; y: Tensor | null },
 ): void {
-  const { dY, g, u, dG, dU } = args;
-  addon.activationBackward(activations.indexOf(kind), dY.handle, g.handle, handleOf(u), dG.handle, handleOf(dU));
+  const { dY, g, u, dG, dU, y } = args;
+  const outputs = [dG.handle, handleOf(dU), handleOf(y)] as const;
+  addon.activationBackward(activations.indexOf(kind), dY.handle, g.handle, handleOf(u), ...outputs);
 }
 
 /** y += x */

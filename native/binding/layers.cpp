@@ -55,11 +55,11 @@ Napi::Value activation_forward(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
-// (kind, dY, g, u, dG, dU)
+// (kind, dY, g, u, dG, dU, y)
 Napi::Value activation_backward(Napi::Env env, const Arguments& a) {
   nibble::activation_backward({.kind = a.choice<Activation>(0, kActivations), .d_y = a.tensor(1),
                                .g = a.tensor(2), .u = a.maybe_tensor(3), .d_g = a.tensor(4),
-                               .d_u = a.maybe_tensor(5)});
+                               .d_u = a.maybe_tensor(5), .y = a.maybe_tensor(6)});
   return env.Undefined();
 }
 

@@ -23,6 +23,7 @@ void activation_backward(const ActivationBackwardArgs& a) {
     check_like(op, "u", a.u, "g", a.g);
     check_like(op, "d_u", a.d_u, "g", a.g);
   }
+  if (a.y) check_like(op, "y", a.y, "g", a.g);
   backend_of(a.g.device).activation_backward(a);
 }
 

@@ -46,19 +46,21 @@ export function linear(tape: Tape, x: Var, layer: LinearLayer, dropoutSeed: numb
   tape.record(() => {
     if (!y.grad) return;
     const dX = x.requiresGrad ? tape.gradient(x) : null;
-    linearBackward({
-      dY: y.grad,
-      x: learns ? x.value : null,
-      w: weight,
-      lora,
-      h,
+    const inputs = { dY: y.grad, w: weight, lora, h };
+    const fromX = { dA: layer.lora?.trained?.a.grad ?? null, dW: trained?.weight.grad ?? null };
+    const others = {
       dX: dX?.tensor ?? null,
       accumulateDx: dX?.accumulate ?? false,
-      dA: layer.lora?.trained?.a.grad ?? null,
       dB: layer.lora?.trained?.b.grad ?? null,
-      dW: trained?.weight.grad ?? null,
       dBias: trained?.bias?.grad ?? null,
-    });
+    };
+    if (!learns || !x.late) {
+      linearBackward({ ...inputs, x: learns ? x.value : null, ...fromX, ...others });
+      return;
+    }
+    linearBackward({ ...inputs, x: null, dA: null, dW: null, ...others });
+    const none = { dX: null, accumulateDx: false, dB: null, dBias: null };
+    x.late.push(() => linearBackward({ ...inputs, x: x.value, ...fromX, ...none }));
   });
   return y;
 }
@@ -159,17 +161,24 @@ export function attention(tape: Tape, shape: AttentionShape, q: Var, k: Var, v: 
   return o;
 }
 
-/** silu(g) · u. The backward pass writes the gradients over g and u. */
+/** silu(g) · u. The backward pass writes the gradients over g and u, and a forgotten y over its own gradient. */
 export function swiglu(tape: Tape, g: Var, u: Var): Var {
   const y = tape.variable(tape.empty(g.value.shape), g.requiresGrad || u.requiresGrad);
   const make = () => activationForward("silu", g.value, u.value, y.value);
   make();
-  tape.remakable(y, make);
+  if (y.requiresGrad) tape.remadeByStep(y);
+  else tape.remakable(y, make);
   tape.record(() => {
     if (!y.grad) return;
-    activationBackward("silu", { dY: y.grad, g: g.value, u: u.value, dG: g.value, dU: u.value });
+    const { grad, late } = y;
+    activationBackward("silu", {
+      ...{ dY: grad, g: g.value, u: u.value },
+      ...{ dG: g.value, dU: u.value, y: late ? grad : null },
+    });
     tape.addGradient(g, g.value);
     tape.addGradient(u, u.value);
+    y.value = late ? grad : y.value;
+    for (const step of late ?? []) step();
   });
   return y;
 }

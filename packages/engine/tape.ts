@@ -9,6 +9,11 @@ export interface Var {
   value: Tensor;
   readonly requiresGrad: boolean;
   grad: Tensor | null;
+  /**
+   * Set where the value comes back only with the backward step of the op that made it: what then runs. Other ops'
+   * steps leave here what needs the value.
+   */
+  late: (() => void)[] | null;
 }
 
 export interface TapeOptions {
@@ -23,7 +28,7 @@ export class Tape {
   readonly options: TapeOptions;
   private readonly owned = new Set<Tensor>();
   private readonly steps: (() => void)[] = [];
-  private readonly cheap: { of: Var; make: () => void }[] = [];
+  private readonly cheap: { of: Var; make: (() => void) | null }[] = [];
   private forgotten = false;
 
   constructor(options: TapeOptions) {
@@ -42,7 +47,7 @@ export class Tape {
   }
 
   variable(value: Tensor, requiresGrad: boolean): Var {
-    return { value, requiresGrad: requiresGrad && this.recording, grad: null };
+    return { value, requiresGrad: requiresGrad && this.recording, grad: null, late: null };
   }
 
   /** Keeps `step` for the backward pass; it runs after every step recorded later. */
@@ -55,14 +60,23 @@ export class Tape {
     if (this.recording) this.cheap.push({ of: v, make });
   }
 
+  /** Says that the backward step of the op that made v can fill its value again, and will where v.late is set. */
+  remadeByStep(v: Var): void {
+    if (this.recording) this.cheap.push({ of: v, make: null });
+  }
+
   /** Frees what is cheap to make again; backward() makes it. */
   forgetCheap(): void {
     this.forgotten = true;
-    for (const { of } of this.cheap) this.release(of.value);
+    for (const { of, make } of this.cheap) {
+      this.release(of.value);
+      if (!make) of.late = [];
+    }
   }
 
   private remake(): void {
     for (const { of, make } of this.cheap) {
+      if (!make) continue;
       of.value = this.empty(of.value.shape, of.value.dtype);
       make();
     }

@@ -13,11 +13,15 @@ namespace {
 constexpr int64_t kTaskElements = 1 << 14;
 
 struct Silu {
-  static Vec act(Vec g) { return g * sigmoid(g); }
+  static Vec bounded(Vec g) { return select(g < splat(-87.0f), splat(-87.0f), g); }  // where s stops to shrink
+  static Vec act(Vec g) {
+    g = bounded(g);
+    return g * sigmoid(g);
+  }
   static void both(Vec g, Vec& act, Vec& slope) {
     Vec s, rest;
+    g = bounded(g);
     sigmoid_and_rest(g, s, rest);
-    g = select(g < splat(-87.0f), splat(-87.0f), g);  // where s stops to shrink
     act = g * s;
     slope = s * fma(g, rest, splat(1.0f));
   }
@@ -89,15 +93,16 @@ void forward(const ActivationForwardArgs& a) {
 template <typename F, typename T>
 void backward(const ActivationBackwardArgs& a) {
   const T *d_y = data_as<T>(a.d_y), *g = data_as<T>(a.g), *u = data_as<T>(a.u);
-  T *d_g = data_as<T>(a.d_g), *d_u = data_as<T>(a.d_u);
+  T *d_g = data_as<T>(a.d_g), *d_u = data_as<T>(a.d_u), *y = data_as<T>(a.y);
   for_tasks(a.g.count(), [&](int64_t begin, int64_t end) {
     each_vector(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
       const Vec d = load(d_y + i, n);
       Vec act, slope;
       F::both(load(g + i, n), act, slope);
-      const Vec d_act = u ? d * load(u + i, n) : d;
-      store(d_g + i, d_act * slope, n);
+      const Vec up = u ? load(u + i, n) : splat(1.0f);
+      store(d_g + i, d * up * slope, n);
       if (u) store(d_u + i, d * act, n);
+      if (y) store(y + i, act * up, n);
     });
   });
 }

@@ -54,6 +54,7 @@ void activation_backward(const ActivationBackwardArgs& a) {
     const double u = a.u ? get(a.u, i) : 1, d_y = get(a.d_y, i);
     put(a.d_g, i, d_y * u * value.slope);
     if (a.u) put(a.d_u, i, d_y * value.act);
+    if (a.y) put(a.y, i, value.act * u);
   }
 }
 
