@@ -9,7 +9,8 @@ export interface Request {
   /** Parts of the path by the names of the route, decoded. */
   params: Record<string, string>;
   headers: IncomingMessage["headers"];
-  body: IncomingMessage;
+  /** To be read once; what is not read is dropped. */
+  body: AsyncIterable<Buffer>;
   /** "http://host:port" as the client calls this server. */
   origin: string;
 }
@@ -71,10 +72,10 @@ export function lengthOf({ headers }: Request): number {
 
 const bodyBytesMax = 16 << 20;
 
-async function textOf(body: IncomingMessage): Promise<string> {
+async function textOf(body: AsyncIterable<Buffer>): Promise<string> {
   const pieces: Buffer[] = [];
   let size = 0;
-  for await (const piece of body as AsyncIterable<Buffer>) {
+  for await (const piece of body) {
     size += piece.length;
     if (size > bodyBytesMax) throw badRequest(`the body: expected at most ${bodyBytesMax} bytes, got more`);
     pieces.push(piece);
@@ -119,7 +120,7 @@ export function sizeField(from: Record<string, unknown>, name: string): number {
 const lineBytesMax = 32 << 20;
 
 /** The lines of a body of JSON objects, one at a time. */
-export async function* linesOf(body: IncomingMessage): AsyncGenerator<Record<string, unknown>> {
+export async function* linesOf(body: AsyncIterable<Buffer>): AsyncGenerator<Record<string, unknown>> {
   let pieces: Buffer[] = [];
   let size = 0;
   const line = () => {
@@ -128,7 +129,7 @@ export async function* linesOf(body: IncomingMessage): AsyncGenerator<Record<str
     size = 0;
     return text;
   };
-  for await (let piece of body as AsyncIterable<Buffer>) {
+  for await (let piece of body) {
     for (let end = piece.indexOf(10); end >= 0; end = piece.indexOf(10)) {
       pieces.push(piece.subarray(0, end));
       piece = piece.subarray(end + 1);

@@ -21,6 +21,8 @@ export interface HubServerOptions {
 }
 
 const idleMsDefault = 120_000;
+/** Of a body that was refused. */
+const dropBytesMax = 256 << 20;
 
 export class HubServer {
   readonly #server: Server;
@@ -124,7 +126,9 @@ class RequestHandler {
     const url = parsed(incoming.url ?? "/", origin);
     const found = findRoute(this.#routes, method, url.pathname);
     if (!found) throw repoNotFound(`${method} ${url.pathname}`);
-    const request: Request = { method, url, params: found.params, headers, body: incoming, origin };
+    // One that stops reading early, because it refuses what comes, must not cut the connection: the answer goes there.
+    const body = incoming.iterator({ destroyOnReturn: false });
+    const request: Request = { method, url, params: found.params, headers, body, origin };
     return found.handler(request);
   }
 }
@@ -145,11 +149,20 @@ function isGone(thrown: unknown): boolean {
   return ["ECONNRESET", "EPIPE", "ERR_STREAM_PREMATURE_CLOSE", "ABORT_ERR"].includes(code);
 }
 
+/** Most clients read an answer only when they have sent everything: what comes is let go, up to a limit. */
+function dropRest(incoming: IncomingMessage): void {
+  let left = dropBytesMax;
+  incoming.on("data", (piece: Buffer) => {
+    left -= piece.length;
+    if (left < 0) incoming.destroy();
+  });
+  incoming.resume();
+}
+
 async function send(incoming: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
   const { status = 200, headers = {}, json, stream } = answer;
   const body = json === undefined ? undefined : Buffer.from(JSON.stringify(json));
-  // A body that nobody read would be taken for the next request's head.
-  if (!incoming.complete && status >= 400) response.setHeader("Connection", "close");
+  if (!incoming.complete) dropRest(incoming);
   response.writeHead(status, {
     ...(body ? { "Content-Type": "application/json; charset=utf-8", "Content-Length": String(body.length) } : {}),
     ...headers,
