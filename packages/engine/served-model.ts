@@ -136,11 +136,6 @@ export class ServedModel {
     }
     using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
     const adapter = freeOnThrow(() => loadWholeAdapter(folder, this.model));
-    if (adapter.embed !== null || adapter.head !== null) {
-      freeAdapter(adapter);
-      const message = `${dir}: expected an adapter with the base's embedding and head, got one of its own; nibble merge makes a model of it`;
-      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
-    }
     const bytes = adapterBytes(adapter);
     const info = { ...describe(folder), id, bytes };
     this.adapters.set(id, { info, adapter, draining: false });

@@ -86,7 +86,28 @@ for (const [name, base, vocabSize] of cases) {
   });
 }
 
-test("dora: served beside the base, it gives PEFT's logits", async () => {
-  const adapterDir = goldenPath("peft", "dora");
-  close(await servedLogits("llama_untied", adapterDir), wanted(adapterDir));
+for (const [name, base] of cases) {
+  test(`${name}: served beside the base, it gives PEFT's logits`, async () => {
+    const adapterDir = goldenPath("peft", name);
+    const before = memory.report().current;
+    close(await servedLogits(base, adapterDir), wanted(adapterDir));
+    const { weights, adapter } = memory.report().current;
+    assert.deepEqual([weights, adapter], [before.weights, before.adapter], "nothing stays");
+  });
+}
+
+test("a token that an adapter added is the adapter's alone", () => {
+  const options = { modelDir: goldenPath("llama_untied"), device: "cpu", dtype: "float32", quant: null } as const;
+  const limits = { sequencesMax: 1, stepTokensMax: 8, cacheTokensMax: 64, waitingMax: 2 };
+  const model = ServedModel.open({ ...options, ...limits });
+  model.loadAdapter("grown", goldenPath("peft", "resized"));
+  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 };
+  const request = { inputIds: [5, 514], maxNewTokens: 2, sampling, ignoreEos: true, wantLogits: false };
+  const ask = (adapterId: string | null) =>
+    model.generate({ ...request, adapterId }, () => {}, new AbortController().signal);
+  return assert
+    .rejects(ask(null), /input_ids: expected ids in 0\.\.511, got 514/)
+    .then(() => ask("grown"))
+    .then(({ timing }) => assert.equal(timing.newTokens, 2))
+    .finally(() => model.free());
 });

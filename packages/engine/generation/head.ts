@@ -1,7 +1,7 @@
 // The last layer of a step. Where only the largest logits matter, most of a large head is read in 8 bits: the tokens
 // are those of the whole head (ops/screened_head.h). Log-probabilities need all of it.
 import { type Device, elementBytes, HeadScreen, linearForward, screenColumnsMax, screenedHead, Tensor } from "#native";
-import { linearFootprint } from "../model-load.ts";
+import { denseWeight, linearFootprint } from "../model-load.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { GenerationRequest } from "./sequence.ts";
 
@@ -47,8 +47,8 @@ export function keepOfAll(requests: readonly GenerationRequest[]): number {
 }
 
 /** Logits float32 [N, V] of x float32 [N, C]; with a screen, those that are not among the `keep` largest are less than these. */
-export function headLogits(model: LlamaModel, x: Tensor, screen: HeadScreen | null, keep: number): Tensor {
-  const { weight } = model.head;
+export function headLogits(head: Tensor, x: Tensor, screen: HeadScreen | null, keep: number): Tensor {
+  const weight = denseWeight(head);
   const y = Tensor.empty("float32", [x.shape[0] ?? 0, weight.out], { device: x.device, kind: "activations" });
   if (screen !== null && keep > 0) screenedHead({ x, w: weight, screen, keep, y });
   else linearForward({ x, w: weight, bias: null, lora: null, h: null, y });

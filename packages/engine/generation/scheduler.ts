@@ -1,6 +1,6 @@
 // Continuous batching (Orca, OSDI 2022): each step takes all running sequences, a token each, and as much
 // of the waiting prompts as the step's token budget holds. Sequences come and go between steps.
-import { type HeadScreen, sample, type Tensor } from "#native";
+import { type HeadScreen, sample } from "#native";
 import { NibbleError } from "#packages/errors";
 import { int32Tensor } from "../batch.ts";
 import type { LlamaModel } from "../models/llama.ts";
@@ -9,6 +9,7 @@ import { type HeadScreening, keepOfAll, screenOf } from "./head.ts";
 import { KvCache } from "./kv-cache.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
 import { forwardShares, type Share } from "./step.ts";
+import type { StepLogits } from "./step-logits.ts";
 
 export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> {
   /** Sequences in a step at most. */
@@ -30,6 +31,8 @@ interface Waiting {
   since: number;
   cancelled: boolean;
 }
+
+type RowOfLogits = ReturnType<StepLogits["of"]>;
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000;
 
@@ -74,11 +77,11 @@ export class Scheduler {
     };
   }
 
-  private check({ inputIds, maxNewTokens }: GenerationRequest): void {
+  private check({ inputIds, maxNewTokens, adapter }: GenerationRequest): void {
     const fail = (message: string, code: "INVALID_ARGUMENT" | "RESOURCE_EXHAUSTED" = "INVALID_ARGUMENT"): never => {
       throw new NibbleError(message, { code, op: "generate" });
     };
-    const { vocabSize } = this.model.config;
+    const vocabSize = adapter?.embed?.shape[0] ?? this.model.config.vocabSize;
     const positions = this.model.tables.cos.shape[0] ?? 0;
     const total = inputIds.length + maxNewTokens;
     if (inputIds.length === 0) fail("input_ids: expected at least one token, got none");
@@ -105,7 +108,7 @@ export class Scheduler {
     const shares = this.shares();
     if (shares.length === 0) return;
     const started = performance.now();
-    let logits: Tensor;
+    let logits: StepLogits;
     try {
       const keep = keepOfAll(shares.map((s) => s.sequence.request));
       logits = forwardShares(this.model, this.cache, shares, this.options, { screen: this.screen, keep });
@@ -115,8 +118,8 @@ export class Scheduler {
     }
     const seconds = (performance.now() - started) / 1000;
     const tokens = shares.reduce((sum, s) => sum + s.count, 0);
-    shares.forEach((share, row) => {
-      this.advance(share, logits, row, (seconds * share.count) / tokens, seconds);
+    shares.forEach((share, i) => {
+      this.advance(share, logits.of(i), (seconds * share.count) / tokens, seconds);
     });
     logits.free();
   }
@@ -157,7 +160,7 @@ export class Scheduler {
     return [...groups.values()].flat();
   }
 
-  private advance({ sequence, count }: Share, logits: Tensor, row: number, share: number, whole: number): void {
+  private advance({ sequence, count }: Share, { logits, row }: RowOfLogits, share: number, whole: number): void {
     const prefilled = sequence.isPrefilling;
     sequence.cached += count;
     if (prefilled) sequence.prefillSeconds += share;
@@ -168,7 +171,7 @@ export class Scheduler {
       sampling.repetitionPenalty === 1 ? null : int32Tensor(Int32Array.from(sequence.ids), this.options.device);
     const { token: id, logprob } = sample(logits, row, sampling, seen, sequence.newTokens, wantLogits || wantLogprobs);
     seen?.free();
-    const vocab = this.model.config.vocabSize;
+    const vocab = logits.shape[1] ?? 0;
     const values = wantLogits ? new Float32Array(logits.read(row * vocab * 4, vocab * 4).buffer) : null;
     sequence.ids.push(id);
     sequence.listener.onToken({ id, logprob, logits: values });

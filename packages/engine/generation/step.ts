@@ -1,22 +1,14 @@
 // One forward pass for many sequences at once: prompts in pieces, running sequences a token each, rows
 // of one adapter side by side so that the base is read once for all of them (S-LoRA, arXiv:2311.03285).
-import {
-  convert,
-  embeddingForward,
-  type HeadScreen,
-  llamaBlock,
-  llamaLinears,
-  packLlamaBlock,
-  packLlamaSegments,
-  Tensor,
-} from "#native";
+import { elementBytes, llamaBlock, llamaLinears, packLlamaBlock, packLlamaSegments, Tensor } from "#native";
 import { int32Tensor } from "../batch.ts";
 import type { Adapter } from "../lora.ts";
-import { attentionShape, embed, finalNorm, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
+import { attentionShape, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
+import { embedding } from "../ops.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
-import { headLogits } from "./head.ts";
 import { type KvCache, pageTokens } from "./kv-cache.ts";
 import type { Sequence } from "./sequence.ts";
+import { type HeadUse, lastLogits, type StepLogits, type TableRun, tableRuns } from "./step-logits.ts";
 
 /** Tokens [cached, cached + count) of a sequence. */
 export interface Share {
@@ -31,11 +23,12 @@ interface Rows {
   slot: Tensor;
   blockTable: Tensor;
   /** Row of the last token of each share. */
-  last: Tensor;
+  last: Int32Array;
+  runs: TableRun[];
   segments: { adapter: Adapter; begin: number; end: number }[];
 }
 
-function layOut(shares: readonly Share[], device: TapeOptions["device"]): Rows {
+function layOut(model: LlamaModel, shares: readonly Share[], device: TapeOptions["device"]): Rows {
   const total = shares.reduce((sum, s) => sum + s.count, 0);
   const width = Math.max(...shares.map((s) => s.sequence.pages.length));
   const [ids, positions, sequence, slot] = [0, 1, 2, 3].map(() => new Int32Array(total)) as [
@@ -67,11 +60,30 @@ function layOut(shares: readonly Share[], device: TapeOptions["device"]): Rows {
   const blockTable = Tensor.fromBytes(bytes, "int32", [shares.length, width], { device, kind: "activations" });
   const upload = (values: Int32Array) => int32Tensor(values, device);
   const tensors = { ids: upload(ids), positions: upload(positions), sequence: upload(sequence), slot: upload(slot) };
-  return { ...tensors, last: upload(last), blockTable, segments };
+  const runs = tableRuns(
+    model,
+    shares.map(({ sequence: s, count }) => ({ adapter: s.request.adapter, count })),
+  );
+  return { ...tensors, last, runs, blockTable, segments };
 }
 
-function freeRows({ ids, positions, sequence, slot, blockTable, last }: Rows): void {
-  for (const t of [ids, positions, sequence, slot, blockTable, last]) t.free();
+function freeRows({ ids, positions, sequence, slot, blockTable }: Rows): void {
+  for (const t of [ids, positions, sequence, slot, blockTable]) t.free();
+}
+
+/** Hidden states [N, C] that the blocks begin with, each run's from its own table. */
+function embedded(tape: Tape, model: LlamaModel, { ids, runs }: Rows): Tensor {
+  if (runs.length === 1) return embedding(tape, runs[0]?.embed ?? model.embed, ids, null).value;
+  const width = model.config.hiddenSize;
+  const all = tape.empty([ids.count, width]);
+  const rowBytes = width * elementBytes[all.dtype];
+  for (const { embed, firstRow, endRow } of runs) {
+    const bytes = ids.read(firstRow * 4, (endRow - firstRow) * 4);
+    const own = int32Tensor(new Int32Array(bytes.buffer), ids.device);
+    all.write(embedding(tape, embed, own, null).value.read(), firstRow * rowBytes);
+    own.free();
+  }
+  return all;
 }
 
 /** What the native block reads of each layer; a model's tensors live as long as it does. */
@@ -100,44 +112,28 @@ function packedSegments(layer: LlamaBlock, segments: Rows["segments"]): Float64A
   );
 }
 
-/** How the head is read; see headLogits. */
-export interface HeadUse {
-  screen: HeadScreen | null;
-  keep: number;
-}
-
-/** Logits float32 [shares, V] after the last token of each share. The caller frees them. */
+/** Logits after the last token of each share. The caller frees them. */
 export function forwardShares(
   model: LlamaModel,
   cache: KvCache,
   shares: readonly Share[],
   { device, dtype }: Pick<TapeOptions, "device" | "dtype">,
   head: HeadUse = { screen: null, keep: 0 },
-): Tensor {
-  const rows = layOut(shares, device);
+): StepLogits {
+  const rows = layOut(model, shares, device);
   const { positions: position, slot, sequence, blockTable } = rows;
   const shape = attentionShape(model.config);
   using tape = new Tape({ device, dtype, recording: false });
   try {
-    const x = embed(tape, model, rows.ids).value;
+    const x = embedded(tape, model, rows);
     model.blocks.forEach((layer, i) => {
       const [kCache, vCache] = [cache.keys[i], cache.values[i]];
       if (!kCache || !vCache) throw new RangeError(`[generate] layer ${i} has no cache`);
       const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
       llamaBlock(packed(layer), packedSegments(layer, rows.segments), shape, call);
     });
-    return lastLogits(tape, model, x, rows.last, head);
+    return lastLogits(tape, model, x, rows.last, rows.runs, head);
   } finally {
     freeRows(rows);
   }
-}
-
-function lastLogits(tape: Tape, model: LlamaModel, hidden: Tensor, last: Tensor, { screen, keep }: HeadUse): Tensor {
-  const gathered = tape.empty([last.count, hidden.shape[1] ?? 0]);
-  embeddingForward(hidden, last, gathered);
-  const y = finalNorm(tape, model, tape.variable(gathered, false)).value;
-  // The head computes in float32 whatever the activations are: sampling compares close logits.
-  const wide = tape.empty(y.shape, "float32");
-  convert(y, wide);
-  return headLogits(model, wide, screen, keep);
 }
