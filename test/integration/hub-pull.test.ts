@@ -16,9 +16,17 @@ import {
 import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { createRepo, uploadFiles } from "@huggingface/hub";
 import type { NibbleError } from "#packages/errors";
 import { type HubSettings, hubSettings, type PulledRepo, type PullOptions, pullRepo, repoNameOf } from "#packages/hub";
-import { binary, push, startHub, type TestHub, token } from "../../services/adapter-registry/hub/test/support.ts";
+import {
+  binary,
+  blobOf,
+  push,
+  startHub,
+  type TestHub,
+  token,
+} from "../../services/adapter-registry/hub/test/support.ts";
 import { failure } from "../../services/adapter-registry/test/support.ts";
 import { temporaryFolder } from "../support/folders.ts";
 import { type HttpFront, startFront } from "../support/http-front.ts";
@@ -296,6 +304,15 @@ describe("pull", () => {
     const { code, message } = await failure(pullRepo("org/pickled", { settings, ...quick }));
     assert.equal(code, "FAILED_PRECONDITION");
     assert.match(message, /expected weights in safetensors, got pytorch_model\.bin: a pickle can run any code/);
+    await createRepo({ ...hub.as, repo: "datasets/org/rows" });
+    const rows = [
+      { path: "rows.jsonl", content: blobOf('{"text":"a"}\n') },
+      { path: "cache.pkl", content: blobOf("pickle") },
+    ];
+    await uploadFiles({ ...hub.as, repo: "datasets/org/rows", files: rows, useXet: false });
+    const data = await pullRepo("org/rows", { settings, ...quick, type: "dataset" });
+    assert.deepEqual([data.files, data.skipped], [["rows.jsonl"], ["cache.pkl"]]);
+    assert.match(data.folder, /datasets--org--rows/);
   });
 
   test("unknown repositories and revisions, private and gated ones, wrong tokens", async (t) => {
@@ -376,6 +393,10 @@ describe("pull", () => {
     assert.deepEqual(front.requests, []);
     const gone = await failure(pull());
     assert.equal(gone.code, "UNAVAILABLE");
+    assert.match(
+      gone.message,
+      /expected an answer of \S+, got none: .*; HF_HUB_OFFLINE=1 takes what the cache has of it/,
+    );
   });
 
   test("ten pulls of one repository at a time: each ends with all of it, each file comes once", async (t) => {

@@ -58,7 +58,11 @@ export class RepoCache {
   prepare(): void {
     mkdirSync(join(this.folder, "blobs"), { recursive: true });
     const tag = join(this.#root, "CACHEDIR.TAG");
-    if (!existsSync(tag)) writeFileSync(tag, cacheTag);
+    try {
+      if (!existsSync(tag)) writeFileSync(tag, cacheTag);
+    } catch {
+      // Only a hint for backups: a cache that may not be written to is as good where nothing is missing.
+    }
   }
 
   /** Whether the blob is there with its size; a cut one is not taken for whole. */

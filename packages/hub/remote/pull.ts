@@ -74,8 +74,20 @@ export async function pullRepo(id: string, options: PullOptions = {}): Promise<P
     return settings.isOffline ? fromCache(pull) : await fromHub(pull);
   } catch (thrown) {
     options.signal?.throwIfAborted();
-    throw NibbleError.from(thrown, op);
+    throw withHint(NibbleError.from(thrown, op), pull);
   }
+}
+
+/** Nobody answers, and the cache has something: what an earlier pull brought is not taken without being told. */
+function withHint(error: NibbleError, { cache, revision }: Pull): NibbleError {
+  if (error.details["lost"] !== "connection" || (!isSha(revision) && cache.refOf(revision) === undefined)) return error;
+  const { code, details } = error;
+  return new NibbleError(`${error.message}; HF_HUB_OFFLINE=1 takes what the cache has of it`, {
+    code,
+    op,
+    details,
+    cause: error,
+  });
 }
 
 function callOf({ settings, options }: Pull, what: string, signal = options.signal): HubCall {
@@ -100,14 +112,15 @@ async function fromHub(pull: Pull): Promise<PulledRepo> {
   return resultOf(pull, sha, { files, skipped, bytesFetched });
 }
 
-function chosen({ id, revision, options }: Pull, all: readonly RemoteFile[]) {
+function chosen({ id, revision, type, options }: Pull, all: readonly RemoteFile[]) {
   const { include = [], exclude = [] } = options;
   const matches = (globs: readonly string[], path: string) => globs.some((glob) => matchesGlob(path, glob));
   const wanted = all.filter(({ path }) => (include.length === 0 || matches(include, path)) && !matches(exclude, path));
   const files = wanted.filter(({ path }) => !isPickle(path));
   const skipped = wanted.filter(({ path }) => isPickle(path)).map(({ path }) => path);
-  const hasWeights = files.some(({ path }) => /\.(safetensors|gguf)$/.test(path));
-  if (skipped.length === 0 || hasWeights) return { files, skipped };
+  // A model needs weights, a data set anything that can be read.
+  const isEnough = files.some(({ path }) => type === "dataset" || /\.(safetensors|gguf)$/.test(path));
+  if (skipped.length === 0 || isEnough) return { files, skipped };
   const message =
     `${id}@${revision}: expected weights in safetensors, got ${skipped.slice(0, 3).join(", ")}: a pickle can run any code when it ` +
     "is loaded, so none is fetched; look for a revision with safetensors (the Hub's conversions are at refs/pr/…), or " +

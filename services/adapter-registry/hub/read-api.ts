@@ -79,6 +79,7 @@ export class ReadApi {
     const { after, limit } = pageOf(request.url, 100);
     const search = request.url.searchParams.get("search")?.toLowerCase() ?? "";
     const author = request.url.searchParams.get("author");
+    const tags = request.url.searchParams.getAll("filter");
     const isShown = ({ record }: Repo) =>
       record.id.toLowerCase().includes(search) &&
       (author === null || record.id.startsWith(`${author}/`)) &&
@@ -87,7 +88,8 @@ export class ReadApi {
     const shown = await Promise.all(page.filter(isShown).map((repo) => this.#facts(repo, "HEAD", false)));
     const last = page.at(-1);
     const isMore = page.length === limit && last !== undefined;
-    return { json: shown.filter((one) => one !== null), headers: isMore ? nextLink(request, last.record.id) : {} };
+    const found = shown.filter((one) => one !== null && tags.every((tag) => one.tags.includes(tag)));
+    return { json: found, headers: isMore ? nextLink(request, last.record.id) : {} };
   }
 
   async #info(request: Request): Promise<Answer> {

@@ -66,6 +66,14 @@ test("what was committed is listed and read back, by branch and by commit", asyn
   const names: string[] = [];
   for await (const { name } of listModels({ ...hub.as, search: { owner: "org" } })) names.push(name);
   assert.deepEqual(names, ["org/model"]);
+  for (const [tag, count] of [
+    ["license:mit", 1],
+    ["license:apache-2.0", 0],
+  ] as const) {
+    const tagged: string[] = [];
+    for await (const { name } of listModels({ ...hub.as, search: { tags: [tag] } })) tagged.push(name);
+    assert.equal(tagged.length, count, tag);
+  }
 });
 
 test("snapshotDownload of @huggingface/hub fills the cache that is ours as well", async (t) => {
