@@ -230,6 +230,24 @@ describe("pull", () => {
     assert.ok(!existsSync(join(blobs, large)));
     front.intercept = () => false;
     assertWhole(await pull());
+    // A small file as well, which is fetched in one piece: once wrong is made up for, twice is not.
+    let wrong = 1;
+    front.intercept = ({ url = "" }, answer) => {
+      if (!url.endsWith("notes.txt") || wrong === 0) return false;
+      wrong--;
+      answer.writeHead(200).end("NOTES\n");
+      return true;
+    };
+    const again = async () => {
+      rmSync(join(settings.cacheDir, "models--org--model", "blobs"), { recursive: true });
+      return pull();
+    };
+    assertWhole(await again());
+    wrong = 2;
+    assert.match(
+      (await failure(again())).message,
+      /notes\.txt: expected content of id [0-9a-f]{40}, got other bytes, twice/,
+    );
   });
 
   test("a server that ignores ranges, and a blob that was cut: the files are whole all the same", async (t) => {

@@ -3,7 +3,7 @@
 // which files a commit has. What Python pulled is found here, and what is pulled here is found by Python.
 import { existsSync, lstatSync, mkdirSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { readTextIfPresent, replaceFile } from "../files.ts";
+import { readTextIfPresent, replaceFile, syncFolder } from "../files.ts";
 
 export type RepoType = "model" | "dataset";
 
@@ -63,6 +63,11 @@ export class RepoCache {
     } catch {
       // Only a hint for backups: a cache that may not be written to is as good where nothing is missing.
     }
+  }
+
+  /** Makes the names of blobs durable: once for all of a pull. */
+  sync(): void {
+    syncFolder(join(this.folder, "blobs"));
   }
 
   /** Whether the blob is there with its size; a cut one is not taken for whole. */

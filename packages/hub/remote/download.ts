@@ -1,10 +1,9 @@
 // One file of a repository into the cache's blobs: in pieces that survive a broken connection and a killed process, and
 // under its name only once its bytes have the id by which the Hub lists them.
 import { createHash, type Hash } from "node:crypto";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, open, rename, rm, writeFile } from "node:fs/promises";
 import { NibbleError } from "#packages/errors";
-import { syncFolder } from "../files.ts";
+import { partialName } from "../files.ts";
 import { contentIdOf, type RemoteFile, type RepoCache } from "./cache.ts";
 import { Attempts, type HubCall, hubFetch, isConnectionLoss } from "./hub-fetch.ts";
 
@@ -48,6 +47,38 @@ function hasherOf({ sha256, sizeBytes }: RemoteFile): Hash {
   return sha256 === null ? createHash("sha1").update(`blob ${sizeBytes}\0`) : createHash("sha256");
 }
 
+/** A file up to this size is fetched at once: to resume it is not worth a lock. */
+export const smallBytesMax = 1 << 20;
+
+/** Fetches a small file unless its blob is there. It needs no lock: whoever else fetches it renames the same bytes. */
+export async function downloadSmall(cache: RepoCache, file: RemoteFile, options: DownloadOptions): Promise<void> {
+  const bytes = await smallBytes(file, options);
+  const path = partialName(cache.blobPath(file));
+  try {
+    await writeFile(path, bytes, { flag: "wx", flush: true });
+    await rename(path, cache.blobPath(file));
+  } catch (thrown) {
+    await rm(path, { force: true });
+    throw describeFull(thrown, file, options);
+  }
+  options.onBytes?.(bytes.length);
+}
+
+async function smallBytes(file: RemoteFile, options: DownloadOptions): Promise<Buffer> {
+  if (file.sizeBytes === 0) return Buffer.alloc(0);
+  for (let attempt = 1; ; attempt++) {
+    const answer = await hubFetch(options)(options.url, { headers: { "accept-encoding": "identity" } });
+    checkCommit(answer, options);
+    const bytes = Buffer.from(await answer.arrayBuffer());
+    if (hasherOf(file).update(bytes).digest("hex") === contentIdOf(file)) return bytes;
+    if (attempt === 2) failHash(file, options);
+  }
+}
+
+function failHash(file: RemoteFile, options: DownloadOptions): never {
+  return fail("DATA_LOSS", `expected content of id ${contentIdOf(file)}, got other bytes, twice`, options);
+}
+
 /**
  * Fetches the file unless its blob is there. Call it under the file's lock.
  * @throws DATA_LOSS if what came has another hash, RESOURCE_EXHAUSTED for a full disk (what came is kept for the next
@@ -61,10 +92,9 @@ export async function downloadBlob(cache: RepoCache, file: RemoteFile, options: 
   if (isFresh) {
     options.onBytes?.(-file.sizeBytes);
     const got = await fetchInto(path, file, options);
-    if (!got) fail("DATA_LOSS", `expected content of id ${contentIdOf(file)}, got other bytes, twice`, options);
+    if (!got) failHash(file, options);
   }
   await rename(path, cache.blobPath(file));
-  syncFolder(dirname(path));
 }
 
 /** False if all bytes are there and have another hash; they are gone then. */

@@ -6,7 +6,7 @@ import { statfs } from "node:fs/promises";
 import { dirname, matchesGlob } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { type RemoteFile, RepoCache, type RepoType } from "./cache.ts";
-import { downloadBlob, type WriteBytes } from "./download.ts";
+import { downloadBlob, downloadSmall, smallBytesMax, type WriteBytes } from "./download.ts";
 import type { HubCall, RetryLimits } from "./hub-fetch.ts";
 import { isPickle, isSha, listRepo } from "./listing.ts";
 import { withLock } from "./lock.ts";
@@ -105,6 +105,7 @@ async function fromHub(pull: Pull): Promise<PulledRepo> {
   const { cache, revision } = pull;
   cache.prepare();
   const bytesFetched = await fetchAll(pull, sha, files);
+  cache.sync();
   for (const file of files) cache.link(sha, file);
   cache.setTree(sha, all);
   // Last: a ref never leads to a snapshot that is not whole.
@@ -141,20 +142,21 @@ async function fetchAll(pull: Pull, sha: string, files: readonly RemoteFile[]): 
   // One that fails stops the others; what they have stays for the next attempt.
   const stop = new AbortController();
   const signal = AbortSignal.any([stop.signal, ...(options.signal ? [options.signal] : [])]);
-  const fetchOne = (file: RemoteFile) =>
-    withLock(cache.lockPath(file), signal, () =>
-      downloadBlob(cache, file, {
-        ...callOf(pull, `${pull.id}: ${file.path}`, signal),
-        url: addressOf(pull, sha, file),
-        sha,
-        write: options.write,
-        onBytes: (count) => {
-          done += count;
-          fetched += count;
-          show();
-        },
-      }),
-    );
+  const fetchOne = async (file: RemoteFile): Promise<void> => {
+    const download = {
+      ...callOf(pull, `${pull.id}: ${file.path}`, signal),
+      url: addressOf(pull, sha, file),
+      sha,
+      write: options.write,
+      onBytes: (count: number) => {
+        done += count;
+        fetched += count;
+        show();
+      },
+    };
+    if (file.sizeBytes <= smallBytesMax) return downloadSmall(cache, file, download);
+    return withLock(cache.lockPath(file), signal, () => downloadBlob(cache, file, download));
+  };
   await inParallel(missing, options.parallel ?? parallelDefault, fetchOne, stop);
   return fetched;
 }

@@ -70,6 +70,10 @@ export class AdapterRepo implements Repo {
     return version ? filesOf(version).map((file) => ({ ...file, lastCommit: sha })) : [];
   }
 
+  async file(sha: string, path: string): Promise<TreeFile | undefined> {
+    return (await this.files(sha)).find((file) => file.path === path);
+  }
+
   #all() {
     this.#commits ??= this.#read();
     return this.#commits;

@@ -182,7 +182,7 @@ export class ReadApi {
     const { repo, commit } = await this.#openAt(request);
     this.#access.checkReadable(request, repo.record);
     const { path = "" } = request.params;
-    const file = (await repo.files(commit.sha)).find((one) => one.path === path);
+    const file = await repo.file(commit.sha, path);
     if (!file) throw entryNotFound(repo, path, commit);
     const headers = headersOf(file, commit);
     if (request.headers["if-none-match"] === headers.ETag) return { status: 304, headers };

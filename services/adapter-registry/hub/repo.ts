@@ -12,6 +12,8 @@ export interface Repo {
   commit(sha: string): Promise<CommitRecord | undefined>;
   /** By path. */
   files(sha: string): Promise<TreeFile[]>;
+  /** One of them: a snapshot of many files asks for each. */
+  file(sha: string, path: string): Promise<TreeFile | undefined>;
 }
 
 export function revisionNotFound({ record }: Repo, revision: string): NibbleError {

@@ -38,6 +38,10 @@ class StoredRepo implements Repo {
   files(sha: string): Promise<TreeFile[]> {
     return this.#store.files(this.record, sha);
   }
+
+  file(sha: string, path: string): Promise<TreeFile | undefined> {
+    return this.#store.file(this.record, sha, path);
+  }
 }
 
 export class Repos {

@@ -144,6 +144,15 @@ export class SqlHubStore implements HubStore {
     return rows.map(treeFile);
   }
 
+  async file(key: RepoKey, sha: string, path: string): Promise<TreeFile | undefined> {
+    const row = await this.#db
+      .selectFrom("hub_files")
+      .selectAll()
+      .where((is) => is.and({ ...keyColumns(key), sha, path }))
+      .executeTakeFirst();
+    return row && treeFile(row);
+  }
+
   async addCommit({ repo, branch, commit, files }: NewCommit): Promise<void> {
     await this.#db.transaction().execute(async (db) => {
       if ((await refOf(db, repo, { kind: "branch", name: branch })) !== commit.parent) {

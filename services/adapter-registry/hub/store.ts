@@ -74,6 +74,7 @@ export interface HubStore {
   commit(key: RepoKey, sha: string): Promise<CommitRecord | undefined>;
   /** By path. */
   files(key: RepoKey, sha: string): Promise<TreeFile[]>;
+  file(key: RepoKey, sha: string, path: string): Promise<TreeFile | undefined>;
   addCommit(commit: NewCommit): Promise<void>;
   /** Remembers a large file whose blob is in place. */
   addObject(object: { sha256: string; sizeBytes: number }, nowMs: number): Promise<void>;
