@@ -11,10 +11,12 @@ export interface BatchOptions {
   gradAccum: number;
   seed: number;
   shuffle: boolean;
+  /** Digest of the packing plan that the row numbers are sequences of; null: they are rows. */
+  plan?: string | null;
 }
 
 /** Everything that the rest of the order depends on. */
-export interface CursorState extends BatchOptions {
+export interface CursorState extends Required<BatchOptions> {
   epoch: number;
   /** Rows of this epoch that are used up. */
   position: number;
@@ -30,7 +32,7 @@ export interface StepRows {
 const op = "batching";
 
 export class BatchCursor {
-  private readonly options: BatchOptions;
+  private readonly options: Required<BatchOptions>;
   private epoch = 0;
   private position = 0;
   private order: Uint32Array | undefined;
@@ -43,7 +45,7 @@ export class BatchCursor {
     if (!Number.isSafeInteger(options.seed) || options.seed < 0) {
       throw new RangeError(`[${op}] seed: expected a whole number >= 0, got ${options.seed}`);
     }
-    this.options = { ...options };
+    this.options = { ...options, plan: options.plan ?? null };
   }
 
   get stepsPerEpoch(): number {
@@ -76,7 +78,7 @@ export class BatchCursor {
 
   /** Continues where `state` was taken; other rows, sizes or seeds would be another order and are refused. */
   restore(state: CursorState): void {
-    for (const key of ["rowCount", "batchSize", "gradAccum", "seed", "shuffle"] as const) {
+    for (const key of ["rowCount", "batchSize", "gradAccum", "seed", "shuffle", "plan"] as const) {
       if (state[key] === this.options[key]) continue;
       const message = `${key}: expected ${this.options[key]} as when the state was saved, got ${state[key]}`;
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });

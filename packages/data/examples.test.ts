@@ -4,17 +4,25 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { copyOfGolden, goldenPath } from "../../test/support/folders.ts";
-import { parseRow, type Row, readDataset } from "./dataset.ts";
-import { ExampleBuilder, type ExampleOptions } from "./examples.ts";
-import { lintExamples, previewMask, printMask } from "./masking.ts";
+import { readDataset } from "./dataset.ts";
+import { type Example, ExampleBuilder, type ExampleOptions } from "./examples.ts";
+import { detectFormat, readAs } from "./formats.ts";
+import { findingText, Lint } from "./lint.ts";
+import { previewMask, printMask } from "./masking.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 const tokenizer = loadTokenizer(goldenPath("llama_tied"));
 const place = { file: "rows.jsonl", line: 7 };
 
 function build(value: object, options: Partial<ExampleOptions> = {}, from = tokenizer) {
-  const row: Row = parseRow(value, place);
-  return new ExampleBuilder(from, { maxLength: 200, ...options }).build({ ...place, row });
+  const row = readAs(detectFormat(value, place), value, place, "")[0];
+  assert.ok(row);
+  return new ExampleBuilder(from, { maxLength: 200, ...options }).build({ ...place, row, weight: 1 });
+}
+function lint(examples: readonly Example[]) {
+  const found = new Lint();
+  const kept = examples.filter((example) => found.see(example));
+  return { kept, texts: found.report().map(findingText) };
 }
 const masked = (value: object, options: Partial<ExampleOptions> = {}, from = tokenizer) =>
   printMask(previewMask(build(value, options, from), from));
@@ -94,23 +102,33 @@ test("a template that rewrites earlier turns, or none at all, is an error that s
   assert.throws(() => build(chat, {}, bare), { code: "FAILED_PRECONDITION", message: /needs a chat template/ });
 });
 
-test("nothing to train on is an error with file and line", () => {
-  const error = (message: RegExp) => ({ code: "INVALID_ARGUMENT", message });
-  const user = { messages: [{ role: "user", content: "Hello?" }] };
-  assert.throws(() => build(user), error(/rows\.jsonl:7: nothing to train on: none of its \d+ tokens/));
-  assert.throws(() => build({ input_ids: [1, 2], labels: [1, -100] }), error(/nothing to train on/));
-  const long = { prompt: "word ".repeat(30), completion: "x" };
-  assert.throws(() => build(long, { maxLength: 20 }), error(/first trained token is number \d+, beyond max_length 20/));
-  assert.throws(() => build({ input_ids: [], labels: [] }), error(/nothing to train on/));
+test("of a dialogue only the last answer, or none of those with weight 0", () => {
+  assert.match(masked(chat, { trainTurns: "last" }), /assistant: Two\.<\/s>.*⟦Three\.<\/s>⟧\n$/s);
+  const messages = chat.messages.map((message, i) => (i === 2 ? { ...message, weight: 0 } : message));
+  assert.match(masked({ messages }), /assistant: Two\.<\/s>.*⟦Three\.<\/s>⟧\n$/s);
 });
 
-test("a cut row loses its end, and the lint says so", () => {
-  const cut = build({ prompt: "a", completion: "word ".repeat(30) }, { maxLength: 10 });
-  assert.deepEqual([cut.inputIds.length, cut.cutCount > 0, cut.trainsEos], [10, true, false]);
+test("rows of which nothing is trained say why", () => {
+  const why = (value: object, options: Partial<ExampleOptions> = {}) => build(value, options).untrained;
+  assert.match(why({ messages: [{ role: "user", content: "Hello?" }] }) ?? "", /^none of its \d+ tokens is trained$/);
+  assert.match(why({ input_ids: [1, 2], labels: [1, -100] }) ?? "", /^none of its 2/);
+  const long = { prompt: "word ".repeat(30), completion: "x" };
+  assert.match(why(long, { maxLength: 20 }) ?? "", /first trained token is number \d+, beyond max_length 20/);
+  assert.match(why({ input_ids: [], labels: [] }) ?? "", /^none of its 0/);
+  assert.equal(why({ prompt: "a", completion: "b" }), null);
+});
+
+test("the lint counts what teaches nothing good, and names the first", () => {
   const fine = build({ prompt: "a", completion: "b" });
-  assert.deepEqual(lintExamples([fine, cut]), [
-    { ...place, problem: "cut at max_length" },
-    { ...place, problem: "never trains an end of sequence" },
+  const cut = build({ prompt: "a", completion: "word ".repeat(30) }, { maxLength: 10 });
+  const untrained = build({ messages: [{ role: "user", content: "Hello?" }] });
+  const { kept, texts } = lint([fine, cut, untrained, { ...fine, line: 9 }, { ...fine, line: 10 }]);
+  assert.equal(kept.length, 4);
+  assert.deepEqual(texts, [
+    `1 row trains nothing and is left out, the first at rows.jsonl:7 (none of its ${untrained.inputIds.length} tokens is trained)`,
+    `1 row is longer than max_length and was cut, the first at rows.jsonl:7 (${cut.cutCount} of ${cut.cutCount + 10} tokens)`,
+    "1 row trains no end of sequence: the model may not stop, the first at rows.jsonl:7",
+    "2 rows repeat an earlier row, token for token, the first at rows.jsonl:9",
   ]);
 });
 
@@ -118,6 +136,6 @@ test("real dialogues: every row builds, trains its ends, and trains less than it
   const file = fileURLToPath(new URL("../../test/data/dialogues.jsonl", import.meta.url));
   const builder = new ExampleBuilder(tokenizer, { maxLength: 4096 });
   const examples = (await readDataset(file)).map((row) => builder.build(row));
-  assert.deepEqual(lintExamples(examples), []);
+  assert.deepEqual(lint(examples).texts, []);
   assert.ok(examples.every((e) => e.trainedCount > 0 && e.trainedCount < e.inputIds.length));
 });

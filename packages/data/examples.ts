@@ -5,7 +5,9 @@
 // Each span is tokenized apart (as the QLoRA code did, arXiv:2305.14314), so the ids of a prompt are
 // those that serving gives the same prompt, whatever completion follows.
 import { NibbleError } from "#packages/errors";
-import { type Place, type PlacedRow, type Row, rowError } from "./dataset.ts";
+import type { PlacedRow } from "./dataset.ts";
+import type { Row, TurnMessage } from "./formats.ts";
+import { type Place, rowError } from "./place.ts";
 import type { TextTokenizer } from "./tokenizer.ts";
 
 export const notTrained = -100;
@@ -13,12 +15,16 @@ export const notTrained = -100;
 export interface Example extends Place {
   inputIds: Int32Array;
   labels: Int32Array;
-  /** Labels that are not -100: what a step's loss is divided by. */
+  /** Labels that are not -100. */
   trainedCount: number;
+  /** Of each of them in the loss: a row of weight 2 counts as if it were there twice. */
+  weight: number;
   /** Tokens cut off at the right by maxLength. */
   cutCount: number;
   /** Whether an end-of-sequence token is among what is trained; without, a model never stops. */
   trainsEos: boolean;
+  /** Why nothing of it is trained, if so. */
+  untrained: string | null;
 }
 
 export interface ExampleOptions {
@@ -26,11 +32,16 @@ export interface ExampleOptions {
   maxLength: number;
   /** Train prompts and user turns as well. Default false. */
   trainOnSource?: boolean;
+  /** Which of a dialogue's assistant turns are trained. Default "all". */
+  trainTurns?: TrainTurns;
   /** What ends a turn; default the tokenizer's EOS. */
   eosTokenIds?: readonly number[];
   /** Rows that bring ids are checked against it; default the tokenizer's size. */
   vocabSize?: number;
 }
+
+export const trainTurns = ["all", "last"] as const;
+export type TrainTurns = (typeof trainTurns)[number];
 
 /** A piece of text that is tokenized by itself. */
 interface Span {
@@ -57,8 +68,8 @@ export class ExampleBuilder {
     this.opening = tokenizer.encode("").filter((id) => id !== eos);
   }
 
-  /** An error that names file and line where nothing would be trained. */
-  build({ row, file, line }: PlacedRow): Example {
+  /** @throws with file and line where the row cannot be tokenized. */
+  build({ row, file, line, weight }: PlacedRow): Example {
     const place = { file, line };
     const spans = this.spansOf(row, place);
     const ids = spans.flatMap((span) => span.ids);
@@ -66,7 +77,7 @@ export class ExampleBuilder {
     const labels = spans.flatMap((span) =>
       row.kind === "ids" ? [] : span.ids.map((id) => (all || span.trained ? id : notTrained)),
     );
-    return this.finish(ids, row.kind === "ids" ? [...row.labels] : labels, place);
+    return this.finish(ids, row.kind === "ids" ? [...row.labels] : labels, { ...place, weight });
   }
 
   private spansOf(row: Row, place: Place): Span[] {
@@ -118,6 +129,7 @@ export class ExampleBuilder {
       const message = `${place.file}:${place.line}: a row of messages needs a chat template, and the model's folder has none`;
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "examples" });
     }
+    const isTrained = this.turnsTrained(messages);
     const spans: Span[] = [];
     let done = "";
     const advance = (to: string, trained: boolean, turn: number) => {
@@ -130,10 +142,17 @@ export class ExampleBuilder {
     for (const [i, message] of messages.entries()) {
       if (message.role !== "assistant") continue;
       if (i > 0) advance(template.render(messages.slice(0, i), { addGenerationPrompt: true }), false, i);
-      advance(template.render(messages.slice(0, i + 1)), i > 0, i);
+      advance(template.render(messages.slice(0, i + 1)), isTrained(i), i);
     }
     if (messages.at(-1)?.role !== "assistant") advance(template.render(messages), false, messages.length - 1);
     return spans;
+  }
+
+  /** An assistant's opening words, before anything was asked, are never trained. */
+  private turnsTrained(messages: readonly TurnMessage[]): (turn: number) => boolean {
+    const last = messages.findLastIndex(({ role }) => role === "assistant");
+    return (turn) =>
+      turn > 0 && messages[turn]?.untrained !== true && (this.options.trainTurns !== "last" || turn === last);
   }
 
   private splitAtEos(ids: number[]): Span[] {
@@ -151,23 +170,25 @@ export class ExampleBuilder {
     if (outside !== undefined) throw rowError(place, `input_ids, labels: expected ids below ${limit}, got ${outside}`);
   }
 
-  private finish(ids: number[], labels: number[], place: Place): Example {
+  private finish(ids: number[], labels: number[], { weight, ...place }: Place & { weight: number }): Example {
     const { maxLength } = this.options;
     const inputIds = Int32Array.from(ids.slice(0, maxLength));
     const kept = Int32Array.from(labels.slice(0, maxLength));
     if (kept.length > 0) kept[0] = notTrained;
+    if (weight === 0) kept.fill(notTrained);
     const trainedCount = kept.reduce((count, label) => count + Number(label !== notTrained), 0);
-    if (trainedCount === 0) {
-      const wanted = labels.findIndex((label, i) => i > 0 && label !== notTrained);
-      const why =
-        wanted >= maxLength
-          ? `the first trained token is number ${wanted + 1}, beyond max_length ${maxLength}`
-          : `none of its ${ids.length} tokens is trained`;
-      throw rowError(place, `nothing to train on: ${why}`);
-    }
     const trainsEos = kept.some((label) => this.eosIds.has(label));
     const cutCount = ids.length - inputIds.length;
-    return { ...place, inputIds, labels: kept, trainedCount, cutCount, trainsEos };
+    const untrained = trainedCount > 0 ? null : weight === 0 ? "its weight is 0" : this.whyUntrained(labels);
+    return { ...place, inputIds, labels: kept, trainedCount, weight, cutCount, trainsEos, untrained };
+  }
+
+  private whyUntrained(labels: readonly number[]): string {
+    const { maxLength } = this.options;
+    const wanted = labels.findIndex((label, i) => i > 0 && label !== notTrained);
+    return wanted >= maxLength
+      ? `the first trained token is number ${wanted + 1}, beyond max_length ${maxLength}`
+      : `none of its ${labels.length} tokens is trained`;
   }
 }
 

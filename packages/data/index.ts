@@ -1,5 +1,5 @@
 // Text and rows for the engine: tokenizer, chat templates, data sets, batches, recipes. It knows no
-// tensors and no network.
+// tensors, and no network but what it is given.
 
 export { BatchCursor, type BatchOptions, type CursorState, type StepRows } from "./batching.ts";
 export {
@@ -9,10 +9,19 @@ export {
   readChatTemplate,
   type TemplateTokens,
 } from "./chat-template.ts";
-export { alpacaPrompt, type Place, type PlacedRow, parseRow, type Row, readDataset, readRows } from "./dataset.ts";
-export { type Example, ExampleBuilder, type ExampleOptions, notTrained } from "./examples.ts";
-export { type LintFinding, lintExamples, type MaskedToken, previewMask, printMask } from "./masking.ts";
+export { datasetFormats, type PlacedRow, RowReader, readDataset } from "./dataset.ts";
+export { ExampleStore, type Keep, type StoredExample } from "./example-store.ts";
+export { type Example, ExampleBuilder, type ExampleOptions, notTrained, type TrainTurns } from "./examples.ts";
+export type { Row } from "./formats.ts";
+export { type Finding, findingText, Lint, type Problem, problems } from "./lint.ts";
+export { type DataSource, locateData, namesSet } from "./locate.ts";
+export { type MaskedToken, previewMask, printMask } from "./masking.ts";
+export { type PackingPlan, packRows } from "./packing.ts";
+export { type PaperSet, paperSets } from "./paper-sets.ts";
 export { permutation, philox } from "./philox.ts";
+export type { Place } from "./place.ts";
+export { type DataReport, type DataRequest, type PrepareOptions, prepareData, progressRows } from "./prepare.ts";
+export { alpacaPrompt } from "./prompts.ts";
 export { parseRecipe, printRecipe, type RecipeSources, readRecipe, stepsOf } from "./recipe.ts";
 export {
   baseQuantTypes,
@@ -24,5 +33,7 @@ export {
   type TrainRecipe,
   yamlKey,
 } from "./recipe-fields.ts";
+export type { DatasetRef, FetchDataset } from "./sources/hub-cache.ts";
 export { StreamDecoder } from "./stream-decoder.ts";
 export { type DecodeOptions, type EncodeOptions, loadTokenizer, TextTokenizer } from "./tokenizer.ts";
+export { splitRows, TrainingSet } from "./training-set.ts";

@@ -1,5 +1,4 @@
-// Shows what of an example is trained, token by token, and names rows that teach what nobody wants.
-import type { Place } from "./dataset.ts";
+// Shows what of an example is trained, token by token.
 import { type Example, notTrained } from "./examples.ts";
 import type { TextTokenizer } from "./tokenizer.ts";
 
@@ -31,17 +30,4 @@ export function printMask(tokens: readonly MaskedToken[], marks: readonly [strin
     text += token.text;
   }
   return tokens.at(-1)?.trained ? text + marks[1] : text;
-}
-
-export interface LintFinding extends Place {
-  problem: "never trains an end of sequence" | "cut at max_length";
-}
-
-export function lintExamples(examples: Iterable<Example>): LintFinding[] {
-  const findings: LintFinding[] = [];
-  for (const { file, line, trainsEos, cutCount } of examples) {
-    if (cutCount > 0) findings.push({ file, line, problem: "cut at max_length" });
-    if (!trainsEos) findings.push({ file, line, problem: "never trains an end of sequence" });
-  }
-  return findings;
 }

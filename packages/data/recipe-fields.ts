@@ -2,6 +2,9 @@
 // the command line and the validation all come from this table. Defaults are QLoRA's (arXiv:2305.14314
 // and its code) unless a comment says otherwise. "Upstream" names are those of transformers and PEFT.
 
+import { datasetFormats } from "./dataset.ts";
+import { type TrainTurns, trainTurns } from "./examples.ts";
+
 export const schedules = ["constant", "linear", "cosine"] as const;
 /** What the backward pass computes again: nothing; norms and activations; whole blocks. */
 export const checkpointings = ["none", "selective", "full"] as const;
@@ -13,6 +16,8 @@ export const blockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 export interface TrainRecipe {
   model: string;
   data: string;
+  /** One of datasetFormats. */
+  datasetFormat: string;
   out: string;
   initAdapter: string | null;
   /** Train every weight of a 16-bit model instead of an adapter. */
@@ -27,7 +32,7 @@ export interface TrainRecipe {
   rslora: boolean;
   targets: readonly string[] | "all-linear";
   optimizer: (typeof optimizers)[number];
-  /** Of a paged optimizer's spill file; null: the output folder. */
+  /** Of a paged optimizer's spill file and of tokenized rows; null: the output folder. */
   pagingDir: string | null;
   lr: number;
   beta1: number;
@@ -46,6 +51,10 @@ export interface TrainRecipe {
   shuffle: boolean;
   maxLength: number;
   trainOnSource: boolean;
+  trainTurns: TrainTurns;
+  packing: boolean;
+  /** Part of the rows that is held out. */
+  evalFraction: number;
   gradientCheckpointing: (typeof checkpointings)[number];
   dtype: (typeof computeDTypes)[number];
   /** Null: as many as the machine has cores. */
@@ -155,7 +164,8 @@ const belowOne = real("a number in 0..1, 1 excluded", (n) => n >= 0 && n < 1);
 
 export const recipeFields: readonly RecipeField[] = [
   { key: "model", check: text, help: "model folder or org/name[@revision] of the Hub, 16-bit or pre-quantized" },
-  { key: "data", check: text, help: "training rows, JSON lines" },
+  { key: "data", check: text, help: "training rows: a file, a folder, a set by name, or a Hub data set" },
+  { key: "datasetFormat", fallback: "auto", check: choice(datasetFormats), help: "what a row's columns mean" },
   { key: "out", check: text, help: "folder for the adapter and metrics.jsonl" },
   { key: "initAdapter", fallback: null, check: text, help: "adapter folder or org/name of the Hub to start from" },
   { key: "full", fallback: false, check: yesNo, help: "train every weight (needs bits 16)" },
@@ -171,7 +181,12 @@ export const recipeFields: readonly RecipeField[] = [
   { key: "targets", fallback: "all-linear", check: moduleNames, help: "layers to adapt (target_modules)" },
   // The paper's runs use paged_adamw_32bit: pages go to disk only when memory is short, so it costs nothing before.
   { key: "optimizer", fallback: "adamw_32bit", check: choice(optimizers), help: "state in 32 or 8 bits, paged or not" },
-  { key: "pagingDir", fallback: null, check: text, help: "folder on a disk for paged state; default: out" },
+  {
+    key: "pagingDir",
+    fallback: null,
+    check: text,
+    help: "folder on a disk for paged state and tokenized rows; default: out",
+  },
   { key: "lr", fallback: 2e-4, check: positive, help: "learning rate; QLoRA halves it from 33B on" },
   { key: "beta1", fallback: 0.9, check: belowOne, help: "AdamW: decay of the mean" },
   { key: "beta2", fallback: 0.999, check: belowOne, help: "AdamW: decay of the mean square" },
@@ -189,6 +204,14 @@ export const recipeFields: readonly RecipeField[] = [
   { key: "shuffle", fallback: true, check: yesNo, help: "another order each epoch" },
   { key: "maxLength", fallback: 1024, check: whole(2), help: "tokens of a row; the rest is cut" },
   { key: "trainOnSource", fallback: false, check: yesNo, help: "train prompts and user turns too" },
+  { key: "trainTurns", fallback: "all", check: choice(trainTurns), help: "assistant turns of a dialogue to train" },
+  {
+    key: "packing",
+    fallback: false,
+    check: yesNo,
+    help: "several rows in a sequence of max_length; a batch is batch_size sequences",
+  },
+  { key: "evalFraction", fallback: 0, check: belowOne, help: "part of the rows to hold out, by seed" },
   {
     key: "gradientCheckpointing",
     fallback: "selective",

@@ -110,6 +110,9 @@ function checkTogether(recipe: TrainRecipe, given: ReadonlyMap<string, string>):
   if (recipe.warmup >= 1 && !Number.isInteger(recipe.warmup)) {
     fail(where("warmup"), `warmup: expected whole steps or a part below 1, got ${recipe.warmup}`, "warmup");
   }
+  if (recipe.trainOnSource && recipe.trainTurns !== "all") {
+    fail(where("trainTurns"), `train_turns: expected all with train_on_source, got ${recipe.trainTurns}`, "trainTurns");
+  }
   if (recipe.steps !== null && recipe.warmup > recipe.steps) {
     fail(
       where("warmup"),
