@@ -1,6 +1,6 @@
 // What the commands need done, whoever does it: this process's engine (embedded.ts) or a running stack (remote.ts).
 import type { ChatMessage, TrainRecipe } from "#packages/data";
-import type { QuantOptions, SamplingOptions } from "#packages/engine";
+import type { DataPreview, QuantOptions, SamplingOptions } from "#packages/engine";
 
 export interface QuantizeJob {
   modelDir: string;
@@ -60,6 +60,14 @@ export interface QuoteSummary {
   /** Estimated; null where it is not known. */
   seconds: number | null;
 }
+
+export interface PreviewJob {
+  recipe: TrainRecipe;
+  /** To show, from the beginning. */
+  rows: number;
+}
+
+export type PreviewSummary = DataPreview;
 
 export type TrainProgress =
   | { kind: "log"; text: string; severity: "info" | "warning" }
@@ -141,6 +149,7 @@ export interface Backend {
     call: { signal: AbortSignal; onEvent: (event: TrainProgress) => void },
   ): Promise<TrainSummary>;
   quote(job: QuoteJob, signal: AbortSignal): Promise<QuoteSummary>;
+  preview(job: PreviewJob, signal: AbortSignal): Promise<PreviewSummary>;
   open(options: OpenOptions, signal: AbortSignal): Promise<Answerer>;
   close(): Promise<void>;
 }

@@ -11,6 +11,8 @@ import {
   type Backend,
   maxNewTokensDefault,
   type OpenOptions,
+  type PreviewJob,
+  type PreviewSummary,
   type QuantizeJob,
   type QuantizeProgress,
   type QuantizeSummary,
@@ -80,6 +82,10 @@ export class EmbeddedBackend implements Backend {
       availableBytes: available?.bytes ?? null,
       limitedBy: available?.by ?? null,
     };
+  }
+
+  preview(job: PreviewJob, signal: AbortSignal): Promise<PreviewSummary> {
+    return this.start(null).preview(job, { signal });
   }
 
   async open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { addAdapters } from "./commands/adapters.ts";
 import { addChat } from "./commands/chat.ts";
+import { addData } from "./commands/data.ts";
 import { addEstimate } from "./commands/estimate.ts";
 import { addExport } from "./commands/export.ts";
 import { addGenerate } from "./commands/generate.ts";
@@ -46,6 +47,7 @@ export function createProgram(io: Io): Command {
   addQuantize(program, io);
   addTrain(program, io);
   addEstimate(program, io);
+  addData(program, io);
   addGenerate(program, io);
   addChat(program, io);
   addMerge(program, io);

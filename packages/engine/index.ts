@@ -7,6 +7,7 @@ export { type CallOptions, Engine, EngineModel } from "./host/engine.ts";
 export type { LogitDrift } from "./logit-drift.ts";
 export type { MergeOptions, MergeReport, TensorProgress } from "./merge.ts";
 export { estimateOfPaper, type PaperRow, paperRows } from "./paper.ts";
+export type { DataPreview, PreviewJob } from "./preview.ts";
 export type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "./quantize-model.ts";
 export { defaultQuant, type QuantOptions } from "./quantize-tensor.ts";
 export type { Quote, QuoteJob } from "./quote.ts";

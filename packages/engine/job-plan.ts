@@ -1,6 +1,6 @@
 // A run's rows laid out over its steps before it begins: how many steps and tokens there are, and which micro-batches
 // may need most memory.
-import { BatchCursor, stepsOf, type TrainRecipe } from "#packages/data";
+import { BatchCursor, stepsOf, type TrainingSet, type TrainRecipe } from "#packages/data";
 import type { Example } from "./batch.ts";
 import type { TokenCounts } from "./flops.ts";
 
@@ -19,64 +19,74 @@ export interface JobPlan {
 const microBatchesMax = 200_000;
 
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
-const tokensOf = (batch: readonly Example[]): number => sum(batch.map((e) => e.inputIds.length));
-const trainedOf = (batch: readonly Example[]): number =>
-  sum(batch.map(({ labels }) => labels?.reduce((n, label, i) => n + (i > 0 && label >= 0 ? 1 : 0), 0) ?? 0));
 
-/** Keeps the largest by two measures. */
+/** Keeps the micro-batches that are largest by two measures. */
 class Largest {
+  private readonly set: TrainingSet;
   private tokens = -1;
   private trained = -1;
-  private byTokens: readonly Example[] = [];
-  private byTrained: readonly Example[] = [];
+  private byTokens: readonly number[] = [];
+  private byTrained: readonly number[] = [];
 
-  see(batch: readonly Example[], tokens: number, trained: number): void {
-    if (tokens > this.tokens) [this.tokens, this.byTokens] = [tokens, batch];
-    if (trained > this.trained) [this.trained, this.byTrained] = [trained, batch];
+  constructor(set: TrainingSet) {
+    this.set = set;
+  }
+
+  see(sequences: readonly number[], { tokens, trainedTokens }: TokenCounts): void {
+    if (tokens > this.tokens) [this.tokens, this.byTokens] = [tokens, sequences];
+    if (trainedTokens > this.trained) [this.trained, this.byTrained] = [trainedTokens, sequences];
   }
 
   get batches(): (readonly Example[])[] {
-    return this.tokens < 0 ? [] : [...new Set([this.byTokens, this.byTrained])];
+    if (this.tokens < 0) return [];
+    return [...new Set([this.byTokens, this.byTrained])].map((sequences) => this.set.examplesOf(sequences));
   }
+}
+
+/** Counts of a micro-batch. */
+function countsOf(set: TrainingSet, sequences: readonly number[]): TokenCounts {
+  const counts = { tokens: 0, trainedTokens: 0, squares: 0 };
+  for (const sequence of sequences) {
+    for (const row of set.rowsOf(sequence)) {
+      const length = set.store.lengthOf(row);
+      counts.tokens += length;
+      counts.trainedTokens += set.store.trainedOf(row);
+      counts.squares += length ** 2;
+    }
+  }
+  return counts;
 }
 
 type PlannedRecipe = Pick<TrainRecipe, "steps" | "epochs" | "warmup" | "batchSize" | "gradAccum" | "seed" | "shuffle">;
 
-export function planJob(recipe: PlannedRecipe, train: readonly Example[], evaluation: readonly Example[]): JobPlan {
+export function planJob(recipe: PlannedRecipe, train: TrainingSet, evaluation: TrainingSet): JobPlan {
   const { batchSize, gradAccum, seed, shuffle } = recipe;
-  const { steps, warmupSteps } = stepsOf(recipe, Math.ceil(train.length / (batchSize * gradAccum)));
-  const lengths = train.map((e) => e.inputIds.length);
-  const trainedCounts = train.map((e) => trainedOf([e]));
-  const at = (values: readonly number[], rows: readonly number[]) => sum(rows.map((row) => values[row] ?? 0));
-  const cursor = new BatchCursor({ rowCount: train.length, batchSize, gradAccum, seed, shuffle });
-  const largest = new Largest();
-  const counts = { tokens: 0, trainedTokens: 0, squares: 0 };
+  const { steps, warmupSteps } = stepsOf(recipe, Math.ceil(train.count / (batchSize * gradAccum)));
+  const cursor = new BatchCursor({ rowCount: train.count, batchSize, gradAccum, seed, shuffle });
+  const largest = new Largest(train);
+  const all: TokenCounts[] = [];
   const looked = Math.min(steps, Math.ceil(microBatchesMax / gradAccum));
   for (let step = 0; step < looked; step++) {
-    for (const rows of cursor.next().microBatches) {
-      const [tokens, trained] = [at(lengths, rows), at(trainedCounts, rows)];
-      counts.tokens += tokens;
-      counts.trainedTokens += trained;
-      counts.squares += sum(rows.map((row) => (lengths[row] ?? 0) ** 2));
-      largest.see(
-        rows.flatMap((row) => train[row] ?? []),
-        tokens,
-        trained,
-      );
+    for (const sequences of cursor.next().microBatches) {
+      const counts = countsOf(train, sequences);
+      all.push(counts);
+      largest.see(sequences, counts);
     }
   }
-  const scale = steps / looked;
-  const [tokens, trainedTokens, squares] = [counts.tokens, counts.trainedTokens, counts.squares].map((n) => n * scale);
-  const evaluated = new Largest();
-  for (let i = 0; i < evaluation.length; i += batchSize) {
-    const batch = evaluation.slice(i, i + batchSize);
-    evaluated.see(batch, tokensOf(batch), trainedOf(batch));
-  }
+  const evaluated = new Largest(evaluation);
+  for (const sequences of inOrder(evaluation.count, batchSize))
+    evaluated.see(sequences, countsOf(evaluation, sequences));
+  const total = (key: keyof TokenCounts) => (sum(all.map((counts) => counts[key])) * steps) / looked;
   return {
     steps,
     warmupSteps,
-    counts: { tokens: tokens ?? 0, trainedTokens: trainedTokens ?? 0, squares: squares ?? 0 },
+    counts: { tokens: total("tokens"), trainedTokens: total("trainedTokens"), squares: total("squares") },
     trained: largest.batches,
     evaluated: evaluated.batches,
   };
+}
+
+/** Numbers below `count`, `size` at a time. */
+export function* inOrder(count: number, size: number): Generator<number[]> {
+  for (let i = 0; i < count; i += size) yield Array.from({ length: Math.min(size, count - i) }, (_, k) => i + k);
 }

@@ -1,10 +1,32 @@
-// metrics.jsonl of a run's output folder: a row a step. A run before it is kept under another name.
+// What a run's output folder keeps of the run: metrics.jsonl, a row a step (a run before it is kept under another name),
+// and data.json, what it was trained on and in which packing.
 import { appendFileSync, existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { replaceFile } from "#packages/hub";
+import type { JobRows } from "./job-rows.ts";
 import type { StepResult } from "./trainer.ts";
 
 const [current, previous] = ["metrics.jsonl", "metrics.previous.jsonl"];
-export const metricsFiles: readonly string[] = [current, previous];
+const dataFacts = "data.json";
+export const metricsFiles: readonly string[] = [current, previous, dataFacts];
+
+/** The packing's digest is that of the plan: a run that goes on from here has to have the same. */
+export function writeDataFacts(folder: string, data: string, { train, evaluation, report }: JobRows): void {
+  const { store, plan } = train;
+  const facts = {
+    data,
+    ...report,
+    findings: report.findings.map(({ problem, count }) => ({ problem, count })),
+    rows: store.count,
+    tokens: store.tokens,
+    trainedTokens: store.trainedTokens,
+    rowsTrained: train.rowCount,
+    rowsEvaluated: evaluation.rowCount,
+    packing: plan && { capacity: plan.capacity, sequences: train.count, digest: plan.digest },
+  };
+  mkdirSync(folder, { recursive: true });
+  replaceFile(join(folder, dataFacts), `${JSON.stringify(facts, null, 2)}\n`);
+}
 
 export class MetricsFile {
   private readonly path: string;

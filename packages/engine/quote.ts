@@ -4,15 +4,13 @@ import { availableParallelism } from "node:os";
 import { memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import type { LlamaConfig } from "#packages/hub";
 import { availableNow, processBytes, type Refusal, refusalOfRun } from "./admission.ts";
 import type { Available } from "./available-memory.ts";
-import type { Example } from "./batch.ts";
 import { measureRate } from "./calibrate.ts";
 import { estimateMemory, type MemoryEstimate, type RunShape } from "./estimate.ts";
 import { trainingFlops } from "./flops.ts";
 import { planJob } from "./job-plan.ts";
-import { readExamples } from "./job-rows.ts";
+import { maxLengthOf, readJobRows, sameRows } from "./job-rows.ts";
 import { readShapes, runShapeOf } from "./run-shape.ts";
 
 export interface QuoteJob {
@@ -43,13 +41,6 @@ export interface Quote {
   seconds: number | null;
 }
 
-/** One step's worth of the longest rows that the recipe allows. */
-function longestRows({ batchSize, gradAccum, maxLength }: TrainRecipe, config: LlamaConfig): Example[] {
-  const length = Math.min(maxLength, config.maxPositionEmbeddings);
-  const row = { inputIds: new Int32Array(length), labels: new Int32Array(length) };
-  return new Array<Example>(batchSize * gradAccum).fill(row);
-}
-
 function secondsOf(run: RunShape, flops: number): number {
   const { config, recipe, trained } = run;
   const quant = run.stored.quant ?? run.quant;
@@ -62,26 +53,29 @@ function secondsOf(run: RunShape, flops: number): number {
 }
 
 /** @throws what reading the configuration and the rows throws. */
-export async function quoteTrainJob(job: QuoteJob): Promise<Quote> {
+export async function quoteTrainJob(job: QuoteJob, signal: AbortSignal): Promise<Quote> {
   try {
-    return await quote(job);
+    return await quote(job, signal);
   } catch (thrown) {
     throw NibbleError.from(thrown, "quote");
   }
 }
 
-async function quote({ recipe, hasRows, evalFile, device }: QuoteJob): Promise<Quote> {
+async function quote({ recipe, hasRows, evalFile, device }: QuoteJob, signal: AbortSignal): Promise<Quote> {
   setThreadCount(recipe.threads ?? availableParallelism());
   const shapes = readShapes(recipe.model);
   const { config } = shapes;
-  const train = hasRows ? await readExamples(recipe.data, recipe, config) : longestRows(recipe, config);
-  const evaluation = evalFile === null ? [] : await readExamples(evalFile, recipe, config);
+  const rows = hasRows
+    ? await readJobRows({ recipe, evalFile, config, keep: "lengths", signal, onEvent: () => {} })
+    : // One step's worth of the longest rows that the recipe allows.
+      { train: sameRows(recipe.batchSize * recipe.gradAccum, maxLengthOf(recipe, config)), evaluation: sameRows(0, 0) };
+  const { train, evaluation } = rows;
   const plan = planJob(recipe, train, evaluation);
   const run = runShapeOf(recipe, shapes, plan);
   const estimate = estimateMemory(run);
   const flops = trainingFlops(config, plan.counts, { ...run, gradientCheckpointing: recipe.gradientCheckpointing });
   const { tokens, trainedTokens } = plan.counts;
-  const facts = { rows: train.length, steps: plan.steps, tokens, trainedTokens, memory: estimate, flops };
+  const facts = { rows: train.rowCount, steps: plan.steps, tokens, trainedTokens, memory: estimate, flops };
   if (device === "cuda")
     return { ...facts, processBytes: 0, available: null, fits: null, refusal: null, seconds: null };
   const available = availableNow(recipe.memoryLimit);

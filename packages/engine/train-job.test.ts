@@ -26,7 +26,8 @@ async function train(
 ) {
   const out = join(folder, `out-${runs++}`);
   const all = { model: goldenPath("llama_untied"), data, out, rank: 4, steps: 6, batchSize: 4, lr: 5e-3, ...flags };
-  const job = { recipe: parseRecipe({ flags: all }), evalFile: data, evalSteps: 0, device: "cpu" } as const;
+  const recipe = parseRecipe({ flags: all });
+  const job = { recipe, evalFile: recipe.evalFraction > 0 ? null : data, evalSteps: 0, device: "cpu" } as const;
   const signal = options.signal ?? new AbortController().signal;
   return runTrainJob(job, { signal, onEvent: options.onEvent ?? (() => {}) });
 }
@@ -60,6 +61,46 @@ describe("a job", () => {
     );
     assert.ok(evals[1]!.loss < evals[0]!.loss);
     assert.equal(report.evalLoss, evals[1]!.loss);
+  });
+
+  test("packed rows do not see each other: the same losses as unpacked, by a plan that is written down", async () => {
+    const losses = (out: string) =>
+      readFileSync(join(out, "metrics.jsonl"), "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line).loss as number);
+    const facts = (out: string) => JSON.parse(readFileSync(join(out, "data.json"), "utf8"));
+    // A step takes all rows in both.
+    const flags = { dtype: "float32", steps: 3, batchSize: 12, gradAccum: 1, shuffle: false, maxLength: 60 };
+    const plain = await train(flags);
+    const texts: string[] = [];
+    const onEvent = (e: TrainEvent) => e.kind === "log" && texts.push(e.text);
+    const packed = await train({ ...flags, packing: true }, { onEvent });
+    for (const [i, loss] of losses(packed.outDir).entries()) {
+      assert.ok(Math.abs(loss - losses(plain.outDir)[i]!) < 1e-4, `${losses(packed.outDir)} ${losses(plain.outDir)}`);
+    }
+    const { packing } = facts(packed.outDir);
+    assert.ok(packing.sequences < 12 && packing.capacity === 60);
+    assert.ok(texts.some((text) => text.includes(packing.digest)));
+    assert.equal(facts(plain.outDir).packing, null);
+    const again = await train({ ...flags, packing: true, steps: 1 });
+    assert.equal(facts(again.outDir).packing.digest, packing.digest);
+  });
+
+  test("holds out a part of the rows, and refuses to do it twice", async () => {
+    const texts: string[] = [];
+    const onEvent = (e: TrainEvent) => e.kind === "log" && texts.push(e.text);
+    const report = await train({ evalFraction: 0.25, steps: 1 }, { onEvent });
+    assert.ok(report.evalLoss !== null);
+    assert.ok(texts.includes("3 rows are held out"), texts.join("\n"));
+    const { rowsTrained, rowsEvaluated } = JSON.parse(readFileSync(join(report.outDir, "data.json"), "utf8"));
+    assert.deepEqual([rowsTrained, rowsEvaluated], [9, 3]);
+    const recipe = parseRecipe({ flags: { model: goldenPath("llama_untied"), data, out: folder, evalFraction: 0.25 } });
+    const job = { recipe, evalFile: data, evalSteps: 0, device: "cpu" } as const;
+    await assert.rejects(runTrainJob(job, { signal: new AbortController().signal, onEvent: () => {} }), {
+      code: "INVALID_ARGUMENT",
+      message: /eval_fraction: expected 0 with evaluation data of its own, got both/,
+    });
   });
 
   test("repeats bit for bit, whatever the threads, with dropout and checkpointing or without", async () => {

@@ -5,12 +5,12 @@ import { availableParallelism } from "node:os";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import { checkModelTarget, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
 import { admit, kindsText, sizeText } from "./admission.ts";
 import type { MemoryEstimate } from "./estimate.ts";
 import { trainAllParameters } from "./full-parameters.ts";
 import { planJob } from "./job-plan.ts";
-import { logExamples, readExamples } from "./job-rows.ts";
+import { type JobRows, logRows, readJobRows } from "./job-rows.ts";
 import {
   type Adapter,
   adapterParameters,
@@ -20,7 +20,7 @@ import {
   loadAdapter,
   saveAdapter,
 } from "./lora.ts";
-import { metricsFiles } from "./metrics-file.ts";
+import { metricsFiles, writeDataFacts } from "./metrics-file.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { saveModel } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
@@ -118,7 +118,7 @@ export async function runTrainJob(job: TrainJob, context: RunContext): Promise<T
 }
 
 async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
-  const { recipe, device, evalFile, evalSteps } = job;
+  const { recipe, evalFile } = job;
   checkDType(recipe);
   setThreadCount(recipe.threads ?? availableParallelism());
   using folder = openModelFolder(recipe.model);
@@ -127,16 +127,27 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "bits" } });
   }
   const { config } = folder;
-  const train = await readExamples(recipe.data, recipe, config);
-  const evaluation = evalFile === null ? [] : await readExamples(evalFile, recipe, config);
-  logExamples(recipe.data, train, context.onEvent);
+  const keep = { folder: recipe.pagingDir ?? recipe.out };
+  const rows = await readJobRows({ recipe, evalFile, config, keep, ...context });
+  try {
+    logRows(recipe, rows, context.onEvent);
+    return await trainOn(rows, job, folder, context);
+  } finally {
+    rows.close();
+  }
+}
+
+async function trainOn(rows: JobRows, job: TrainJob, folder: ModelFolder, context: RunContext): Promise<TrainReport> {
+  const { recipe, device, evalSteps } = job;
+  const { train, evaluation } = rows;
+  const { config } = folder;
   const plan = planJob(recipe, train, evaluation);
   const { steps, warmupSteps } = plan;
   const { estimate } = admit(runShapeOf(recipe, { config, stored: storedIn(folder) }, plan), recipe.memoryLimit);
   logEstimate(estimate, context.onEvent);
   memory.resetPeak();
   const hasher = new ModelHasher();
-  const positions = [...train, ...evaluation].reduce((longest, e) => Math.max(longest, e.inputIds.length), 1);
+  const positions = Math.max(1, train.store.longest, evaluation.store.longest);
   const load = { device, quant: quantOf(recipe), float32: recipe.full, positions, hasher, signal: context.signal };
   const model = loadModel(folder, load);
   let trainable: Trainable | undefined;
@@ -148,6 +159,7 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
     optimizer = newOptimizer(trainable.parameters, recipe);
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
     const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
+    writeDataFacts(recipe.out, recipe.data, rows);
     const steady = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
     await steady.run();
     const report = reportOf(steady, { recipe, steps, baseDigest, model, estimate, parameters: trainable.parameters });

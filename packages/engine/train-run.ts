@@ -1,7 +1,8 @@
 // A run of training steps: rows in the cursor's order, metrics.jsonl, evaluations and events. It knows no
 // model folders: train-job.ts does.
 import { type MemoryReport, memory } from "#native";
-import { BatchCursor, type Example, type TrainRecipe } from "#packages/data";
+import { BatchCursor, type TrainingSet, type TrainRecipe } from "#packages/data";
+import { inOrder } from "./job-plan.ts";
 import { MetricsFile } from "./metrics-file.ts";
 import type { StepResult, Trainer } from "./trainer.ts";
 
@@ -27,8 +28,8 @@ export interface RunContext {
 
 export interface RunParts {
   trainer: Trainer;
-  train: readonly Example[];
-  evaluation: readonly Example[];
+  train: TrainingSet;
+  evaluation: TrainingSet;
   recipe: TrainRecipe;
   steps: number;
   /** Steps between evaluations, besides those before the first and after the last; 0 = none. */
@@ -54,7 +55,8 @@ export class TrainRun {
   async run(): Promise<void> {
     const { recipe, train, steps, evalSteps } = this.parts;
     const { batchSize, gradAccum, seed, shuffle } = recipe;
-    const cursor = new BatchCursor({ rowCount: train.length, batchSize, gradAccum, seed, shuffle });
+    const plan = train.plan?.digest ?? null;
+    const cursor = new BatchCursor({ rowCount: train.count, batchSize, gradAccum, seed, shuffle, plan });
     // What the base alone can do: a fresh adapter changes nothing yet.
     await this.evaluate(0);
     for (let step = 1; step <= steps; step++) {
@@ -72,7 +74,7 @@ export class TrainRun {
   private async step(cursor: BatchCursor): Promise<void> {
     const started = performance.now();
     const { microBatches } = cursor.next();
-    const examples = microBatches.map((rows) => rows.flatMap((row) => this.parts.train[row] ?? []));
+    const examples = microBatches.map((sequences) => this.parts.train.examplesOf(sequences));
     const result = await this.parts.trainer.step(examples, this.between);
     const seconds = (performance.now() - started) / 1000;
     if (result.step === 1) this.firstLoss = result.loss;
@@ -95,12 +97,9 @@ export class TrainRun {
 
   private async evaluate(step: number): Promise<void> {
     const { evaluation, recipe, trainer } = this.parts;
-    if (evaluation.length === 0) return;
+    if (evaluation.count === 0) return;
     const started = performance.now();
-    const size = recipe.batchSize;
-    const batches = Array.from({ length: Math.ceil(evaluation.length / size) }, (_, i) =>
-      evaluation.slice(i * size, (i + 1) * size),
-    );
+    const batches = inOrder(evaluation.count, recipe.batchSize).map((sequences) => evaluation.examplesOf(sequences));
     const { loss, tokens } = await trainer.evaluate(batches, this.between);
     this.evalLoss = loss;
     this.context.onEvent({ kind: "eval", step, loss, tokens, seconds: (performance.now() - started) / 1000 });

@@ -10,8 +10,10 @@ import {
   Severity,
   StepProgressSchema,
 } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { DataProblem, type PreviewDataResponseSchema } from "#gen/nibble/trainer/v1/preview_pb.ts";
 import type { TrainingQuoteSchema } from "#gen/nibble/trainer/v1/quote_pb.ts";
-import type { MemoryReport, Quote, TrainEvent, TrainReport } from "#packages/engine";
+import { findingText, type Problem } from "#packages/data";
+import type { DataPreview, MemoryReport, Quote, TrainEvent, TrainReport } from "#packages/engine";
 
 export type Payload = Event["event"];
 
@@ -48,6 +50,34 @@ export function quoteOf(quote: Quote): MessageInitShape<typeof TrainingQuoteSche
     fits: quote.fits ?? false,
     flops: quote.flops,
     ...(seconds === null ? {} : { time: durationFromMs(Math.round(seconds * 1000)) }),
+  };
+}
+
+const problems: Record<Problem, DataProblem> = {
+  bad: DataProblem.BAD,
+  untrained: DataProblem.UNTRAINED,
+  cut: DataProblem.CUT,
+  endless: DataProblem.ENDLESS,
+  duplicate: DataProblem.DUPLICATE,
+};
+
+export function previewOf(data: DataPreview): MessageInitShape<typeof PreviewDataResponseSchema> {
+  const { files, format, unusedColumns, rows, tokens, trainedTokens, longest, findings, preview } = data;
+  return {
+    files,
+    format,
+    unusedColumns,
+    rows: BigInt(rows),
+    tokens: BigInt(tokens),
+    tokensTrained: BigInt(trainedTokens),
+    tokensLongest: BigInt(longest),
+    findings: findings.map((finding) => ({
+      problem: problems[finding.problem],
+      count: BigInt(finding.count),
+      text: findingText(finding),
+      places: finding.first.map((place) => ({ ...place, line: BigInt(place.line) })),
+    })),
+    preview: preview.map((row) => ({ ...row, line: BigInt(row.line) })),
   };
 }
 

@@ -1,7 +1,13 @@
 // A training spec as the engine's recipe. What the rules in the protos cannot say is checked here, with the field that
 // is wrong.
 import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
-import { GradientCheckpointing, Optimizer, Schedule, type TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import {
+  GradientCheckpointing,
+  Optimizer,
+  Schedule,
+  type TrainingSpec,
+  TrainTurns,
+} from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { parseRecipe, type TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { BadRequestError, checkId } from "#packages/rpc";
@@ -30,10 +36,16 @@ const dtypes = new Map<ComputeDtype, TrainRecipe["dtype"]>([
   [ComputeDtype.BFLOAT16, "bfloat16"],
 ]);
 
+const turns = new Map<TrainTurns, TrainRecipe["trainTurns"]>([
+  [TrainTurns.ALL, "all"],
+  [TrainTurns.LAST, "last"],
+]);
+
 /** The spec's name of a recipe's field. */
 const specFields = {
   model: "model_dir",
   data: "data_file",
+  datasetFormat: "dataset_format",
   out: "output_dir",
   initAdapter: "init_adapter_dir",
   full: "full_parameter",
@@ -64,6 +76,9 @@ const specFields = {
   shuffle: "shuffle",
   maxLength: "max_length",
   trainOnSource: "train_on_source",
+  trainTurns: "train_turns",
+  packing: "packing",
+  evalFraction: "eval_fraction",
   gradientCheckpointing: "checkpointing",
   dtype: "compute_dtype",
   threads: "threads",
@@ -81,6 +96,7 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
   return {
     model: spec.modelDir,
     data: spec.dataFile,
+    datasetFormat: spec.datasetFormat || undefined,
     out: spec.outputDir,
     initAdapter: spec.initAdapterDir || undefined,
     full: spec.fullParameter,
@@ -111,6 +127,9 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
     shuffle: spec.shuffle,
     maxLength: spec.maxLength,
     trainOnSource: spec.trainOnSource,
+    trainTurns: turns.get(spec.trainTurns),
+    packing: spec.packing,
+    evalFraction: spec.evalFraction,
     gradientCheckpointing: checkpointings.get(spec.checkpointing) ?? spec.gradientCheckpointing,
     dtype: dtypes.get(spec.computeDtype),
     threads: spec.threads,

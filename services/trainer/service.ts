@@ -5,8 +5,8 @@ import { TrainerService } from "#gen/nibble/trainer/v1/trainer_pb.ts";
 import { NibbleError } from "#packages/errors";
 import { decodePageToken, encodePageToken, type Implementation, implement, pageSizeOf, parseName } from "#packages/rpc";
 import { type Jobs, jobPattern } from "./jobs.ts";
-import { quoteOf } from "./payloads.ts";
-import type { QuoteJob } from "./training.ts";
+import { previewOf, quoteOf } from "./payloads.ts";
+import type { PreviewJob, QuoteJob } from "./training.ts";
 
 const idOf = (name: string) => parseName(jobPattern, name, "training_job").training_job;
 
@@ -22,7 +22,9 @@ async function validated(quote: QuoteJob, spec: TrainingSpec, signal: AbortSigna
   });
 }
 
-export function trainerService(jobs: Jobs, quote: QuoteJob): Implementation {
+const previewRowsDefault = 3;
+
+export function trainerService(jobs: Jobs, quote: QuoteJob, preview: PreviewJob): Implementation {
   return implement(TrainerService, {
     createTrainingJob: async (request, { signal }) => {
       const spec = request.trainingJob?.spec;
@@ -33,6 +35,8 @@ export function trainerService(jobs: Jobs, quote: QuoteJob): Implementation {
     quoteTrainingJob: async ({ spec }, { signal }) => ({
       ...(spec ? { quote: quoteOf(await quote(spec, signal)) } : {}),
     }),
+    previewData: async ({ spec, rows }, { signal }) =>
+      spec ? previewOf(await preview(spec, rows ?? previewRowsDefault, signal)) : {},
     getTrainingJob: async ({ name }) => ({ trainingJob: (await jobs.get(idOf(name))).job }),
     listTrainingJobs: async ({ pageSize, pageToken, states }) => {
       const listing = `trainingJobs:${states.join()}`;

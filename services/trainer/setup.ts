@@ -11,7 +11,7 @@ import { recipeOf } from "./recipe.ts";
 import { clientRegister } from "./registration.ts";
 import { trainerService } from "./service.ts";
 import { openJobStore } from "./store.ts";
-import { engineQuoter, engineTrainer, type Train } from "./training.ts";
+import { enginePreviewer, engineQuoter, engineTrainer, type Train } from "./training.ts";
 
 export interface Surroundings {
   /** Milliseconds since 1970. */
@@ -34,12 +34,13 @@ export async function openTrainer(config: Config, { now, logger, train }: Surrou
       train: train ?? engineTrainer({ threads: config.threads, register: clientRegister(config.registry) }),
       check: ({ trainingJob }) => void (trainingJob?.spec && recipeOf(trainingJob.spec, config.threads)),
     });
+    const engine = { threads: config.threads };
     await jobs.recover();
     return {
       host: config.host,
       port: config.port,
       drainMs: config.drainMs,
-      services: [trainerService(jobs, engineQuoter({ threads: config.threads }))],
+      services: [trainerService(jobs, engineQuoter(engine), enginePreviewer(engine))],
       onDrain: () => jobs.stop(),
       close: () => store.close(),
     };

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Event, FinishedSchema, Severity, State } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { DataProblem } from "#gen/nibble/trainer/v1/preview_pb.ts";
 import { Optimizer, type TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { watchJob } from "#packages/client";
 import { NibbleError } from "#packages/errors";
@@ -168,6 +169,34 @@ test("bad requests are refused with the field", async (t) => {
   await assert.rejects(clients.trainer.createTrainingJob(dry), { code: "INVALID_ARGUMENT" });
   await assert.rejects(clients.trainer.getTrainingJob({ name: "trainingJobs/none" }), { code: "NOT_FOUND" });
   assert.equal((await clients.trainer.listTrainingJobs({})).trainingJobs.length, 0);
+});
+
+test("a preview shows what is trained, and lists what is wrong", async (t) => {
+  const { clients } = await start(t);
+  const spec = specOf(t);
+  const fine = await clients.trainer.previewData({ spec, rows: 1 });
+  assert.deepEqual(
+    [fine.format, fine.rows, fine.findings.length, fine.preview.length],
+    ["prompt-completion", 3n, 0, 1],
+  );
+  const [row] = fine.preview;
+  assert.ok(row && row.line === 1n && row.weight === 1);
+  const texts = (trained: boolean) => row.tokens.filter((token) => token.trained === trained).map(({ text }) => text);
+  assert.equal(texts(true).join(""), "four</s>");
+  assert.equal(texts(false).join(""), "<s>What is two and two?");
+  writeFileSync(spec.dataFile ?? "", '{"text": "a"}\n{"text": 3}\n{"text": "a"}');
+  const odd = await clients.trainer.previewData({ spec, rows: 0 });
+  assert.deepEqual(
+    odd.findings.map(({ problem, count, places }) => [problem, count, places[0]?.line]),
+    [
+      [DataProblem.BAD, 1n, 2n],
+      [DataProblem.DUPLICATE, 1n, 3n],
+    ],
+  );
+  assert.match(odd.findings[0]?.text ?? "", /^1 row cannot be read, the first at .*rows\.jsonl:2/);
+  const wrong = clients.trainer.previewData({ spec: { ...spec, datasetFormat: "alpacca" } });
+  await assert.rejects(wrong, { code: "INVALID_ARGUMENT", message: /spec\.dataset_format: .*expected one of auto, / });
+  await assert.rejects(clients.trainer.previewData({ spec: { ...spec, dataFile: "/no/such" } }), { code: "NOT_FOUND" });
 });
 
 test("a quote says what the job then takes, and a dry run creates nothing", async (t) => {

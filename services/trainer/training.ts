@@ -1,6 +1,6 @@
 // A job's work: training by the engine, then the registry if the job names one. It knows no records.
 import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
-import { Engine, type Quote, type TrainReport } from "#packages/engine";
+import { type DataPreview, Engine, type Quote, type TrainReport } from "#packages/engine";
 import { finished, type Payload, Translator } from "./payloads.ts";
 import { recipeOf } from "./recipe.ts";
 import { type Register, registered } from "./registration.ts";
@@ -23,6 +23,20 @@ export function engineQuoter(options: { threads: number }): QuoteJob {
     try {
       const job = { recipe, hasRows: true, evalFile: spec.evalDataFile || null, device: "cpu" as const };
       return await engine.quote(job, { signal });
+    } finally {
+      await engine.close();
+    }
+  };
+}
+
+/** What a job would train on. */
+export type PreviewJob = (spec: TrainingSpec, rows: number, signal: AbortSignal) => Promise<DataPreview>;
+
+export function enginePreviewer(options: { threads: number }): PreviewJob {
+  return async (spec, rows, signal) => {
+    const engine = new Engine();
+    try {
+      return await engine.preview({ recipe: recipeOf(spec, options.threads), rows }, { signal });
     } finally {
       await engine.close();
     }

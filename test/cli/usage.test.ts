@@ -76,7 +76,7 @@ test("rows are refused with file and line", async (t) => {
   const data = join(folder, "rows.jsonl");
   const train = ["train", "--model", goldenPath("llama_tied"), "--data", data, "--out", join(folder, "out")];
   writeFileSync(data, '{"prompt":"a","completion":"b"}\n{"prompt":"a","completions":"b"}\n');
-  await refused(train, /rows\.jsonl:2: expected the keys of one of/);
+  await refused(train, /rows\.jsonl:2: expected the columns of prompt-completion/);
   writeFileSync(data, "");
   await refused(train, /rows\.jsonl: expected at least one row, got none/);
   assert.equal(existsSync(join(folder, "out")), false);

@@ -10,13 +10,14 @@ import { runTrainJob } from "../../packages/engine/train-job.ts";
 const statusOf = (key: string): number => kilobytes(readFileSync("/proc/self/status", "utf8"), key);
 
 const recipe = parseRecipe({ flags: JSON.parse(process.argv[2] ?? "{}") });
+const { signal } = new AbortController();
 // Also what starts the threads, so that their stacks are there before anything is measured.
-const quote = await quoteTrainJob({ recipe, hasRows: true, evalFile: null, device: "cpu" });
+const quote = await quoteTrainJob({ recipe, hasRows: true, evalFile: null, device: "cpu" }, signal);
 const before = { data: statusOf("VmData"), rss: statusOf("VmRSS") };
 const facts: Record<string, unknown> = { quote, before };
 try {
   const job = { recipe, evalFile: null, evalSteps: 0, device: "cpu" } as const;
-  facts["report"] = await runTrainJob(job, { signal: new AbortController().signal, onEvent: () => {} });
+  facts["report"] = await runTrainJob(job, { signal, onEvent: () => {} });
 } catch (thrown) {
   const { code, message, details } = NibbleError.from(thrown, "train");
   facts["error"] = { code, message, details };

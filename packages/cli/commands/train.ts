@@ -19,7 +19,8 @@ interface Options extends Record<string, unknown> {
 /** Their values are shown by name; the rest are numbers or one of a few words. */
 const placeholders: Record<string, string> = {
   model: "dir",
-  data: "file",
+  data: "source",
+  datasetFormat: "name",
   out: "dir",
   initAdapter: "dir",
   pagingDir: "dir",

@@ -15,6 +15,8 @@ import type {
   Answerer,
   Backend,
   OpenOptions,
+  PreviewJob,
+  PreviewSummary,
   QuantizeJob,
   QuantizeProgress,
   QuantizeSummary,
@@ -25,7 +27,7 @@ import type {
   TrainSummary,
 } from "../backend.ts";
 import { RemoteModel } from "./model.ts";
-import { enumName, progressOf, quantTypeOf, trainingSpec } from "./wire.ts";
+import { enumName, previewSummary, progressOf, quantTypeOf, trainingSpec } from "./wire.ts";
 
 export class RemoteBackend implements Backend {
   private readonly connection: Connection;
@@ -94,6 +96,11 @@ export class RemoteBackend implements Backend {
     const { quote } = await this.connection.trainer.quoteTrainingJob({ spec }, { signal });
     if (quote) return quoteSummary(quote);
     throw new NibbleError("the stack: expected a quote, got none", { code: "INTERNAL", op: "estimate" });
+  }
+
+  async preview({ recipe, rows }: PreviewJob, signal: AbortSignal): Promise<PreviewSummary> {
+    const spec = trainingSpec({ recipe, evalFile: null, evalSteps: 0 });
+    return previewSummary(await this.connection.trainer.previewData({ spec, rows }, { signal }));
   }
 
   open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {

@@ -5,16 +5,18 @@ import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
 import type { SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { Event, StepProgress } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { DataProblem, type PreviewDataResponse } from "#gen/nibble/trainer/v1/preview_pb.ts";
 import {
   GradientCheckpointing,
   Optimizer,
   type RegistryTargetSchema,
   Schedule,
   type TrainingSpecSchema,
+  TrainTurns,
 } from "#gen/nibble/trainer/v1/spec_pb.ts";
-import type { TrainRecipe } from "#packages/data";
+import { namesSet, problems, type TrainRecipe } from "#packages/data";
 import type { QuantOptions } from "#packages/engine";
-import type { AnswerRequest, TrainingJob, TrainProgress } from "../backend.ts";
+import type { AnswerRequest, PreviewSummary, TrainingJob, TrainProgress } from "../backend.ts";
 
 const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
 const dtypes = { float32: ComputeDtype.FLOAT32, bfloat16: ComputeDtype.BFLOAT16 } as const;
@@ -29,6 +31,7 @@ const optimizers = {
   paged_adamw_32bit: Optimizer.PAGED_ADAMW_32BIT,
   paged_adamw_8bit: Optimizer.PAGED_ADAMW_8BIT,
 } as const;
+const turns = { all: TrainTurns.ALL, last: TrainTurns.LAST } as const;
 const schedules = { constant: Schedule.CONSTANT, linear: Schedule.LINEAR, cosine: Schedule.COSINE } as const;
 
 /** "SUCCEEDED" for State.SUCCEEDED: generated enums have no way back from a number. */
@@ -39,6 +42,9 @@ export function enumName(values: Readonly<Record<string, number>>, value: number
 export const quantTypeOf = (type: QuantOptions["type"]): QuantType => quantTypes[type];
 export const computeDtypeOf = (dtype: TrainRecipe["dtype"]): ComputeDtype => dtypes[dtype];
 
+/** A path is the server's; names of sets stay names. */
+const dataOf = (data: string): string => (namesSet(data) ? data : resolve(data));
+
 /** Every field is sent: what the recipe says is what is done, whatever the server's defaults are. */
 export function trainingSpec(
   { recipe, evalFile, evalSteps }: TrainingJob,
@@ -47,9 +53,10 @@ export function trainingSpec(
   const { steps, threads, pagingDir, memoryLimit } = recipe;
   return {
     modelDir: resolve(recipe.model),
-    dataFile: resolve(recipe.data),
+    dataFile: dataOf(recipe.data),
+    datasetFormat: recipe.datasetFormat,
     outputDir: resolve(recipe.out),
-    evalDataFile: evalFile === null ? "" : resolve(evalFile),
+    evalDataFile: evalFile === null ? "" : dataOf(evalFile),
     initAdapterDir: recipe.initAdapter === null ? "" : resolve(recipe.initAdapter),
     fullParameter: recipe.full,
     rank: recipe.rank,
@@ -73,6 +80,9 @@ export function trainingSpec(
     seed: recipe.seed,
     shuffle: recipe.shuffle,
     trainOnSource: recipe.trainOnSource,
+    trainTurns: turns[recipe.trainTurns],
+    packing: recipe.packing,
+    evalFraction: recipe.evalFraction,
     maxLength: recipe.maxLength,
     evalSteps: BigInt(evalSteps),
     checkpointing: checkpointings[recipe.gradientCheckpointing],
@@ -116,4 +126,28 @@ export function progressOf({ event }: Event): TrainProgress | null {
   if (event.case !== "eval") return null;
   const { step, loss, tokens, seconds } = event.value;
   return { kind: "eval", step: Number(step), loss, tokens: Number(tokens), seconds };
+}
+
+export function previewSummary(response: PreviewDataResponse): PreviewSummary {
+  const { files, format, unusedColumns, rows, tokens, tokensTrained, tokensLongest, findings, preview } = response;
+  return {
+    files,
+    format,
+    unusedColumns,
+    rows: Number(rows),
+    tokens: Number(tokens),
+    trainedTokens: Number(tokensTrained),
+    longest: Number(tokensLongest),
+    findings: findings.map(({ problem, count, places }) => ({
+      problem: problems.find((name) => name.toUpperCase() === enumName(DataProblem, problem)) ?? "bad",
+      count: Number(count),
+      first: places.map(({ file, line, text }) => ({ file, line: Number(line), text })),
+    })),
+    preview: preview.map(({ file, line, weight, tokens: list }) => ({
+      file,
+      line: Number(line),
+      weight,
+      tokens: list.map(({ id, text, trained }) => ({ id, text, trained })),
+    })),
+  };
 }

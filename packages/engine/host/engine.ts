@@ -6,6 +6,7 @@ import type { ExportGgufOptions, ExportGgufReport } from "../export-gguf.ts";
 import type { GeneratedToken } from "../generation/sequence.ts";
 import type { MergeOptions, MergeReport, TensorProgress } from "../merge.ts";
 import type { NewModelOptions } from "../new-model.ts";
+import type { DataPreview, PreviewJob } from "../preview.ts";
 import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
 import type { Quote, QuoteJob } from "../quote.ts";
 import type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "../served-model.ts";
@@ -77,6 +78,11 @@ export class Engine {
   /** What a run would take; nothing is trained and no weights are read. */
   quote(job: QuoteJob, call: CallOptions = {}): Promise<Quote> {
     return this.call("quote", job, call);
+  }
+
+  /** What a run would train on; no weights are read. */
+  preview(job: PreviewJob, call: CallOptions = {}): Promise<DataPreview> {
+    return this.call("preview", job, call);
   }
 
   async openModel(options: ServeOptions, call: CallOptions = {}): Promise<EngineModel> {

@@ -7,6 +7,7 @@ import { type ExportGgufOptions, exportGguf } from "../export-gguf.ts";
 import type { GeneratedToken } from "../generation/sequence.ts";
 import { type MergeOptions, mergeAdapter } from "../merge.ts";
 import { writeNewModel } from "../new-model.ts";
+import { type PreviewJob, previewData } from "../preview.ts";
 import { type QuantizeModelOptions, quantizeModel } from "../quantize-model.ts";
 import { type QuoteJob, quoteTrainJob } from "../quote.ts";
 import { type GenerateInput, ServedModel, type ServeOptions } from "../served-model.ts";
@@ -39,7 +40,8 @@ const methods = {
     exportGguf({ ...options, signal, onProgress: emit }),
   writeNewModel,
   train: (job: TrainJob, { signal, emit }: CallContext) => runTrainJob(job, { signal, onEvent: emit }),
-  quote: (job: QuoteJob) => quoteTrainJob(job),
+  quote: (job: QuoteJob, { signal }: CallContext) => quoteTrainJob(job, signal),
+  preview: (job: PreviewJob, { signal }: CallContext) => previewData(job, signal),
   openModel: (options: ServeOptions, { signal }: CallContext) => {
     const opened = ServedModel.open(options, signal);
     models.set(nextModel, opened);

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nibble/trainer/v1/spec.proto.
  */
 export const file_nibble_trainer_v1_spec: GenFile = /*@__PURE__*/
-  fileDesc("ChxuaWJibGUvdHJhaW5lci92MS9zcGVjLnByb3RvEhFuaWJibGUudHJhaW5lci52MSLQDwoMVHJhaW5pbmdTcGVjEh0KCW1vZGVsX2RpchgBIAEoCUIKukgHcgUQASiAIBIdCgtiYXNlX2RpZ2VzdBgCIAEoCUIIukgFcgMYgAESHQoJZGF0YV9maWxlGAMgASgJQgq6SAdyBRABKIAgEiAKDmV2YWxfZGF0YV9maWxlGAQgASgJQgi6SAVyAyiAIBIeCgpvdXRwdXRfZGlyGAUgASgJQgq6SAdyBRABKIAgEiIKEGluaXRfYWRhcHRlcl9kaXIYBiABKAlCCLpIBXIDKIAgEhYKDmZ1bGxfcGFyYW1ldGVyGAcgASgIEh0KBHJhbmsYCiABKAVCCrpIBxoFGIAgKAFIAIgBARIkCgVhbHBoYRgLIAEoAUIQukgNEgtAASEAAAAAAAAAAEgBiAEBEi0KB2Ryb3BvdXQYDCABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAKIAQESEgoKdXNlX3JzbG9yYRgNIAEoCBIpCg50YXJnZXRfbW9kdWxlcxgOIAMoCUIRukgOkgELEEAiB3IFEAEYgAESLAoNbGVhcm5pbmdfcmF0ZRgUIAEoAUIQukgNEgtAASEAAAAAAAAAAEgDiAEBEisKDHdlaWdodF9kZWNheRgVIAEoAUIQukgNEgtAASkAAAAAAAAAAEgEiAEBEjAKCmFkYW1fYmV0YTEYFiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAWIAQESMAoKYWRhbV9iZXRhMhgXIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAABIBogBARIrCgxhZGFtX2Vwc2lsb24YGCABKAFCELpIDRILQAEhAAAAAAAAAABIB4gBARIsCg1tYXhfZ3JhZF9ub3JtGBkgASgBQhC6SA0SC0ABIQAAAAAAAAAASAiIAQESIAoFc3RlcHMYGiABKANCDLpICSIHGIDC1y8oAUgJiAEBEiQKCmJhdGNoX3NpemUYGyABKAVCC7pICBoGGICABCgBSAqIAQESJAoKZ3JhZF9hY2N1bRgcIAEoBUILukgIGgYYgIAEKAFIC4gBARI3CghzY2hlZHVsZRgdIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNjaGVkdWxlQgi6SAWCAQIQARIlCgZ3YXJtdXAYHiABKAFCELpIDRILQAEpAAAAAAAAAABIDIgBARIRCgRzZWVkGB8gASgNSA2IAQESFAoHc2h1ZmZsZRggIAEoCEgOiAEBEiUKBmVwb2NocxghIAEoAUIQukgNEgtAASEAAAAAAAAAAEgPiAEBEjkKCW9wdGltaXplchgiIAEoDjIcLm5pYmJsZS50cmFpbmVyLnYxLk9wdGltaXplckIIukgFggECEAESHAoKcGFnaW5nX2RpchgjIAEoCUIIukgFcgMogCASFwoPdHJhaW5fb25fc291cmNlGCggASgIEiQKCm1heF9sZW5ndGgYKSABKAVCC7pICBoGGICAQCgCSBCIAQESIAoKZXZhbF9zdGVwcxgqIAEoA0IHukgEIgIoAEgRiAEBEicKFmdyYWRpZW50X2NoZWNrcG9pbnRpbmcYMiABKAhCAhgBSBKIAQESPwoNY29tcHV0ZV9kdHlwZRgzIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlQgi6SAWCAQIQARIgCgd0aHJlYWRzGDQgASgFQgq6SAcaBRiACCgBSBOIAQESHAoEYml0cxg1IAEoBUIJukgGGgQwBDAQSBSIAQESOQoKcXVhbnRfdHlwZRg2IAEoDjIbLm5pYmJsZS5jb21tb24udjEuUXVhbnRUeXBlQgi6SAWCAQIQARI0CgpibG9ja19zaXplGDcgASgFQhu6SBgaFjAgMEAwgAEwgAIwgAQwgAgwgBAwgCBIFYgBARIZCgxkb3VibGVfcXVhbnQYOCABKAhIFogBARJJCg1jaGVja3BvaW50aW5nGDogASgOMigubmliYmxlLnRyYWluZXIudjEuR3JhZGllbnRDaGVja3BvaW50aW5nQgi6SAWCAQIQARIoChJtZW1vcnlfbGltaXRfYnl0ZXMYOSABKANCB7pIBCICIABIF4gBARI6Cg9yZWdpc3RyeV90YXJnZXQYPCABKAsyIS5uaWJibGUudHJhaW5lci52MS5SZWdpc3RyeVRhcmdldEIHCgVfcmFua0IICgZfYWxwaGFCCgoIX2Ryb3BvdXRCEAoOX2xlYXJuaW5nX3JhdGVCDwoNX3dlaWdodF9kZWNheUINCgtfYWRhbV9iZXRhMUINCgtfYWRhbV9iZXRhMkIPCg1fYWRhbV9lcHNpbG9uQhAKDl9tYXhfZ3JhZF9ub3JtQggKBl9zdGVwc0INCgtfYmF0Y2hfc2l6ZUINCgtfZ3JhZF9hY2N1bUIJCgdfd2FybXVwQgcKBV9zZWVkQgoKCF9zaHVmZmxlQgkKB19lcG9jaHNCDQoLX21heF9sZW5ndGhCDQoLX2V2YWxfc3RlcHNCGQoXX2dyYWRpZW50X2NoZWNrcG9pbnRpbmdCCgoIX3RocmVhZHNCBwoFX2JpdHNCDQoLX2Jsb2NrX3NpemVCDwoNX2RvdWJsZV9xdWFudEIVChNfbWVtb3J5X2xpbWl0X2J5dGVzIm4KDlJlZ2lzdHJ5VGFyZ2V0EhoKCGVuZHBvaW50GAEgASgJQgi6SAVyAxiABBIdCgphZGFwdGVyX2lkGAIgASgJQgm6SAZyBBABGD8SIQoHYWxpYXNlcxgDIAMoCUIQukgNkgEKEBAiBnIEEAEYPyplCghTY2hlZHVsZRIYChRTQ0hFRFVMRV9VTlNQRUNJRklFRBAAEhUKEVNDSEVEVUxFX0NPTlNUQU5UEAESEwoPU0NIRURVTEVfTElORUFSEAISEwoPU0NIRURVTEVfQ09TSU5FEAMqpwEKFUdyYWRpZW50Q2hlY2twb2ludGluZxImCiJHUkFESUVOVF9DSEVDS1BPSU5USU5HX1VOU1BFQ0lGSUVEEAASHwobR1JBRElFTlRfQ0hFQ0tQT0lOVElOR19OT05FEAESJAogR1JBRElFTlRfQ0hFQ0tQT0lOVElOR19TRUxFQ1RJVkUQAhIfChtHUkFESUVOVF9DSEVDS1BPSU5USU5HX0ZVTEwQAyqcAQoJT3B0aW1pemVyEhkKFU9QVElNSVpFUl9VTlNQRUNJRklFRBAAEhkKFU9QVElNSVpFUl9BREFNV18zMkJJVBABEhgKFE9QVElNSVpFUl9BREFNV184QklUEAISHwobT1BUSU1JWkVSX1BBR0VEX0FEQU1XXzMyQklUEAMSHgoaT1BUSU1JWkVSX1BBR0VEX0FEQU1XXzhCSVQQBGIGcHJvdG8z", [file_buf_validate_validate, file_nibble_common_v1_common]);
+  fileDesc("ChxuaWJibGUvdHJhaW5lci92MS9zcGVjLnByb3RvEhFuaWJibGUudHJhaW5lci52MSKHEQoMVHJhaW5pbmdTcGVjEh0KCW1vZGVsX2RpchgBIAEoCUIKukgHcgUQASiAIBIdCgtiYXNlX2RpZ2VzdBgCIAEoCUIIukgFcgMYgAESHQoJZGF0YV9maWxlGAMgASgJQgq6SAdyBRABKIAgEiAKDmV2YWxfZGF0YV9maWxlGAQgASgJQgi6SAVyAyiAIBIeCgpvdXRwdXRfZGlyGAUgASgJQgq6SAdyBRABKIAgEiIKEGluaXRfYWRhcHRlcl9kaXIYBiABKAlCCLpIBXIDKIAgEhYKDmZ1bGxfcGFyYW1ldGVyGAcgASgIEh0KBHJhbmsYCiABKAVCCrpIBxoFGIAgKAFIAIgBARIkCgVhbHBoYRgLIAEoAUIQukgNEgtAASEAAAAAAAAAAEgBiAEBEi0KB2Ryb3BvdXQYDCABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAKIAQESEgoKdXNlX3JzbG9yYRgNIAEoCBIpCg50YXJnZXRfbW9kdWxlcxgOIAMoCUIRukgOkgELEEAiB3IFEAEYgAESLAoNbGVhcm5pbmdfcmF0ZRgUIAEoAUIQukgNEgtAASEAAAAAAAAAAEgDiAEBEisKDHdlaWdodF9kZWNheRgVIAEoAUIQukgNEgtAASkAAAAAAAAAAEgEiAEBEjAKCmFkYW1fYmV0YTEYFiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAASAWIAQESMAoKYWRhbV9iZXRhMhgXIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAABIBogBARIrCgxhZGFtX2Vwc2lsb24YGCABKAFCELpIDRILQAEhAAAAAAAAAABIB4gBARIsCg1tYXhfZ3JhZF9ub3JtGBkgASgBQhC6SA0SC0ABIQAAAAAAAAAASAiIAQESIAoFc3RlcHMYGiABKANCDLpICSIHGIDC1y8oAUgJiAEBEiQKCmJhdGNoX3NpemUYGyABKAVCC7pICBoGGICABCgBSAqIAQESJAoKZ3JhZF9hY2N1bRgcIAEoBUILukgIGgYYgIAEKAFIC4gBARI3CghzY2hlZHVsZRgdIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNjaGVkdWxlQgi6SAWCAQIQARIlCgZ3YXJtdXAYHiABKAFCELpIDRILQAEpAAAAAAAAAABIDIgBARIRCgRzZWVkGB8gASgNSA2IAQESFAoHc2h1ZmZsZRggIAEoCEgOiAEBEiUKBmVwb2NocxghIAEoAUIQukgNEgtAASEAAAAAAAAAAEgPiAEBEjkKCW9wdGltaXplchgiIAEoDjIcLm5pYmJsZS50cmFpbmVyLnYxLk9wdGltaXplckIIukgFggECEAESHAoKcGFnaW5nX2RpchgjIAEoCUIIukgFcgMogCASFwoPdHJhaW5fb25fc291cmNlGCggASgIEiQKCm1heF9sZW5ndGgYKSABKAVCC7pICBoGGICAQCgCSBCIAQESIAoKZXZhbF9zdGVwcxgqIAEoA0IHukgEIgIoAEgRiAEBEh8KDmRhdGFzZXRfZm9ybWF0GCsgASgJQge6SARyAhhAEjwKC3RyYWluX3R1cm5zGCwgASgOMh0ubmliYmxlLnRyYWluZXIudjEuVHJhaW5UdXJuc0IIukgFggECEAESDwoHcGFja2luZxgtIAEoCBIzCg1ldmFsX2ZyYWN0aW9uGC4gASgBQhe6SBQSEhEAAAAAAADwPykAAAAAAAAAAEgSiAEBEicKFmdyYWRpZW50X2NoZWNrcG9pbnRpbmcYMiABKAhCAhgBSBOIAQESPwoNY29tcHV0ZV9kdHlwZRgzIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlQgi6SAWCAQIQARIgCgd0aHJlYWRzGDQgASgFQgq6SAcaBRiACCgBSBSIAQESHAoEYml0cxg1IAEoBUIJukgGGgQwBDAQSBWIAQESOQoKcXVhbnRfdHlwZRg2IAEoDjIbLm5pYmJsZS5jb21tb24udjEuUXVhbnRUeXBlQgi6SAWCAQIQARI0CgpibG9ja19zaXplGDcgASgFQhu6SBgaFjAgMEAwgAEwgAIwgAQwgAgwgBAwgCBIFogBARIZCgxkb3VibGVfcXVhbnQYOCABKAhIF4gBARJJCg1jaGVja3BvaW50aW5nGDogASgOMigubmliYmxlLnRyYWluZXIudjEuR3JhZGllbnRDaGVja3BvaW50aW5nQgi6SAWCAQIQARIoChJtZW1vcnlfbGltaXRfYnl0ZXMYOSABKANCB7pIBCICIABIGIgBARI6Cg9yZWdpc3RyeV90YXJnZXQYPCABKAsyIS5uaWJibGUudHJhaW5lci52MS5SZWdpc3RyeVRhcmdldEIHCgVfcmFua0IICgZfYWxwaGFCCgoIX2Ryb3BvdXRCEAoOX2xlYXJuaW5nX3JhdGVCDwoNX3dlaWdodF9kZWNheUINCgtfYWRhbV9iZXRhMUINCgtfYWRhbV9iZXRhMkIPCg1fYWRhbV9lcHNpbG9uQhAKDl9tYXhfZ3JhZF9ub3JtQggKBl9zdGVwc0INCgtfYmF0Y2hfc2l6ZUINCgtfZ3JhZF9hY2N1bUIJCgdfd2FybXVwQgcKBV9zZWVkQgoKCF9zaHVmZmxlQgkKB19lcG9jaHNCDQoLX21heF9sZW5ndGhCDQoLX2V2YWxfc3RlcHNCEAoOX2V2YWxfZnJhY3Rpb25CGQoXX2dyYWRpZW50X2NoZWNrcG9pbnRpbmdCCgoIX3RocmVhZHNCBwoFX2JpdHNCDQoLX2Jsb2NrX3NpemVCDwoNX2RvdWJsZV9xdWFudEIVChNfbWVtb3J5X2xpbWl0X2J5dGVzIm4KDlJlZ2lzdHJ5VGFyZ2V0EhoKCGVuZHBvaW50GAEgASgJQgi6SAVyAxiABBIdCgphZGFwdGVyX2lkGAIgASgJQgm6SAZyBBABGD8SIQoHYWxpYXNlcxgDIAMoCUIQukgNkgEKEBAiBnIEEAEYPyplCghTY2hlZHVsZRIYChRTQ0hFRFVMRV9VTlNQRUNJRklFRBAAEhUKEVNDSEVEVUxFX0NPTlNUQU5UEAESEwoPU0NIRURVTEVfTElORUFSEAISEwoPU0NIRURVTEVfQ09TSU5FEAMqpwEKFUdyYWRpZW50Q2hlY2twb2ludGluZxImCiJHUkFESUVOVF9DSEVDS1BPSU5USU5HX1VOU1BFQ0lGSUVEEAASHwobR1JBRElFTlRfQ0hFQ0tQT0lOVElOR19OT05FEAESJAogR1JBRElFTlRfQ0hFQ0tQT0lOVElOR19TRUxFQ1RJVkUQAhIfChtHUkFESUVOVF9DSEVDS1BPSU5USU5HX0ZVTEwQAyqcAQoJT3B0aW1pemVyEhkKFU9QVElNSVpFUl9VTlNQRUNJRklFRBAAEhkKFU9QVElNSVpFUl9BREFNV18zMkJJVBABEhgKFE9QVElNSVpFUl9BREFNV184QklUEAISHwobT1BUSU1JWkVSX1BBR0VEX0FEQU1XXzMyQklUEAMSHgoaT1BUSU1JWkVSX1BBR0VEX0FEQU1XXzhCSVQQBCpUCgpUcmFpblR1cm5zEhsKF1RSQUlOX1RVUk5TX1VOU1BFQ0lGSUVEEAASEwoPVFJBSU5fVFVSTlNfQUxMEAESFAoQVFJBSU5fVFVSTlNfTEFTVBACYgZwcm90bzM", [file_buf_validate_validate, file_nibble_common_v1_common]);
 
 /**
  * What to train, on what, and how. Paths are paths on the server.
@@ -39,15 +39,16 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   baseDigest: string;
 
   /**
-   * The training rows, JSON lines. A row is {"messages"}, {"prompt","completion"},
-   * {"instruction","input","output"}, {"text"} or {"input_ids","labels"}, told apart by its keys.
+   * The training rows: a file (JSON lines, JSON array, CSV, Parquet; gzip and zstd), a folder of such files, one of
+   * the QLoRA paper's sets by name, or a data set of the Hub, org/name[@revision]. A folder, a set and a Hub name may
+   * end with ":split".
    *
    * @generated from field: string data_file = 3;
    */
   dataFile: string;
 
   /**
-   * Rows to evaluate on, in the same form. Empty: no evaluation.
+   * Rows to evaluate on, in the same form. Empty: those of eval_fraction.
    *
    * @generated from field: string eval_data_file = 4;
    */
@@ -216,7 +217,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   optimizer: Optimizer;
 
   /**
-   * Folder, on a disk, of a paged optimizer's spill file. Empty: output_dir.
+   * Folder, on a disk, of a paged optimizer's spill file and of tokenized rows. Empty: output_dir.
    *
    * @generated from field: string paging_dir = 35;
    */
@@ -242,6 +243,37 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
    * @generated from field: optional int64 eval_steps = 42;
    */
   evalSteps?: bigint | undefined;
+
+  /**
+   * What the columns of a row mean: "messages", "sharegpt", "tokens", "prompt-completion", "instances", "alpaca",
+   * "input-output", "flan", "preference", "text", "chip2", or the name of one of the paper's sets. "auto": the columns
+   * tell. Default: auto.
+   *
+   * @generated from field: string dataset_format = 43;
+   */
+  datasetFormat: string;
+
+  /**
+   * Which assistant turns of a dialogue are trained. Default: ALL.
+   *
+   * @generated from field: nibble.trainer.v1.TrainTurns train_turns = 44;
+   */
+  trainTurns: TrainTurns;
+
+  /**
+   * Several rows in a sequence of max_length, first-fit decreasing; they do not see each other. A batch is then
+   * batch_size sequences. Default: false.
+   *
+   * @generated from field: bool packing = 45;
+   */
+  packing: boolean;
+
+  /**
+   * Part of the rows, by seed, that is held out to evaluate on, in [0, 1). Default: 0.
+   *
+   * @generated from field: optional double eval_fraction = 46;
+   */
+  evalFraction?: number | undefined;
 
   /**
    * True: FULL, false: NONE, where `checkpointing` is not given, which also has a mode between them.
@@ -510,4 +542,45 @@ export type Optimizer = (typeof Optimizer)[keyof typeof Optimizer] | UnknownEnum
  */
 export const OptimizerSchema: GenEnum<Optimizer> = /*@__PURE__*/
   enumDesc(file_nibble_trainer_v1_spec, 2);
+
+/**
+ * Which of a dialogue's assistant turns are trained.
+ *
+ * @generated from enum nibble.trainer.v1.TrainTurns
+ */
+export const TrainTurns = {
+  /**
+   * ALL.
+   *
+   * @generated from enum value: TRAIN_TURNS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * All of them.
+   *
+   * @generated from enum value: TRAIN_TURNS_ALL = 1;
+   */
+  ALL: 1,
+
+  /**
+   * The last one.
+   *
+   * @generated from enum value: TRAIN_TURNS_LAST = 2;
+   */
+  LAST: 2,
+} as const;
+
+/**
+ * Which of a dialogue's assistant turns are trained.
+ *
+ * @generated from enum nibble.trainer.v1.TrainTurns
+ */
+export type TrainTurns = (typeof TrainTurns)[keyof typeof TrainTurns] | UnknownEnum;
+
+/**
+ * Describes the enum nibble.trainer.v1.TrainTurns.
+ */
+export const TrainTurnsSchema: GenEnum<TrainTurns> = /*@__PURE__*/
+  enumDesc(file_nibble_trainer_v1_spec, 3);
 
