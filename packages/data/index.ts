@@ -33,7 +33,7 @@ export {
   type TrainRecipe,
   yamlKey,
 } from "./recipe-fields.ts";
-export type { DatasetRef, FetchDataset } from "./sources/hub-cache.ts";
+export type { FetchDataset } from "./sources/hub.ts";
 export { StreamDecoder } from "./stream-decoder.ts";
 export { type DecodeOptions, type EncodeOptions, loadTokenizer, TextTokenizer } from "./tokenizer.ts";
 export { splitRows, TrainingSet } from "./training-set.ts";

@@ -7,28 +7,29 @@ import { readDataset } from "./dataset.ts";
 import { formats } from "./formats.ts";
 import { locateData, namesSet } from "./locate.ts";
 import { paperSets } from "./paper-sets.ts";
-import { type FetchDataset, fetchFromCache } from "./sources/hub-cache.ts";
+import { type FetchDataset, fetchFromHub } from "./sources/hub.ts";
 
 /** A Hub that has `paths` in each repository and remembers what it was asked for. */
 function hub(paths: readonly string[]) {
   const asked: string[] = [];
-  const fetch: FetchDataset = async ({ repo, revision }, select) => {
-    asked.push(`${repo}@${revision}`);
+  const fetch: FetchDataset = async ({ id, revision }, select) => {
+    asked.push(`${id}@${revision}`);
     return select(paths);
   };
   return { asked, fetch };
 }
+const { signal } = new AbortController();
 const noHub: FetchDataset = () => assert.fail("nothing should be asked of the Hub");
 
 test("files and folders, with a split", async (t) => {
   const folder = temporaryFolder(t);
   for (const name of ["train.jsonl", "test.jsonl"]) writeFileSync(join(folder, name), "");
   const file = join(folder, "test.jsonl");
-  assert.deepEqual(await locateData(file, noHub), { name: file, files: [file], format: null });
-  assert.deepEqual((await locateData(folder, noHub)).files, [join(folder, "train.jsonl")]);
-  assert.deepEqual((await locateData(`${folder}:test`, noHub)).files, [file]);
-  await assert.rejects(locateData(`${folder}:validation`, noHub), /split validation, got files of train, test/);
-  await assert.rejects(locateData(join(folder, "no.jsonl"), noHub), {
+  assert.deepEqual(await locateData(file, noHub, signal), { name: file, files: [file], format: null });
+  assert.deepEqual((await locateData(folder, noHub, signal)).files, [join(folder, "train.jsonl")]);
+  assert.deepEqual((await locateData(`${folder}:test`, noHub, signal)).files, [file]);
+  await assert.rejects(locateData(`${folder}:validation`, noHub, signal), /split validation, got files of train, test/);
+  await assert.rejects(locateData(join(folder, "no.jsonl"), noHub, signal), {
     code: "NOT_FOUND",
     message: /expected a file, a folder, one of oasst1, /,
   });
@@ -69,7 +70,7 @@ test("the paper's sets by name: where they are, which files, which format", asyn
   assert.deepEqual(Object.keys(files).sort(), Object.keys(paperSets).sort());
   for (const [name, [there, wanted]] of Object.entries(files)) {
     const { asked, fetch } = hub(there);
-    const source = await locateData(name, fetch);
+    const source = await locateData(name, fetch, signal);
     assert.deepEqual(source.files, wanted, name);
     assert.ok(
       formats.some((format) => format.name === source.format),
@@ -81,8 +82,8 @@ test("the paper's sets by name: where they are, which files, which format", asyn
 
 test("any data set of the Hub, with revision and split", async () => {
   const { asked, fetch } = hub(["train.csv", "dev.csv"]);
-  assert.deepEqual((await locateData("org/name@v1.0:validation", fetch)).files, ["dev.csv"]);
-  assert.deepEqual((await locateData("org/name", fetch)).files, ["train.csv"]);
+  assert.deepEqual((await locateData("org/name@v1.0:validation", fetch, signal)).files, ["dev.csv"]);
+  assert.deepEqual((await locateData("org/name", fetch, signal)).files, ["train.csv"]);
   assert.deepEqual(asked, ["org/name@v1.0", "org/name@main"]);
   const names = ["org/name", "alpaca", "alpaca:test", "org/name@main:dev"];
   assert.ok(names.every(namesSet));
@@ -96,17 +97,19 @@ test("a data set in the cache that other tools share", async (t) => {
   mkdirSync(join(folder, "snapshots", "abc"), { recursive: true });
   writeFileSync(join(folder, "refs", "main"), "abc");
   writeFileSync(join(folder, "snapshots", "abc", "train.jsonl"), '{"text": "a"}');
-  const before = process.env["HF_HUB_CACHE"];
-  process.env["HF_HUB_CACHE"] = cache;
+  const settings = { HF_HUB_CACHE: cache, HF_HUB_OFFLINE: "1" };
+  const before = Object.keys(settings).map((key) => [key, process.env[key]] as const);
+  Object.assign(process.env, settings);
   t.after(() => {
-    if (before === undefined) delete process.env["HF_HUB_CACHE"];
-    else process.env["HF_HUB_CACHE"] = before;
+    for (const [key, value] of before) {
+      if (value === undefined) delete process.env[key];
+      else process.env[key] = value;
+    }
   });
-  const { files } = await locateData("org/name", fetchFromCache);
+  const { files } = await locateData("org/name", fetchFromHub, signal);
   assert.equal((await readDataset(files[0] ?? ""))[0]?.row.kind, "text");
-  assert.deepEqual((await locateData("org/name@abc", fetchFromCache)).files, files);
-  await assert.rejects(locateData("org/name@other", fetchFromCache), {
+  await assert.rejects(locateData("org/name@other", fetchFromHub, signal), {
     code: "NOT_FOUND",
-    message: /org\/name: expected .* in the Hub cache .* revision other/,
+    message: /org\/name@other: expected it in/,
   });
 });

@@ -1,11 +1,13 @@
 // What the `data` setting names: a file, a folder, one of the paper's sets, or a data set of the Hub; each may end with
 // ":split", and a Hub name may have "@revision" before it.
-import { statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 import { NibbleError } from "#packages/errors";
+import { type RepoName, repoNameOf } from "#packages/hub";
 import { paperSets } from "./paper-sets.ts";
 import { op } from "./place.ts";
 import { filesOfFolder, filesOfSplit, isDataFile } from "./sources/files.ts";
-import type { FetchDataset } from "./sources/hub-cache.ts";
+import type { FetchDataset } from "./sources/hub.ts";
 
 export interface DataSource {
   /** As it was asked for. */
@@ -17,13 +19,17 @@ export interface DataSource {
 }
 
 const splitAtEnd = /^(.+):([A-Za-z_]+)$/;
-const hubName = /^([\w.-]+\/[\w.-]+)(?:@([\w./-]+))?$/;
+
+/** "rows/x" is a path where there is a folder "rows", as for models. */
+function hubName(text: string): RepoName | undefined {
+  return isDataFile(text) || existsSync(dirname(text)) ? undefined : repoNameOf(text);
+}
 
 /** Whether `name` is, where no such path is here, a name of a set and not a path. */
 export function namesSet(name: string): boolean {
-  if (statSync(name, { throwIfNoEntry: false })) return false;
+  if (existsSync(name)) return false;
   const base = splitAtEnd.exec(name)?.[1] ?? name;
-  return Object.hasOwn(paperSets, base) || (hubName.test(base) && !isDataFile(base) && !base.startsWith("."));
+  return Object.hasOwn(paperSets, base) || hubName(base) !== undefined;
 }
 
 function local(path: string, split: string): string[] | null {
@@ -33,7 +39,7 @@ function local(path: string, split: string): string[] | null {
 }
 
 /** @throws NOT_FOUND where nothing has that name. */
-export async function locateData(name: string, fetch: FetchDataset): Promise<DataSource> {
+export async function locateData(name: string, fetch: FetchDataset, signal: AbortSignal): Promise<DataSource> {
   const whole = local(name, "train");
   if (whole) return { name, files: whole, format: null };
   const [, base = name, split = "train"] = splitAtEnd.exec(name) ?? [];
@@ -41,14 +47,15 @@ export async function locateData(name: string, fetch: FetchDataset): Promise<Dat
   if (part) return { name, files: part, format: null };
   const set = Object.hasOwn(paperSets, base) ? paperSets[base] : undefined;
   if (set) {
-    const { repo, files, format } = set;
+    const { repo: id, revision, files, format } = set;
     const chosen = (paths: readonly string[]) => (files ? paths.filter((path) => files.test(path)) : paths);
-    const wanted = split === "train" ? set.split : split;
-    return { name, files: await fetch(set, (paths) => filesOfSplit(chosen(paths), wanted, repo)), format };
+    const select = (paths: readonly string[]) => filesOfSplit(chosen(paths), split, id);
+    return { name, files: await fetch({ id, revision }, select, signal), format };
   }
-  const [, repo, revision = "main"] = hubName.exec(base) ?? [];
-  if (repo === undefined || isDataFile(base)) throw nothing(name);
-  return { name, files: await fetch({ repo, revision }, (paths) => filesOfSplit(paths, split, repo)), format: null };
+  const repo = hubName(base);
+  if (!repo) throw nothing(name);
+  const select = (paths: readonly string[]) => filesOfSplit(paths, split, repo.id);
+  return { name, files: await fetch(repo, select, signal), format: null };
 }
 
 function nothing(name: string): NibbleError {

@@ -5,15 +5,14 @@ export interface PaperSet {
   /** On the Hub. */
   repo: string;
   revision: string;
-  split: string;
   format: string;
   /** Files that belong to the set; all data files of the split where it is missing. */
   files?: RegExp;
 }
 
-const main = { revision: "main", split: "train" };
+const main = { revision: "main" };
 /** The Hub's own Parquet copy of a set that is made by a script. */
-const converted = { revision: "refs/convert/parquet", split: "train" };
+const converted = { revision: "refs/convert/parquet" };
 
 export const paperSets: Readonly<Record<string, PaperSet>> = {
   // Whole dialogues with "### Human: " and "### Assistant: ", the best reply at each level; all of them is trained.

@@ -7,7 +7,7 @@ import { type Example, ExampleBuilder, type ExampleOptions } from "./examples.ts
 import { type Finding, findingText, Lint } from "./lint.ts";
 import { locateData } from "./locate.ts";
 import { op } from "./place.ts";
-import { type FetchDataset, fetchFromCache } from "./sources/hub-cache.ts";
+import { type FetchDataset, fetchFromHub } from "./sources/hub.ts";
 import type { TextTokenizer } from "./tokenizer.ts";
 
 export interface DataRequest {
@@ -51,7 +51,7 @@ export async function prepareData(
   request: DataRequest,
   options: PrepareOptions,
 ): Promise<{ store: ExampleStore; report: DataReport }> {
-  const source = await locateData(request.data, request.fetch ?? fetchFromCache);
+  const source = await locateData(request.data, request.fetch ?? fetchFromHub, options.signal);
   const reader = new RowReader(source, request.format);
   const store = new ExampleStore(options.keep);
   try {

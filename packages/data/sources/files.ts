@@ -59,9 +59,12 @@ export function filesOfSplit(paths: readonly string[], split: string, where: str
   throw new NibbleError(message, { code: "NOT_FOUND", op, details: { split } });
 }
 
-/** The data files of a folder and the folders in it. */
-export function filesOfFolder(folder: string, split: string): string[] {
+/** Of all files in a folder and the folders in it. */
+export function pathsOf(folder: string): string[] {
   const entries = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => !entry.isDirectory());
-  const paths = entries.map(({ parentPath, name }) => relative(folder, join(parentPath, name)).replaceAll("\\", "/"));
-  return filesOfSplit(paths, split, folder).map((path) => join(folder, path));
+  return entries.map(({ parentPath, name }) => relative(folder, join(parentPath, name)).replaceAll("\\", "/"));
+}
+
+export function filesOfFolder(folder: string, split: string): string[] {
+  return filesOfSplit(pathsOf(folder), split, folder).map((path) => join(folder, path));
 }

@@ -29,6 +29,8 @@ export interface PullOptions extends RetryLimits {
   /** Globs; only files that match one. Default: all. */
   include?: readonly string[];
   exclude?: readonly string[];
+  /** Of the paths that are left, those that are wanted; it may throw. Default: all. */
+  select?: (paths: readonly string[]) => readonly string[];
   /** Files at a time. Default: 8. */
   parallel?: number;
   /** Default: from the environment. */
@@ -114,9 +116,11 @@ async function fromHub(pull: Pull): Promise<PulledRepo> {
 }
 
 function chosen({ id, revision, type, options }: Pull, all: readonly RemoteFile[]) {
-  const { include = [], exclude = [] } = options;
+  const { include = [], exclude = [], select } = options;
   const matches = (globs: readonly string[], path: string) => globs.some((glob) => matchesGlob(path, glob));
-  const wanted = all.filter(({ path }) => (include.length === 0 || matches(include, path)) && !matches(exclude, path));
+  const left = all.filter(({ path }) => (include.length === 0 || matches(include, path)) && !matches(exclude, path));
+  const picked = select && new Set(select(left.map(({ path }) => path)));
+  const wanted = picked ? left.filter(({ path }) => picked.has(path)) : left;
   const files = wanted.filter(({ path }) => !isPickle(path));
   const skipped = wanted.filter(({ path }) => isPickle(path)).map(({ path }) => path);
   // A model needs weights, a data set anything that can be read.
