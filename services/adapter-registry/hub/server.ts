@@ -16,6 +16,8 @@ export interface HubServerOptions {
   /** 0 picks a free one. */
   port: number;
   logger: Logger;
+  /** Throws for callers that are not to be heard at all. */
+  check: (headers: IncomingMessage["headers"]) => void;
   /** Silence of a client after which its connection is cut, in milliseconds. Default: 120,000. */
   idleMsMax?: number;
 }
@@ -35,11 +37,11 @@ export class HubServer {
   }
 
   static async start(options: HubServerOptions): Promise<HubServer> {
-    const { routes, host, port, logger, idleMsMax = idleMsDefault } = options;
-    const handler = new RequestHandler(routes, logger, idleMsMax);
+    const { host, port } = options;
+    const handler = new RequestHandler(options);
     // A large file may take its time: requests end by silence, not by their length.
     const server = createServer({ requestTimeout: 0 }, (request, response) => void handler.handle(request, response));
-    server.timeout = idleMsMax;
+    server.timeout = options.idleMsMax ?? idleMsDefault;
     server.listen({ host, port, exclusive: true });
     try {
       await once(server, "listening");
@@ -86,11 +88,13 @@ function listenError(thrown: unknown, address: string): NibbleError {
 class RequestHandler {
   readonly #routes: readonly Route[];
   readonly #logger: Logger;
+  readonly #check: HubServerOptions["check"];
   readonly #idleMsMax: number;
 
-  constructor(routes: readonly Route[], logger: Logger, idleMsMax: number) {
+  constructor({ routes, logger, check, idleMsMax = idleMsDefault }: HubServerOptions) {
     this.#routes = routes;
     this.#logger = logger;
+    this.#check = check;
     this.#idleMsMax = idleMsMax;
   }
 
@@ -122,6 +126,7 @@ class RequestHandler {
 
   async #find(incoming: IncomingMessage): Promise<Answer> {
     const { method = "GET", headers } = incoming;
+    this.#check(headers);
     const origin = `http://${headers.host ?? "localhost"}`;
     const url = parsed(incoming.url ?? "/", origin);
     const found = findRoute(this.#routes, method, url.pathname);

@@ -27,7 +27,7 @@ export interface HubParts {
 
 export async function openHub(config: Config, parts: HubParts): Promise<HubServer> {
   const { now, logger, blobs, store, turns, versions } = parts;
-  const access = new Access(now, config.hubToken);
+  const access = new Access(now, { token: config.hubToken, host: config.host });
   const repos = new Repos(now, store, versions);
   const limits = { ...config, objectBytesMax: config.versionBytesMax };
   const objects = new Objects(now, blobs, store, turns, limits);
@@ -38,5 +38,6 @@ export async function openHub(config: Config, parts: HubParts): Promise<HubServe
     ...new WriteApi(now, { access, repos, commits, objects }).routes(),
     ...new ReadApi({ access, repos, blobs }).routes(),
   ];
-  return HubServer.start({ routes, host: config.host, port: config.hubPort, logger });
+  const check = access.checkCaller.bind(access);
+  return HubServer.start({ routes, host: config.host, port: config.hubPort, logger, check });
 }

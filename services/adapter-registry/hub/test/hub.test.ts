@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { get } from "node:http";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import {
@@ -282,6 +283,29 @@ test("with a token: private and gated repositories, wrong tokens, and nobody els
   const write = { method: "POST", body: JSON.stringify({ name: "x", organization: "org" }) };
   assert.equal((await fetch(`${hub.hubUrl}/api/repos/create`, write)).status, 401);
   assert.equal((await fetch(`${hub.hubUrl}/api/whoami-v2`)).status, 401);
+});
+
+test("pages of other sites are refused, and other names for this machine where no token is needed", async (t) => {
+  const ask = async (url: string, headers: Record<string, string>) => {
+    const answered = Promise.withResolvers<number | undefined>();
+    // fetch sets Host by itself.
+    get(`${url}/api/models`, { headers }, (answer) => answered.resolve(answer.resume().statusCode)).on(
+      "error",
+      answered.reject,
+    );
+    return answered.promise;
+  };
+  const { hubUrl } = await startHub(t);
+  const { host } = new URL(hubUrl);
+  assert.equal(await ask(hubUrl, {}), 200);
+  assert.equal(await ask(hubUrl, { origin: hubUrl }), 200);
+  assert.equal(await ask(hubUrl, { origin: "https://evil.example" }), 403);
+  assert.equal(await ask(hubUrl, { origin: "null" }), 403);
+  assert.equal(await ask(hubUrl, { host: `localhost:${new URL(hubUrl).port}` }), 200);
+  assert.equal(await ask(hubUrl, { host: `evil.example:${new URL(hubUrl).port}` }), 403);
+  const guarded = await startHub(t, { config: { hubToken: token } });
+  assert.equal(await ask(guarded.hubUrl, { host: "hub.example" }), 200);
+  assert.equal(await ask(guarded.hubUrl, { host, origin: "https://evil.example" }), 403);
 });
 
 test("bad names, paths and bodies are refused and leave nothing", async (t) => {

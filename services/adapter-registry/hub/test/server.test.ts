@@ -17,7 +17,7 @@ async function startServer(t: TestContext, { workMs = 0, idleMsMax = 60_000 } = 
     return { json: body };
   });
   const logger = pino({ enabled: false });
-  const server = await HubServer.start({ routes, host: "127.0.0.1", port: 0, logger, idleMsMax });
+  const server = await HubServer.start({ routes, host: "127.0.0.1", port: 0, logger, check: () => {}, idleMsMax });
   t.after(() => server.close(0));
   return new URL(server.url);
 }
