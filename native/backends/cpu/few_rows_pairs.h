@@ -11,6 +11,7 @@ namespace nibble::cpu::NIBBLE_ISA {
 constexpr int kGroup = 16;            // rows of weights whose products are finished together
 constexpr int kRunRowsMax = 16;       // of x, whose sums stay in registers
 constexpr int64_t kShallow = 768;     // depth of which as many rows stay in the first-level cache
+constexpr int64_t kDecodedMax = 4096; // depth of rows of codes that are decoded beside the sums
 constexpr int64_t kChunk = 64;        // elements of a row that are read together; x is filled up to it with 0
 constexpr int64_t kBlocksMax = 512;   // of a row of codes
 constexpr int64_t kAhead = 4096;      // bytes of weights asked for before their turn
@@ -35,24 +36,25 @@ static inline bool takes_pairs(const Matrix& b, int64_t depth) {
 
 static inline int64_t chunks_of(int64_t depth) { return (depth + kChunk - 1) / kChunk; }
 
-// Rows of the next run, when `left` are to come: 16 where they stay in the first-level cache, else up to 8.
-static inline int run_rows_of(int64_t left, int64_t depth) {
-  if (left >= kRunRowsMax - 3 && depth <= kShallow) return kRunRowsMax;
+// Rows of the next run, when `left` are to come: 16 where they stay in the first-level cache, or where codes are decoded
+// once for all of them; else up to 8.
+static inline int run_rows_of(int64_t left, int64_t depth, bool coded) {
+  if (left >= kRunRowsMax - 3 && depth <= (coded ? kDecodedMax : kShallow)) return kRunRowsMax;
   int rows = 1;
   while (rows < left && rows < kRunRowsMax / 2) rows *= 2;
   return rows;
 }
 
 // Of all runs that m rows make.
-static inline int64_t run_rows_in_all(int64_t m, int64_t depth) {
+static inline int64_t run_rows_in_all(int64_t m, int64_t depth, bool coded) {
   int64_t rows = 0;
-  while (rows < m) rows += run_rows_of(m - rows, depth);
+  while (rows < m) rows += run_rows_of(m - rows, depth, coded);
   return rows;
 }
 
 // Floats of scratch memory for the runs of m rows, and for rows on the way there.
-static inline int64_t pairs_space(int64_t m, int64_t depth) {
-  return run_rows_in_all(m, depth) * chunks_of(depth) * kChunk * kPartsMax / 2 + m * chunks_of(depth) * kChunk;
+static inline int64_t pairs_space(int64_t m, int64_t depth, bool coded) {
+  return run_rows_in_all(m, depth, coded) * chunks_of(depth) * kChunk * kPartsMax / 2 + m * chunks_of(depth) * kChunk;
 }
 
 // `apart`: the even elements of a chunk before the odd ones.
@@ -100,10 +102,10 @@ static inline bool fit_bf16(const float* x, int64_t count) {
 
 // body(r, k, to, step): chunk k of row r goes to `to`, its parts `step` apart.
 template <typename Body>
-static inline void each_chunk(int64_t m, int64_t depth, int parts, uint16_t* to, Body body) {
+static inline void each_chunk(int64_t m, int64_t depth, bool coded, int parts, uint16_t* to, Body body) {
   const int64_t chunks = chunks_of(depth);
   for (int64_t first = 0; first < m;) {
-    const int64_t run = run_rows_of(m - first, depth);
+    const int64_t run = run_rows_of(m - first, depth, coded);
     for (int64_t r = 0; r < run && first + r < m; ++r)
       for (int64_t k = 0; k < chunks; ++k) body(first + r, k, to + (k * parts * run + r) * kChunk, run * kChunk);
     to += run * chunks * parts * kChunk;
@@ -111,13 +113,13 @@ static inline void each_chunk(int64_t m, int64_t depth, int parts, uint16_t* to,
   }
 }
 
-// Lays the m rows of x out in runs at `space`; the number of parts of an element.
+// Lays the m rows of x out in runs at `space`, for rows of codes if `apart`; the number of parts of an element.
 static inline int lay_out_pairs(const Matrix& x, int64_t m, int64_t depth, bool apart, float* space) {
-  const int64_t chunks = chunks_of(depth), all = run_rows_in_all(m, depth);
+  const int64_t chunks = chunks_of(depth), all = run_rows_in_all(m, depth, apart);
   auto* to = reinterpret_cast<uint16_t*>(space);
   if (x.dtype == DType::kBF16 && x.codes == nullptr && x.is_bf16()) {
     if (all > m) memset(to, 0, size_t(all * chunks * kChunk) * 2);
-    each_chunk(m, depth, 1, to, [&](int64_t r, int64_t k, uint16_t* at, int64_t) {
+    each_chunk(m, depth, apart, 1, to, [&](int64_t r, int64_t k, uint16_t* at, int64_t) {
       const uint16_t* from = static_cast<const uint16_t*>(x.data) + r * x.columns + k * kChunk;
       if (depth - k * kChunk >= kChunk) return put_chunk(from, apart, at);
       uint16_t part[kChunk] = {};
@@ -131,7 +133,7 @@ static inline int lay_out_pairs(const Matrix& x, int64_t m, int64_t depth, bool 
   for (int64_t r = 0; r < m; ++r) fetch(x, r, 0, depth, rows + r * chunks * kChunk);
   const int parts = fit_bf16(rows, m * chunks * kChunk) ? 1 : kPartsMax;
   memset(to, 0, size_t(all * chunks * kChunk * parts) * 2);
-  each_chunk(m, depth, parts, to, [&](int64_t r, int64_t k, uint16_t* at, int64_t step) {
+  each_chunk(m, depth, apart, parts, to, [&](int64_t r, int64_t k, uint16_t* at, int64_t step) {
     split_chunk(rows + (r * chunks + k) * kChunk, parts, apart, at, step);
   });
   return parts;
@@ -271,6 +273,66 @@ static void dot_run(Rows w, int64_t count, const Run& x, float* out) {
   }
 }
 
+constexpr int kTile = 4;                  // rows of weights, and of x, whose sums are made together
+
+// kTile rows of codes as [chunks, kTile, kChunk] bfloat16 numbers, the even elements of a chunk before the odd ones.
+static inline void decode_rows(const CodeRows& w, uint16_t* to) {
+  const __m512 book = _mm512_loadu_ps(w.book);
+  for (int64_t k = 0; k < w.depth; k += kChunk, to += kTile * kChunk) {
+    for (int64_t line = 0; line < kTile * kChunk / 2; line += kLine)
+      __builtin_prefetch(w.bytes + kAhead + k / 2 * kTile + line);
+#pragma GCC unroll 4
+    for (int c = 0; c < kTile; ++c) {
+      const __m512 values = _mm512_mul_ps(book, _mm512_set1_ps(w.constants[c * w.blocks + (k >> w.shift)]));
+      const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(values, values);
+      const __m512i codes = _mm512_cvtepu8_epi16(
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.bytes + c * w.pitch + k / 2)));
+      _mm512_store_si512(to + c * kChunk, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table));
+      _mm512_store_si512(to + c * kChunk + kChunk / 2, _mm512_permutexvar_epi16(codes, table));
+    }
+  }
+}
+
+// to[r * kTile + c]: row `first` + r of x times row c of the decoded ones.
+static inline void dot_tile(const uint16_t* decoded, int64_t depth, const Run& x, int first, __m512* to) {
+  __m512 sum[kTile][kTile] = {};
+  const uint16_t* from = x.data + first * kChunk;
+  for (int64_t k = 0; k < depth; k += kChunk, decoded += kTile * kChunk) {
+    for (int part = 0; part < x.parts; ++part, from += x.rows * kChunk) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        __m512bh w[kTile];
+#pragma GCC unroll 4
+        for (int c = 0; c < kTile; ++c) w[c] = (__m512bh)_mm512_load_si512(decoded + c * kChunk + half * kChunk / 2);
+#pragma GCC unroll 4
+        for (int r = 0; r < kTile; ++r) {
+          const __m512bh row = (__m512bh)_mm512_loadu_si512(from + r * kChunk + half * kChunk / 2);
+#pragma GCC unroll 4
+          for (int c = 0; c < kTile; ++c) sum[r][c] = _mm512_dpbf16_ps(sum[r][c], w[c], row);
+        }
+      }
+    }
+  }
+  memcpy(to, sum, sizeof sum);
+}
+
+// The same sums as dot_run's, for 8 or 16 rows of x and count a multiple of kTile: codes are decoded once for all rows,
+// and a vector from memory serves kTile products. (Rows of a dense matrix come from memory faster one by one.)
+static void dot_decoded(CodeRows w, int64_t count, const Run& x, float* out) {
+  alignas(64) uint16_t decoded[kTile * kDecodedMax];
+  for (int64_t column = 0; column < count; column += kTile, w.skip(kTile)) {
+    decode_rows(w, decoded);
+    for (int first = 0; first < x.rows; first += kTile) {
+      __m512 sums[kTile * kTile];
+      dot_tile(decoded, w.depth, x, first, sums);
+      float totals[kTile * kTile];
+      _mm512_storeu_ps(totals, sums_of(sums));
+      for (int r = 0; r < kTile; ++r)
+        for (int c = 0; c < kTile; ++c) out[(first + r) * kGroup + column + c] += totals[r * kTile + c];
+    }
+  }
+}
+
 template <typename Rows>
 static void dot_pairs_of(const Rows& w, int64_t count, const Run& x, float* out) {
   if (x.rows == 1) dot_run<1>(w, count, x, out);
@@ -289,6 +351,7 @@ static inline void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t d
   b.codes->constants(n * blocks, count * blocks, constants);
   const CodeRows rows{b.codes->bytes + n * b.columns / 2, b.codes->book(), constants, blocks, depth, b.columns / 2,
                       b.codes->shift()};
+  if (x.rows >= 2 * kTile && count % kTile == 0 && depth <= kDecodedMax) return dot_decoded(rows, count, x, out);
   dot_pairs_of(rows, count, x, out);
 }
 

@@ -154,7 +154,7 @@ struct LaidTerm {
 
   // x lies in the cache of the core that laid it out. Asked for all at once, its lines take the time of one.
   void fetch(int64_t m) const {
-    const int64_t pair_bytes = run_rows_in_all(m, depth) * chunks_of(depth) * kChunk * parts * 2;
+    const int64_t pair_bytes = run_rows_in_all(m, depth, b->codes != nullptr) * chunks_of(depth) * kChunk * parts * 2;
     const int64_t bytes = parts > 0 ? pair_bytes : m * pitch_of(depth) * 4;
     const char* from = reinterpret_cast<const char*>(x);
     for (int64_t i = 0; i < least(bytes, kFetchMax); i += kLine) __builtin_prefetch(from + i);
@@ -174,7 +174,9 @@ LaidTerm lay_out(const Term& term, int64_t m, float* space) {
 }
 
 int64_t space_of(const Term& t, int64_t m) {
-  const int64_t floats = takes_pairs(t.b.matrix, t.depth) ? pairs_space(m, t.depth) : m * pitch_of(t.depth);
+  const Matrix& b = t.b.matrix;
+  const int64_t pairs = pairs_space(m, t.depth, b.codes != nullptr);
+  const int64_t floats = takes_pairs(b, t.depth) ? pairs : m * pitch_of(t.depth);
   return (floats + 15) / 16 * 16;
 }
 
@@ -184,7 +186,7 @@ void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out
   if (t.parts > 0) {
     auto* x = reinterpret_cast<const uint16_t*>(t.x);
     for (int64_t r = 0; r < m;) {
-      const int rows = run_rows_of(m - r, t.depth);
+      const int rows = run_rows_of(m - r, t.depth, t.b->codes != nullptr);
       dot_rows(*t.b, n, count, t.depth, {x, rows, t.parts}, out + r * kGroup);
       x += rows * chunks_of(t.depth) * t.parts * kChunk;
       r += rows;
