@@ -2,6 +2,7 @@
 import { type Command, Option } from "commander";
 import type { ExportGgufOptions } from "#packages/engine";
 import { bytes, count, duration } from "../format.ts";
+import { localFolder } from "../hub-folder.ts";
 import { type Io, line, printJson } from "../io.ts";
 import { jsonOption, threadsOption } from "../options.ts";
 import { addTrainedAs, type TrainedAsFlags, trainedAs, withEngine } from "./local-engine.ts";
@@ -22,8 +23,11 @@ export function addExport(program: Command, io: Io): void {
   const command = program
     .command("export")
     .description("write a GGUF file that llama.cpp runs")
-    .requiredOption("--model <dir>", "model folder, 16-bit or quantized, with its tokenizer.json")
-    .option("--adapter <dir>", "adapter folder to merge on the way")
+    .requiredOption(
+      "--model <dir>",
+      "model folder with its tokenizer.json, 16-bit or quantized, or org/name at the Hub",
+    )
+    .option("--adapter <dir>", "adapter folder to merge on the way, or org/name at the Hub")
     .requiredOption("--out <file>", "file to write, such as model.gguf; it appears whole or not at all")
     .addOption(
       new Option("--format <format>", "of the weights; q4_0 has the embedding and the head in q8_0")
@@ -37,7 +41,9 @@ export function addExport(program: Command, io: Io): void {
 }
 
 async function exportGguf(io: Io, options: Options): Promise<void> {
-  const { model: modelDir, adapter: adapterDir = null, out: outFile, format: type, threads = null } = options;
+  const { out: outFile, format: type, threads = null } = options;
+  const modelDir = await localFolder(io, options.model);
+  const adapterDir = options.adapter === undefined ? null : await localFolder(io, options.adapter);
   const quant = trainedAs(options, adapterDir !== null);
   const report = await withEngine(io, threads, (engine, call) =>
     engine.exportGguf({ modelDir, adapterDir, quant, outFile, type }, call),

@@ -2,6 +2,7 @@
 import { type Command, Option } from "commander";
 import type { MergeReport } from "#packages/engine";
 import { bytes, count, duration, percent } from "../format.ts";
+import { localFolder } from "../hub-folder.ts";
 import { type Io, line, printJson } from "../io.ts";
 import { jsonOption, threadsOption } from "../options.ts";
 import { addTrainedAs, type TrainedAsFlags, trainedAs, withEngine } from "./local-engine.ts";
@@ -26,8 +27,8 @@ export function addMerge(program: Command, io: Io): void {
   const command = program
     .command("merge")
     .description("merge an adapter into its base, and say how far the answers moved")
-    .requiredOption("--model <dir>", "base model folder, 16-bit or quantized")
-    .requiredOption("--adapter <dir>", "adapter folder")
+    .requiredOption("--model <dir>", "base model folder, 16-bit or quantized, or org/name at the Hub")
+    .requiredOption("--adapter <dir>", "adapter folder, or org/name at the Hub")
     .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
     .addOption(
       new Option("--into <weights>", "the base's values as trained on, or as before quantization")
@@ -50,7 +51,8 @@ export function addMerge(program: Command, io: Io): void {
 }
 
 async function merge(io: Io, options: Options): Promise<void> {
-  const { model: modelDir, adapter: adapterDir, out: outDir, into, dtype = null, threads = null } = options;
+  const { out: outDir, into, dtype = null, threads = null } = options;
+  const [modelDir, adapterDir] = [await localFolder(io, options.model), await localFolder(io, options.adapter)];
   const again = trainedAs({ ...options, bits: "4" }, true);
   const job = { modelDir, adapterDir, outDir, into, dtype, quant: trainedAs(options, true) };
   const report = await withEngine(io, threads, (engine, call) =>
