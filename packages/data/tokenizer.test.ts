@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
@@ -82,4 +82,13 @@ test("a missing, broken or foreign tokenizer is an error", (t) => {
   rmSync(join(folder, "tokenizer.json"));
   writeFileSync(join(folder, "tokenizer.model"), "");
   assert.throws(() => loadTokenizer(folder), { code: "NOT_FOUND", message: /tokenizer\.model alone/ });
+});
+
+test("a tokenizer.json beyond the limit is refused before it is read", (t) => {
+  const folder = copyOfGolden(t, "llama_tied");
+  truncateSync(join(folder, "tokenizer.json"), 300 << 20); // a hole: zeros that take no space
+  assert.throws(() => loadTokenizer(folder), {
+    code: "INVALID_ARGUMENT",
+    message: /tokenizer\.json: expected at most 268435456 bytes, got 314572800/,
+  });
 });

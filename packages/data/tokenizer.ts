@@ -1,6 +1,6 @@
 // Text to token ids and back, from a model folder's tokenizer.json. The tokenizing itself is
 // @huggingface/tokenizers; this file adds checks, the special ids, and a decoder for streams.
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { NibbleError } from "#packages/errors";
@@ -81,6 +81,9 @@ function contentOf(value: unknown): string | null {
   return typeof content === "string" ? content : null;
 }
 
+/** A tokenizer.json of 87 MB takes 7 s and 1.3 GB (docs/data.md); the largest of known models has 35 MB. */
+const tokenizerBytesMax = 256 << 20;
+
 /**
  * The tokenizer of a model folder. With the model's `vocabSize` (its number of embedding rows), a
  * tokenizer that has more ids than the model is refused: it is another model's.
@@ -91,6 +94,11 @@ export function loadTokenizer(folder: string, model?: { vocabSize: number }): Te
     const slow = existsSync(join(folder, "tokenizer.model")) ? " (tokenizer.model alone is not read)" : "";
     const message = `${folder}: no tokenizer.json${slow}`;
     throw new NibbleError(message, { code: "NOT_FOUND", op, details: { folder } });
+  }
+  const { size } = statSync(file);
+  if (size > tokenizerBytesMax) {
+    const message = `${file}: expected at most ${tokenizerBytesMax} bytes, got ${size}`;
+    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { folder } });
   }
   const configFile = join(folder, "tokenizer_config.json");
   const config = existsSync(configFile) ? readObject(configFile) : {};

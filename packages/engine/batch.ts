@@ -8,6 +8,14 @@ export interface Example {
   inputIds: Int32Array;
   /** Same length, not shifted; -100 = not trained. Null: nothing is trained (inference). */
   labels: Int32Array | null;
+  /** Of its trained tokens in the loss; a row of weight 2 counts as if it were there twice. Default: 1. */
+  weight?: number;
+}
+
+/** A micro-batch as batches of one weight each: mostly one. */
+export function byWeight(examples: readonly Example[]): { weight: number; batch: PackedBatch }[] {
+  const groups = Map.groupBy(examples, ({ weight = 1 }) => weight);
+  return Array.from(groups, ([weight, group]) => ({ weight, batch: packExamples(group) }));
 }
 
 export const ignoredLabel = -100;

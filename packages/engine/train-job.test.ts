@@ -87,6 +87,32 @@ describe("a job", () => {
     assert.equal(facts(again.outDir).packing.digest, packing.digest);
   });
 
+  test("a row of weight 2 is a row that is there twice; only the weights' proportions count", async () => {
+    const write = (name: string, weighted: (i: number) => object[]) => {
+      const file = join(folder, name);
+      const lines = Array.from({ length: 12 }, (_, i) => weighted(i)).flat();
+      writeFileSync(file, lines.map((line) => JSON.stringify(line)).join("\n"));
+      return file;
+    };
+    const at = (i: number) => JSON.parse(row(i)) as object;
+    const twice = write("twice.jsonl", (i) => (i % 3 === 0 ? [at(i), at(i)] : [at(i)]));
+    const weights = write("weights.jsonl", (i) => [{ ...at(i), weight: i % 3 === 0 ? 1 : 0.5 }]);
+    const flags = { dtype: "float32", steps: 2, batchSize: 16, gradAccum: 1, shuffle: false };
+    const metrics = (out: string) =>
+      readFileSync(join(out, "metrics.jsonl"), "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as { loss: number; grad_norm: number });
+    const expected = metrics((await train({ ...flags, data: twice })).outDir);
+    const got = metrics((await train({ ...flags, data: weights })).outDir);
+    const plain = metrics((await train(flags)).outDir);
+    for (const [i, step] of expected.entries()) {
+      assert.ok(Math.abs(got[i]!.loss - step.loss) < 1e-4, `${got[i]!.loss} ${step.loss}`);
+      assert.ok(Math.abs(got[i]!.grad_norm / step.grad_norm - 1) < 1e-3);
+    }
+    assert.ok(Math.abs(plain[0]!.loss - expected[0]!.loss) > 1e-3);
+  });
+
   test("holds out a part of the rows, and refuses to do it twice", async () => {
     const texts: string[] = [];
     const onEvent = (e: TrainEvent) => e.kind === "log" && texts.push(e.text);

@@ -1,8 +1,8 @@
 // The training step: gradients of some micro-batches, summed over tokens, then one update. It knows no
-// files and no jobs. The loss of a step is the sum over all its trained tokens divided by their number,
-// however they are split into micro-batches.
+// files and no jobs. The loss of a step is the sum over all its trained tokens, each with its row's weight, divided by the
+// sum of the weights, however they are split into micro-batches. Rows of another weight are a pass of their own.
 import { NibbleError } from "#packages/errors";
-import { type Example, freeBatch, packExamples, uploadBatch } from "./batch.ts";
+import { byWeight, type Example, freeBatch, uploadBatch } from "./batch.ts";
 import { lossAndGradients, type PassOptions } from "./forward.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import type { Adamw } from "./optimizer.ts";
@@ -49,23 +49,25 @@ export class Trainer {
    * @throws INTERNAL when the loss or the gradients are not finite; parameters are left as they were.
    */
   async step(microBatches: readonly (readonly Example[])[], between: () => Promise<void>): Promise<StepResult> {
-    const packed = microBatches.map(packExamples);
-    const trainedTokens = packed.reduce((sum, b) => sum + b.trainedTokens, 0);
-    if (trainedTokens === 0) {
+    const packed = microBatches.flatMap(byWeight);
+    const trainedTokens = packed.reduce((sum, { batch }) => sum + batch.trainedTokens, 0);
+    const weightSum = packed.reduce((sum, { weight, batch }) => sum + weight * batch.trainedTokens, 0);
+    if (weightSum === 0) {
       throw new NibbleError("batch: expected a token to train on, got none", { code: "INVALID_ARGUMENT", op: "train" });
     }
     let lossSum = 0;
-    for (const batch of packed) {
+    for (const { weight, batch } of packed) {
       const onDevice = uploadBatch(batch, this.options.device);
       const dropoutSeed = this.options.seed * seedStride + this.microBatches++;
       try {
-        lossSum += lossAndGradients(this.model, onDevice, { ...this.options, dropoutSeed }, 1 / trainedTokens).lossSum;
+        const options = { ...this.options, dropoutSeed };
+        lossSum += weight * lossAndGradients(this.model, onDevice, options, weight / weightSum).lossSum;
       } finally {
         freeBatch(onDevice);
       }
       await between();
     }
-    const loss = lossSum / trainedTokens;
+    const loss = lossSum / weightSum;
     if (!Number.isFinite(loss)) {
       const message = `loss: expected a finite number, got ${loss} at step ${this.stepsDone + 1}; a lower learning rate may help`;
       throw new NibbleError(message, { code: "INTERNAL", op: "train" });
@@ -78,7 +80,7 @@ export class Trainer {
       loss,
       gradNorm,
       lr,
-      tokens: packed.reduce((n, b) => n + b.ids.length, 0),
+      tokens: packed.reduce((n, { batch }) => n + batch.ids.length, 0),
       trainedTokens,
     };
   }
@@ -90,17 +92,19 @@ export class Trainer {
   ): Promise<{ loss: number; tokens: number }> {
     let lossSum = 0;
     let tokens = 0;
-    for (const examples of batches) {
-      const batch = packExamples(examples);
+    let weightSum = 0;
+    for (const { weight, batch } of Iterator.from(batches).flatMap(byWeight)) {
       const onDevice = uploadBatch(batch, this.options.device);
       try {
-        lossSum += lossAndGradients(this.model, onDevice, { ...this.options, dropoutSeed: null }, null).lossSum;
+        const options = { ...this.options, dropoutSeed: null };
+        lossSum += weight * lossAndGradients(this.model, onDevice, options, null).lossSum;
       } finally {
         freeBatch(onDevice);
       }
       tokens += batch.trainedTokens;
+      weightSum += weight * batch.trainedTokens;
       await between();
     }
-    return { loss: tokens === 0 ? Number.NaN : lossSum / tokens, tokens };
+    return { loss: weightSum === 0 ? Number.NaN : lossSum / weightSum, tokens };
   }
 }
