@@ -36,7 +36,7 @@ export function adamw(p: Tensor, g: Tensor, state: AdamwState, hyper: AdamwHyper
   addon.adamw(...tensors, lr, beta1, beta2, eps, weightDecay, gradScale, step);
 }
 
-/** Sum of squares, accumulated in double precision. */
-export function sumSquares(x: Tensor): number {
-  return addon.sumSquares(x.handle);
+/** Sum of the squares of all tensors, which lie on one device, in double precision. A device is waited for once. */
+export function sumSquares(...all: readonly Tensor[]): number {
+  return addon.sumSquares(...all.map((x) => x.handle));
 }

@@ -26,14 +26,34 @@ export interface MemoryReport {
 
 const indexOf = (device: Device): number => devices.indexOf(device);
 
-/** Of the host, or of tensors on the meta device. */
+/** Of the host, of tensors on the meta device, or of the CUDA device. */
 export const memory = {
   report: (device: Device = "cpu"): MemoryReport => addon.memoryReport(indexOf(device)),
   resetPeak: (device: Device = "cpu"): void => addon.memoryResetPeak(indexOf(device)),
   /** Bytes; 0 = no limit. Allocations beyond it fail with RESOURCE_EXHAUSTED. */
-  setLimit: (bytes: number): void => addon.memorySetLimit(bytes),
+  setLimit: (bytes: number, device: Device = "cpu"): void => addon.memorySetLimit(bytes, indexOf(device)),
   /** Gives cached blocks back to the system; bytes given back. */
   trim: (device: Device = "cpu"): number => addon.memoryTrim(indexOf(device)),
+};
+
+export interface CudaDevice {
+  name: string;
+  /** As compilers name it: "sm_90". */
+  architecture: string;
+  totalBytes: number;
+  freeBytes: number;
+  /** Of its memory, by the driver's account. */
+  bytesPerSecond: number;
+  processors: number;
+}
+
+export const cuda = {
+  /** Null where there is no device to use: unavailable() says why. */
+  device: (): CudaDevice | null => addon.cudaDevice(),
+  /** Why there is no device to use; empty where there is one. */
+  unavailable: (): string => addon.cudaUnavailable(),
+  /** Waits for all work on the device. @throws FAILED_PRECONDITION where there is none. */
+  synchronize: (): void => addon.cudaSynchronize(),
 };
 
 /** Threads that ops use, the calling one included. */

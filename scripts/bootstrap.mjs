@@ -7,6 +7,7 @@ import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { nvcc } from "../infra/cuda/nvcc.mjs";
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
 const stampFolder = join(root, "build", "stamps");
@@ -63,13 +64,27 @@ function installDependencies() {
   stamp("npm", digest);
 }
 
+/** What CMake is told of CUDA; part of what an addon is built from. */
+export const cudaOptions = () => {
+  const compiler = nvcc();
+  return { NIBBLE_CUDA: compiler === null ? "off" : "on", NIBBLE_NVCC: compiler ?? "" };
+};
+
+/** Digest of what the native code is built from: its build files, the given folders, and the choice of CUDA. */
+export function nativeDigest(folders) {
+  const files = ["CMakeLists.txt", "native/CMakeLists.txt", "native/cuda.cmake"];
+  const sources = folders.map((f) => `native/${f}`);
+  return `${digestOf([...files, ...sources].map((f) => join(root, f)))} ${JSON.stringify(cudaOptions())}`;
+}
+
 function buildAddon() {
-  const folders = ["core", "ops", "backends", "binding"].map((f) => join(root, "native", f));
-  const digest = digestOf([join(root, "CMakeLists.txt"), join(root, "native", "CMakeLists.txt"), ...folders]);
+  const digest = nativeDigest(["core", "ops", "backends", "binding"]);
   if (isStamped("native", digest) && existsSync(join(root, "build/native/Release/nibble.node"))) return;
-  say("building the native addon with cmake-js (once; a minute or two)…");
+  const options = cudaOptions();
+  say(`building the native addon with cmake-js, CUDA ${options.NIBBLE_CUDA} (once; a minute or two)…`);
   const cmakeJs = createRequire(import.meta.url).resolve("cmake-js/bin/cmake-js");
-  const args = [cmakeJs, "compile", "-O", "build/native", "--parallel", String(availableParallelism())];
+  const define = Object.entries(options).map(([name, value]) => `--CD${name}=${value}`);
+  const args = [cmakeJs, "compile", "-O", "build/native", "--parallel", String(availableParallelism()), ...define];
   say(`…done in ${run(process.execPath, args, "building the addon")} s`);
   stamp("native", digest);
 }

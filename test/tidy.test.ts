@@ -66,14 +66,15 @@ describe("imports go one way", () => {
     });
   }
 
-  test("native backends do not include each other, and only the binding knows N-API", () => {
+  test("native backends do not include each other; only the binding knows N-API, only backends/cuda/device the CUDA runtime", () => {
     const wrong = cpp.flatMap((file) => {
       const home = /^native\/backends\/(\w+)\//.exec(file)?.[1];
       return [...read(file).matchAll(/#include [<"]([^>"]+)[>"]/g)].flatMap(([, path = ""]) => {
         const other = /^backends\/(\w+)\//.exec(path)?.[1];
         const foreign = home !== undefined && other !== undefined && other !== home;
+        const cuda = path.includes("cuda_runtime") && !file.startsWith("native/backends/cuda/device/");
         const napi = path.includes("napi") && !file.startsWith("native/binding/");
-        return foreign || napi ? [`${file}: ${path}`] : [];
+        return foreign || napi || cuda ? [`${file}: ${path}`] : [];
       });
     });
     assert.deepEqual(wrong, []);
@@ -117,6 +118,16 @@ test("every op of the CPU backend has its twin in the reference backend", () => 
   const ops = new Set(files(["native/ops/*.cpp"]).map((f) => relative("native/ops", f)));
   const missing = names("cpu").filter((name) => ops.has(name) && !reference.has(name));
   assert.deepEqual(missing, []);
+});
+
+/** Ops that may be missing on a device: callers ask. */
+const optionalOps = ["screen_head", "screened_head"];
+
+test("the reference backend and the CUDA backend have the same ops", () => {
+  const functions = (backend: string) =>
+    [...read(`native/backends/${backend}/backend.cpp`).matchAll(/^ +\.(\w+) = /gm)].map((m) => m[1]);
+  const needed = functions("reference").filter((name) => !optionalOps.includes(name ?? ""));
+  assert.deepEqual(functions("cuda"), needed);
 });
 
 test("nothing names a registry's host or a path of a machine", () => {

@@ -19,6 +19,7 @@ class Arguments {
   Tensor tensor(size_t i) const { return handles_.get(uint32_t(number(i))); }
   // null gives an empty tensor.
   Tensor maybe_tensor(size_t i) const { return info_[i].IsNull() ? Tensor{} : tensor(i); }
+  size_t count() const { return info_.Length(); }
   Napi::Value value(size_t i) const { return info_[i]; }
   double number(size_t i) const {
     require(info_[i].IsNumber(), "binding", "argument ", i, ": expected a number");

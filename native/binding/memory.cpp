@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "binding/arguments.h"
+#include "core/device_memory.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"
 
@@ -77,7 +78,12 @@ Napi::Value tensor_write(Napi::Env env, const Arguments& a) {
   const int64_t offset = a.integer(2), size = int64_t(from.ByteLength());
   require(offset >= 0 && offset + size <= t.bytes(), "tensor_write", "expected at most ", t.bytes() - offset,
           " bytes at offset ", offset, ", got ", size);
-  if (size > 0 && has_bytes(t)) std::memcpy(t.u8() + offset, from.Data(), size_t(size));
+  if (size == 0 || !has_bytes(t)) return env.Undefined();
+  if (t.device == Device::kCuda) {
+    cuda::upload(t.u8() + offset, from.Data(), size);
+  } else {
+    std::memcpy(t.u8() + offset, from.Data(), size_t(size));
+  }
   return env.Undefined();
 }
 
@@ -88,14 +94,23 @@ Napi::Value tensor_read(Napi::Env env, const Arguments& a) {
   const int64_t offset = a.integer(2), size = int64_t(into.ByteLength());
   require(offset >= 0 && offset + size <= t.bytes(), "tensor_read", "expected at most ", t.bytes() - offset,
           " bytes at offset ", offset, ", got ", size);
-  if (size > 0 && has_bytes(t)) std::memcpy(into.Data(), t.u8() + offset, size_t(size));
+  if (size == 0 || !has_bytes(t)) return env.Undefined();
+  if (t.device == Device::kCuda) {
+    cuda::download(into.Data(), t.u8() + offset, size);
+  } else {
+    std::memcpy(into.Data(), t.u8() + offset, size_t(size));
+  }
   return env.Undefined();
 }
 
 Napi::Value tensor_zero(Napi::Env env, const Arguments& a) {
   refuse_mapped(env, a, "tensor_zero");
   const Tensor t = a.tensor(0);
-  if (has_bytes(t)) std::memset(t.data, 0, size_t(t.bytes()));
+  if (t.device == Device::kCuda) {
+    cuda::clear(t.data, t.bytes());
+  } else if (has_bytes(t)) {
+    std::memset(t.data, 0, size_t(t.bytes()));
+  }
   return env.Undefined();
 }
 
@@ -126,14 +141,37 @@ Napi::Value memory_reset_peak(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
+// (bytes, device)
 Napi::Value memory_set_limit(Napi::Env env, const Arguments& a) {
-  memory().set_limit(a.integer(0));
+  memory_of(a.choice<Device>(1, kDevices)).set_limit(a.integer(0));
   return env.Undefined();
 }
 
 // (device)
 Napi::Value memory_trim(Napi::Env env, const Arguments& a) {
   return Napi::Number::New(env, double(memory_of(a.choice<Device>(0, kDevices)).trim()));
+}
+
+// null where there is no device: cudaUnavailable says why.
+Napi::Value cuda_device(Napi::Env env, const Arguments&) {
+  if (!cuda::unavailable().empty()) return env.Null();
+  const cuda::DeviceFacts f = cuda::device_facts();
+  Napi::Object o = Napi::Object::New(env);
+  o.Set("name", f.name);
+  o.Set("architecture", f.architecture);
+  o.Set("totalBytes", double(f.total));
+  o.Set("freeBytes", double(f.free));
+  o.Set("bytesPerSecond", double(f.bandwidth));
+  o.Set("processors", double(f.processors));
+  return o;
+}
+
+Napi::Value cuda_unavailable(Napi::Env env, const Arguments&) { return Napi::String::New(env, cuda::unavailable()); }
+
+Napi::Value cuda_synchronize(Napi::Env env, const Arguments&) {
+  cuda_backend();
+  cuda::synchronize();
+  return env.Undefined();
 }
 
 Napi::Value threads(Napi::Env env, const Arguments& a) {
@@ -166,6 +204,9 @@ void define_memory(Napi::Object exports) {
   define<memory_reset_peak>(exports, "memoryResetPeak");
   define<memory_set_limit>(exports, "memorySetLimit");
   define<memory_trim>(exports, "memoryTrim");
+  define<cuda_device>(exports, "cudaDevice");
+  define<cuda_unavailable>(exports, "cudaUnavailable");
+  define<cuda_synchronize>(exports, "cudaSynchronize");
   define<threads>(exports, "threads");
   define<isa>(exports, "isa");
   define<isa_is_supported>(exports, "isaSupported");

@@ -1,6 +1,8 @@
 // Argument orders are those of native/optimizer.ts.
 #include "ops/optimizer.h"
 
+#include <vector>
+
 #include "binding/arguments.h"
 
 namespace nibble::binding {
@@ -16,9 +18,11 @@ Napi::Value adamw(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
-// (x)
+// (x, ...)
 Napi::Value sum_squares(Napi::Env env, const Arguments& a) {
-  return Napi::Number::New(env, nibble::sum_squares(a.tensor(0)));
+  std::vector<Tensor> all;
+  for (size_t i = 0; i < a.count(); ++i) all.push_back(a.tensor(i));
+  return Napi::Number::New(env, nibble::sum_squares(all.data(), int(all.size())));
 }
 
 }  // namespace

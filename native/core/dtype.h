@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/portable.h"
+
 namespace nibble {
 
 enum class DType : uint8_t { kF64, kF32, kBF16, kF16, kU8, kI32 };
 
-constexpr int64_t size_of(DType t) {
+NIBBLE_HD constexpr int64_t size_of(DType t) {
   switch (t) {
     case DType::kF64: return 8;
     case DType::kF32: return 4;
@@ -34,27 +36,27 @@ constexpr const char* name_of(DType t) {
   return "?";
 }
 
-static inline float bits_to_float(uint32_t bits) {
+NIBBLE_HD static inline float bits_to_float(uint32_t bits) {
   float f;
   std::memcpy(&f, &bits, 4);
   return f;
 }
 
-static inline uint32_t float_to_bits(float f) {
+NIBBLE_HD static inline uint32_t float_to_bits(float f) {
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
   return bits;
 }
 
-static inline float bf16_to_float(uint16_t h) { return bits_to_float(uint32_t{h} << 16); }
+NIBBLE_HD static inline float bf16_to_float(uint16_t h) { return bits_to_float(uint32_t{h} << 16); }
 
-static inline uint16_t float_to_bf16(float f) {
+NIBBLE_HD static inline uint16_t float_to_bf16(float f) {
   const uint32_t bits = float_to_bits(f);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40);  // NaN stays NaN
   return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-static inline float f16_to_float(uint16_t h) {
+NIBBLE_HD static inline float f16_to_float(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000u) << 16;
   const uint32_t exponent = (h >> 10) & 31u;
   const uint32_t mantissa = h & 0x3ffu;
@@ -64,7 +66,7 @@ static inline float f16_to_float(uint16_t h) {
   return sign ? -magnitude : magnitude;
 }
 
-static inline uint16_t float_to_f16(float f) {
+NIBBLE_HD static inline uint16_t float_to_f16(float f) {
   const uint32_t bits = float_to_bits(f);
   const uint16_t sign = uint16_t((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -77,6 +79,12 @@ static inline uint16_t float_to_f16(float f) {
   }
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1);
   return uint16_t(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+// A float32 value as an element of `t`, a float type of at most 32 bits, holds it.
+NIBBLE_HD static inline float round_to(DType t, float f) {
+  if (t == DType::kBF16) return bf16_to_float(float_to_bf16(f));
+  return t == DType::kF16 ? f16_to_float(float_to_f16(f)) : f;
 }
 
 }  // namespace nibble

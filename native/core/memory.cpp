@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "core/device_memory.h"
 #include "core/error.h"
 #include "core/pages.h"
 
@@ -30,6 +31,7 @@ int64_t size_class(int64_t bytes) {
 
 void* Memory::from_system(int64_t size, Kind kind) {
   if (source_ == Source::kNowhere) return reinterpret_cast<void*>(nowhere_ += kAlignment);
+  if (source_ == Source::kCuda) return cuda::allocate(size);
   if (size < kMappedMin) return std::aligned_alloc(kAlignment, size_t(size));
   if (kind == Kind::kWeights && Slabs::takes(size)) return slabs_.allocate(size);
   return map_pages(size);
@@ -37,6 +39,7 @@ void* Memory::from_system(int64_t size, Kind kind) {
 
 void Memory::to_system(void* pointer, int64_t size) {
   if (source_ == Source::kNowhere) return;
+  if (source_ == Source::kCuda) return cuda::release(pointer);
   if (size < kMappedMin) return std::free(pointer);
   if (!slabs_.release(pointer)) unmap_pages(pointer, size);
 }
@@ -93,7 +96,7 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
     throw Error(Code::kResourceExhausted, "allocate",
                 "memory limit: " + std::to_string(limit_) + " bytes, in use " +
                     std::to_string(total_) + ", asked for " + std::to_string(size) + " more (" +
-                    kKindNames[int(kind)] + ")");
+                    kKindNames[int(kind)] + ")" + usage_text());
   }
   void* pointer = take_cached(size);
   if (pointer == nullptr) {
@@ -104,8 +107,9 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
   }
   if (pointer == nullptr) {
     throw Error(Code::kResourceExhausted, "allocate",
-                "the system refused " + std::to_string(size) + " bytes (" + kKindNames[int(kind)] +
-                    "), in use " + std::to_string(total_));
+                std::string(source_ == Source::kCuda ? "the device" : "the system") + " refused " +
+                    std::to_string(size) + " bytes (" + kKindNames[int(kind)] + "), in use " +
+                    std::to_string(total_) + usage_text());
   }
   const Block block{size, kind, false};
   live_[pointer] = block;
@@ -113,10 +117,36 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
   return pointer;
 }
 
+// " (weights 1, ...)": what is in use, by kind.
+std::string Memory::usage_text() const {
+  std::string text;
+  for (int k = 0; k < kKinds; ++k) {
+    if (report_.current[k] == 0) continue;
+    text += (text.empty() ? "; " : ", ") + std::string(kKindNames[k]) + " " + std::to_string(report_.current[k]);
+  }
+  return text;
+}
+
+void* Memory::page(int64_t size, const std::string& folder) {
+  if (source_ == Source::kNowhere) return from_system(size, Kind::kOptimizer);
+  if (source_ == Source::kSystem) return map_spill(folder, size);
+  void* const data = cuda::allocate_managed(size);
+  if (data != nullptr) return data;
+  std::lock_guard<std::mutex> lock(mutex_);
+  throw Error(Code::kResourceExhausted, "allocate",
+              "the device has less memory free than would be paged: " + std::to_string(report_.paged + size) +
+                  " bytes; in use " + std::to_string(total_) + usage_text());
+}
+
+void Memory::unpage(void* pointer, int64_t size) {
+  if (source_ == Source::kSystem) unmap_spill(pointer, size);
+  if (source_ == Source::kCuda) cuda::release_managed(pointer);
+}
+
 void* Memory::allocate_paged(int64_t bytes, const std::string& folder) {
   require(bytes > 0, "allocate", "bytes: expected > 0 to page, got ", bytes);
   const Block block{(bytes + kPage - 1) / kPage * kPage, Kind::kOptimizer, true};
-  void* const pointer = source_ == Source::kSystem ? map_spill(folder, block.bytes) : from_system(block.bytes, block.kind);
+  void* const pointer = page(block.bytes, folder);
   std::lock_guard<std::mutex> lock(mutex_);
   live_[pointer] = block;
   count(block);
@@ -131,8 +161,7 @@ void Memory::release(void* pointer) {
   live_.erase(found);
   if (block.is_paged) {
     report_.paged -= block.bytes;
-    if (source_ == Source::kSystem) unmap_spill(pointer, block.bytes);
-    return;
+    return unpage(pointer, block.bytes);
   }
   report_.current[int(block.kind)] -= block.bytes;
   total_ -= block.bytes;
@@ -145,7 +174,9 @@ void Memory::advise(void* pointer, Use use) {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = live_.find(pointer);
   if (found == live_.end()) throw Error(Code::kInternal, "advise", "this pointer is not allocated");
-  if (found->second.is_paged && source_ == Source::kSystem) advise_spill(pointer, found->second.bytes, use);
+  if (!found->second.is_paged) return;
+  if (source_ == Source::kSystem) advise_spill(pointer, found->second.bytes, use);
+  if (source_ == Source::kCuda) cuda::advise_managed(pointer, found->second.bytes, use);
 }
 
 void Memory::count_mapped(int64_t bytes) {
@@ -197,6 +228,11 @@ void settle_system_allocator() {
 
 Memory& memory() {
   static Memory* instance = new Memory;  // never destroyed: tensors may outlive static destructors
+  return *instance;
+}
+
+Memory& cuda_memory() {
+  static Memory* instance = new Memory(Source::kCuda);
   return *instance;
 }
 

@@ -36,6 +36,7 @@ struct MemoryReport {
 enum class Source : uint8_t {
   kSystem,
   kNowhere,  // addresses without memory: to count what work would take without doing it
+  kCuda,     // the device's; what is paged is unified memory, see core/device_memory.h
 };
 
 class Memory {
@@ -44,7 +45,8 @@ class Memory {
   // Bytes, 64-byte aligned, not zeroed. Throws RESOURCE_EXHAUSTED, with the report, when the system
   // or the limit refuses.
   void* allocate(int64_t bytes, Kind kind);
-  // Zeros in a spill file in `folder`; see core/spill_file.h for what it throws.
+  // Zeros in a spill file in `folder`; see core/spill_file.h for what it throws. On a device they are in unified memory,
+  // the folder is not used, and RESOURCE_EXHAUSTED says that the device has less free than would be paged.
   void* allocate_paged(int64_t bytes, const std::string& folder);
   void release(void* pointer);
   // Counts weights that lie in a mapped file; the same number, negative, when they are no longer used. The limit
@@ -76,6 +78,9 @@ class Memory {
   void drop_oldest();
   void count(const Block& block);
   int64_t trim_locked();
+  void* page(int64_t size, const std::string& folder);
+  void unpage(void* pointer, int64_t size);
+  std::string usage_text() const;
 
   const Source source_;
   mutable std::mutex mutex_;
@@ -99,7 +104,12 @@ void settle_system_allocator();
 Memory& memory();
 // That of tensors on Device::kMeta.
 Memory& meta_memory();
+// That of tensors on Device::kCuda. Blocks freed by one op serve the next one at once, as all work is in one stream.
+Memory& cuda_memory();
 
-inline Memory& memory_of(Device device) { return device == Device::kMeta ? meta_memory() : memory(); }
+inline Memory& memory_of(Device device) {
+  if (device == Device::kCuda) return cuda_memory();
+  return device == Device::kMeta ? meta_memory() : memory();
+}
 
 }  // namespace nibble

@@ -21,6 +21,9 @@ struct Backend {
   const char* name;
   void (*quantize4)(const Quantize4Args&);
   void (*dequantize4)(const Dequantize4Args&);
+  void (*quantize_absmax)(const QuantizeAbsmaxArgs&);
+  void (*dequantize_absmax)(const DequantizeAbsmaxArgs&);
+  int64_t (*count_nonfinite)(const Tensor&);
   void (*linear_forward)(const LinearForwardArgs&);
   void (*linears_forward)(const LinearForwardArgs*, int);
   void (*linear_backward)(const LinearBackwardArgs&);
@@ -39,7 +42,7 @@ struct Backend {
   void (*paged_attention)(const PagedAttentionArgs&);
   void (*kv_write)(const KvWriteArgs&);
   void (*adamw)(const AdamwArgs&);
-  double (*sum_squares)(const Tensor&);
+  double (*sum_squares)(const Tensor*, int);
   void (*add)(const AddArgs&);
   void (*scale)(const ScaleArgs&);
   void (*convert)(const ConvertArgs&);

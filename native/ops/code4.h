@@ -15,12 +15,6 @@
 #include "core/dtype.h"
 #include "ops/code_tables.h"
 
-#if defined(__CUDACC__)
-#define NIBBLE_HD __host__ __device__
-#else
-#define NIBBLE_HD
-#endif
-
 namespace nibble {
 
 enum class Code4 : uint8_t { kNf4, kFp4, kInt4 };
@@ -36,7 +30,7 @@ struct Codebook4 {
 
 NIBBLE_HD inline uint8_t nearest_code4(const Codebook4& book, float x) {
   int rank = 0;
-  for (int i = 0; i < 15; ++i) rank += !(x <= book.threshold[i]);
+  for (int half = 8; half > 0; half /= 2) rank += x <= book.threshold[rank + half - 1] ? 0 : half;
   return book.code_of_rank[rank];
 }
 

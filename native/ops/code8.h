@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "core/portable.h"
+
 namespace nibble {
 
 constexpr int64_t kBlock8 = 256;
@@ -16,10 +18,16 @@ struct Codebook8 {
 };
 
 // x in [-1, 1] (clamped; NaN counts as -1).
-inline uint8_t nearest_code8(const Codebook8& book, float x) {
+NIBBLE_HD inline uint8_t nearest_code8(const Codebook8& book, float x) {
   x = x > -1.0f ? (x < 1.0f ? x : 1.0f) : -1.0f;
   const float step = ((x + 1.0f) * 0.5f) * 65535.0f + 0.5f;
   return book.nearest[uint32_t(step) & 0xffffu];
+}
+
+// A block's constant under double quantization, from its code, the constant of its own block and the offset.
+NIBBLE_HD inline float nested_constant(const float* map, uint8_t code, float nested_absmax, float offset) {
+  const float scaled = map[code] * nested_absmax;
+  return scaled + offset;
 }
 
 const Codebook8& codebook8_signed();    // block constants, first moments

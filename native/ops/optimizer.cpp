@@ -64,9 +64,12 @@ void adamw(const AdamwArgs& a) {
   backend_of(a.p.device).adamw(a);
 }
 
-double sum_squares(const Tensor& x) {
-  check_float32_or_bf16("sum_squares", "x", x);
-  return backend_of(x.device).sum_squares(x);
+double sum_squares(const Tensor* all, int count) {
+  for (int i = 0; i < count; ++i) {
+    check_float32_or_bf16("sum_squares", "x", all[i]);
+    check_device("sum_squares", "x", all[i], all[0].device);
+  }
+  return count == 0 ? 0 : backend_of(all[0].device).sum_squares(all, count);
 }
 
 }  // namespace nibble

@@ -7,6 +7,9 @@
 // the new unquantized m, v, then they are coded again. Bit-equal state to bitsandbytes' CPU backend.
 #pragma once
 
+#include <cmath>
+
+#include "core/portable.h"
 #include "core/tensor.h"
 
 namespace nibble {
@@ -26,9 +29,22 @@ struct AdamwFactors {
 };
 AdamwFactors adamw_factors(const AdamwArgs& args);
 
+// One element, in float32, each step rounded once, as bitsandbytes' CPU backend does it: 8-bit state depends on it.
+// m and v hold the old moments times beta, then the new ones.
+NIBBLE_HD inline void adamw_moments(const AdamwFactors& f, float gradient, float& m, float& v) {
+  const float g = gradient * f.grad_scale;
+  m = std::fma(g, f.gain1, m);
+  v = std::fma(g * f.gain2, g, v);
+}
+NIBBLE_HD inline float adamw_parameter(const AdamwFactors& f, float p, float m, float v) {
+  return p * f.decay - f.step_size * (m / (std::sqrt(v) / f.root + f.eps));
+}
+
 void adamw(const AdamwArgs& args);
 
-// Sum of squares in double precision, in an order that does not depend on the number of threads.
-double sum_squares(const Tensor& x);
+// Sum of squares of all elements of tensors of one device, in double precision, in an order that does not depend on the
+// number of threads. On a device the sum of all of them is waited for once.
+double sum_squares(const Tensor* all, int count);
+inline double sum_squares(const Tensor& x) { return sum_squares(&x, 1); }
 
 }  // namespace nibble

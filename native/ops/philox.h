@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "ops/code4.h"  // NIBBLE_HD
+#include "core/portable.h"
 
 namespace nibble {
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 
 #include "core/thread_pool.h"
@@ -39,10 +40,8 @@ struct CascadeSum {
       }
   }
   void run(const float* values, int64_t steps) {
-    int power = 0;
-    while ((int64_t{1} << power) < steps) ++power;
-    power = power / kLevels < 4 ? 4 : power / kLevels;
-    const int64_t chunk = int64_t{1} << power;
+    const int64_t chunk = cascade_chunk(steps);
+    const int power = std::countr_zero(uint64_t(chunk));
     int64_t i = 0;
     while (i + chunk <= steps) {
       for (int64_t j = 0; j < chunk; ++j, ++i) add_step(values + i * kRows * kLanes);
@@ -74,6 +73,12 @@ int64_t count_full_exponents(const Bits* bits, int64_t count, Bits mask) {
 }
 
 }  // namespace
+
+int64_t cascade_chunk(int64_t steps) {
+  constexpr int kChunkBitsMin = 4;
+  const int bits = int(std::bit_width(uint64_t(steps > 0 ? steps - 1 : 0)));
+  return int64_t{1} << std::max(kChunkBitsMin, bits / CascadeSum::kLevels);
+}
 
 float mean_like_torch(const float* values, int64_t count) {
   constexpr int kLanes = CascadeSum::kLanes, kRows = CascadeSum::kRows;
@@ -117,7 +122,14 @@ void quantize_absmax(const QuantizeAbsmaxArgs& args) {
   check_count(op, "codes", args.codes, m);
   check_count(op, "nested_absmax", args.nested_absmax, (m + kBlock8 - 1) / kBlock8);
   check_count(op, "offset", args.offset, 1);
-  if (args.absmax.device == Device::kMeta) return;
+  check_device(op, "codes", args.codes, args.absmax.device);
+  check_device(op, "nested_absmax", args.nested_absmax, args.absmax.device);
+  check_device(op, "offset", args.offset, args.absmax.device);
+  backend_of(args.absmax.device).quantize_absmax(args);
+}
+
+void host_quantize_absmax(const QuantizeAbsmaxArgs& args) {
+  const int64_t m = args.absmax.count();
   const float* x = args.absmax.f32();
   const float offset = args.offset.f32()[0] = mean_like_torch(x, m);
   const Codebook8& book = codebook8_signed();
@@ -148,17 +160,27 @@ void dequantize_absmax(const DequantizeAbsmaxArgs& args) {
   check_count(op, "offset", args.offset, 1);
   check_count(op, "nested_absmax", args.nested_absmax, (m + kBlock8 - 1) / kBlock8);
   check_count(op, "absmax", args.absmax, m);
-  if (args.absmax.device == Device::kMeta) return;
+  for (const Tensor* t : {&args.codes, &args.map, &args.offset, &args.nested_absmax}) {
+    check_device(op, "codes, map, offset, nested_absmax", *t, args.absmax.device);
+  }
+  backend_of(args.absmax.device).dequantize_absmax(args);
+}
+
+void host_dequantize_absmax(const DequantizeAbsmaxArgs& args) {
+  const int64_t m = args.codes.count();
   const float offset = args.offset.f32()[0];
   for (int64_t i = 0; i < m; ++i) {
-    const float scaled = args.map.f32()[args.codes.u8()[i]] * args.nested_absmax.f32()[i / kBlock8];
-    args.absmax.f32()[i] = scaled + offset;
+    const uint8_t code = args.codes.u8()[i];
+    args.absmax.f32()[i] = nested_constant(args.map.f32(), code, args.nested_absmax.f32()[i / kBlock8], offset);
   }
 }
 
 int64_t count_nonfinite(const Tensor& input) {
   check_float16_or_32("count_nonfinite", "input", input);
-  if (input.device == Device::kMeta) return 0;
+  return backend_of(input.device).count_nonfinite(input);
+}
+
+int64_t host_count_nonfinite(const Tensor& input) {
   const int64_t n = input.count();
   std::atomic<int64_t> bad = 0;
   parallel_for((n + kNonfiniteTask - 1) / kNonfiniteTask, [&](int64_t task) {

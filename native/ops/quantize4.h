@@ -49,9 +49,17 @@ void dequantize4(const Dequantize4Args& args);
 void quantize_absmax(const QuantizeAbsmaxArgs& args);
 void dequantize_absmax(const DequantizeAbsmaxArgs& args);
 
+// The same on any host backend: what ops/quantize4.cpp checks, done with the process's threads.
+void host_quantize_absmax(const QuantizeAbsmaxArgs& args);
+void host_dequantize_absmax(const DequantizeAbsmaxArgs& args);
+int64_t host_count_nonfinite(const Tensor& input);
+
 // Mean of m float32 values in the order in which PyTorch's AVX2 kernel sums them on one thread
 // (aten SumKernel: 8 lanes x 4 accumulators, cascaded), so that the offset has the same bits.
 float mean_like_torch(const float* values, int64_t count);
+
+// The chunks of that order: a chunk of so many steps of 32 values, so many chunks a group, and so on.
+int64_t cascade_chunk(int64_t steps);
 
 // Number of NaN and Inf in a float tensor.
 int64_t count_nonfinite(const Tensor& input);

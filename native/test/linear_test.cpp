@@ -46,7 +46,7 @@ Weight make_weight(Bench& b, const Form& form, int64_t out, int64_t in) {
   w.nested_absmax = b.filled(DType::kF32, {(blocks + 255) / 256}, 0);
   quantize_absmax({.absmax = absmax, .codes = w.absmax, .nested_absmax = w.nested_absmax, .offset = offset});
   w.nested_map = b.random(DType::kF32, {256});
-  w.nested_offset = offset.f32()[0];
+  w.nested_offset = float(get(offset, 0));
   return w;
 }
 

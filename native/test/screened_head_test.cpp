@@ -114,7 +114,7 @@ TEST(ScreenedHead, RowsThatAreNotFiniteGoTheExactWay) {
 }
 
 TEST(ScreenedHead, CodesAreThoseOfTheReference) {
-  expect_like_reference("screen_head", 5e-3, [](Bench& b) {
+  expect_cpu_like_reference("screen_head", 5e-3, [](Bench& b) {
     const Tensor w = b.random(DType::kBF16, {70, 100});
     const Tensor codes = b.out(DType::kU8, {70, 128});
     const HeadScreen screen{.codes = codes, .scale = b.out(DType::kF32, {70}), .error = b.out(DType::kF32, {70}),

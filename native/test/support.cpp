@@ -5,13 +5,27 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/device_memory.h"
 #include "core/error.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"
+#include "test/device.h"
 
 namespace nibble::test {
 
 namespace {
+
+double element(const Tensor& t, int64_t i) {
+  switch (t.dtype) {
+    case DType::kF64: return static_cast<double*>(t.data)[i];
+    case DType::kF32: return t.f32()[i];
+    case DType::kBF16: return bf16_to_float(t.u16()[i]);
+    case DType::kF16: return f16_to_float(t.u16()[i]);
+    case DType::kU8: return t.u8()[i];
+    case DType::kI32: return t.i32()[i];
+  }
+  return 0;
+}
 
 struct Restore {
   int threads = thread_count();
@@ -28,9 +42,9 @@ struct Restore {
 
 void expect_close(const Tensor& got, const Tensor& want, double tolerance, const std::string& name) {
   double top = 0;
-  for (int64_t i = 0; i < want.count(); ++i) top = std::fmax(top, std::fabs(get(want, i)));
+  for (int64_t i = 0; i < want.count(); ++i) top = std::fmax(top, std::fabs(element(want, i)));
   for (int64_t i = 0; i < want.count(); ++i) {
-    const double a = get(got, i), b = get(want, i);
+    const double a = element(got, i), b = element(want, i);
     const bool same = (a == b && std::signbit(a) == std::signbit(b)) || (std::isnan(a) && std::isnan(b));
     if (same) continue;
     const double allowed = tolerance == 0 ? -1 : tolerance * top + (want.dtype == DType::kBF16 ? std::fabs(b) / 128 : 0);
@@ -49,6 +63,23 @@ void expect_same_bits(const Bench& got, const Bench& want, const std::string& na
   }
 }
 
+void expect_close(const Bench& got, const Bench& want, double tolerance, const std::string& name) {
+  for (size_t i = 0; i < want.compared().size(); ++i) {
+    expect_close(got.compared()[i], want.compared()[i], tolerance, name + ", tensor " + std::to_string(i));
+  }
+}
+
+void run_on_cuda(const std::string& name, double tolerance, const std::function<void(Bench&)>& run) {
+  Bench reference(Device::kReference), once(Device::kCuda), again(Device::kCuda);
+  run(reference);
+  run(once);
+  const device::Reversed reversed;
+  run(again);
+  cuda::synchronize();
+  expect_same_bits(again, once, name + " on cuda, a second time");
+  expect_close(once, reference, tolerance, name + " on cuda");
+}
+
 }  // namespace
 
 Tensor Bench::make(DType dtype, std::initializer_list<int64_t> shape) {
@@ -56,9 +87,14 @@ Tensor Bench::make(DType dtype, std::initializer_list<int64_t> shape) {
   t.dtype = dtype;
   t.device = device_;
   for (int64_t n : shape) t.shape[t.rank++] = n;
+  if (device_ == Device::kCuda) {
+    blocks_.emplace_back(device::allocate(t.bytes()), device::release);
+    t.data = blocks_.back().get();
+    return t;
+  }
   // new gives an aligned address; the tensor starts one element after it and ends where the block does.
   const int64_t skip = size_of(dtype);
-  blocks_.emplace_back(new char[size_t(skip + t.bytes())]);
+  blocks_.emplace_back(new char[size_t(skip + t.bytes())], [](char* block) { delete[] block; });
   t.data = blocks_.back().get() + skip;
   return t;
 }
@@ -107,15 +143,8 @@ Tensor Bench::compared(const Tensor& t) {
 }
 
 double get(const Tensor& t, int64_t i) {
-  switch (t.dtype) {
-    case DType::kF64: return static_cast<double*>(t.data)[i];
-    case DType::kF32: return t.f32()[i];
-    case DType::kBF16: return bf16_to_float(t.u16()[i]);
-    case DType::kF16: return f16_to_float(t.u16()[i]);
-    case DType::kU8: return t.u8()[i];
-    case DType::kI32: return t.i32()[i];
-  }
-  return 0;
+  if (t.device == Device::kCuda) cuda::synchronize();
+  return element(t, i);
 }
 
 void put(const Tensor& t, int64_t i, double value) {
@@ -139,6 +168,11 @@ void for_each_isa(const std::function<void(const std::string&)>& body) {
 }
 
 void expect_like_reference(const std::string& name, double tolerance, const std::function<void(Bench&)>& run) {
+  expect_cpu_like_reference(name, tolerance, run);
+  if (device::has_cuda()) run_on_cuda(name, tolerance, run);
+}
+
+void expect_cpu_like_reference(const std::string& name, double tolerance, const std::function<void(Bench&)>& run) {
   Bench reference(Device::kReference);
   run(reference);
   for_each_isa([&](const std::string& isa) {
@@ -150,9 +184,7 @@ void expect_like_reference(const std::string& name, double tolerance, const std:
     run(three);
     const std::string where = name + " on cpu/" + isa;
     expect_same_bits(three, one, where + " with three threads");
-    for (size_t i = 0; i < reference.compared().size(); ++i) {
-      expect_close(one.compared()[i], reference.compared()[i], tolerance, where + ", tensor " + std::to_string(i));
-    }
+    expect_close(one, reference, tolerance, where);
   });
 }
 

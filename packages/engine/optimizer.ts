@@ -63,7 +63,7 @@ export class Adamw {
 
   /** L2 norm over all gradients, in double precision. */
   gradNorm(): number {
-    return Math.sqrt(this.parameters.reduce((sum, p) => sum + sumSquares(p.grad), 0));
+    return Math.sqrt(sumSquares(...this.parameters.map((p) => p.grad)));
   }
 
   /**

@@ -137,7 +137,9 @@ void adamw(const AdamwArgs& a) {
   });
 }
 
-double sum_squares(const Tensor& x) {
+namespace {
+
+double sum_squares_of(const Tensor& x) {
   const int64_t count = x.count(), tasks = (count + kTaskElements - 1) / kTaskElements;
   const Workspace space(tasks * 2);
   double* partial = reinterpret_cast<double*>(space.data());
@@ -149,6 +151,14 @@ double sum_squares(const Tensor& x) {
   });
   double total = 0;
   for (int64_t task = 0; task < tasks; ++task) total += partial[task];
+  return total;
+}
+
+}  // namespace
+
+double sum_squares(const Tensor* all, int count) {
+  double total = 0;
+  for (int i = 0; i < count; ++i) total += sum_squares_of(all[i]);
   return total;
 }
 

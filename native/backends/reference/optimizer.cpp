@@ -40,12 +40,12 @@ void adamw8_block(const AdamwArgs& a, const AdamwFactors& f, int64_t start, int6
   float &m_absmax = a.m_absmax.f32()[start / kBlock8], &v_absmax = a.v_absmax.f32()[start / kBlock8];
   for (int64_t i = 0; i < count; ++i) {
     // [1] moments, from the decoded ones
-    const float g = a.g.f32()[start + i] * f.grad_scale;
-    m[i] = std::fma(g, f.gain1, signed_book.value[a.m.u8()[start + i]] * m_absmax * f.beta1);
-    v[i] = std::fma(g * f.gain2, g, unsigned_book.value[a.v.u8()[start + i]] * v_absmax * f.beta2);
+    m[i] = signed_book.value[a.m.u8()[start + i]] * m_absmax * f.beta1;
+    v[i] = unsigned_book.value[a.v.u8()[start + i]] * v_absmax * f.beta2;
+    adamw_moments(f, a.g.f32()[start + i], m[i], v[i]);
     // [2] weight decay, then the step
     float& p = a.p.f32()[start + i];
-    p = p * f.decay - f.step_size * (m[i] / (std::sqrt(v[i]) / f.root + f.eps));
+    p = adamw_parameter(f, p, m[i], v[i]);
   }
   // [3] code the new moments
   encode_block(signed_book, m, count, a.m.u8() + start, &m_absmax);
@@ -63,9 +63,11 @@ void adamw(const AdamwArgs& a) {
   }
 }
 
-double sum_squares(const Tensor& x) {
+double sum_squares(const Tensor* all, int count) {
   double total = 0;
-  for (int64_t i = 0; i < x.count(); ++i) total += get(x, i) * get(x, i);
+  for (const Tensor* x = all; x < all + count; ++x) {
+    for (int64_t i = 0; i < x->count(); ++i) total += get(*x, i) * get(*x, i);
+  }
   return total;
 }
 

@@ -17,17 +17,14 @@ class WeightReader {
     const int64_t e = o * w_.in + i;
     if (!w_.quantized) return get(w_.data, e);
     const uint8_t byte = w_.data.u8()[e / 2];
-    const float value = book_.value[e % 2 == 0 ? byte >> 4 : byte & 15] * absmax(e / w_.block_size);
-    if (w_.dtype == DType::kBF16) return bf16_to_float(float_to_bf16(value));
-    if (w_.dtype == DType::kF16) return f16_to_float(float_to_f16(value));
-    return value;
+    return round_to(w_.dtype, book_.value[e % 2 == 0 ? byte >> 4 : byte & 15] * absmax(e / w_.block_size));
   }
 
  private:
   float absmax(int64_t block) const {
     if (!w_.nested_absmax) return w_.absmax.f32()[block];
-    const float scaled = w_.nested_map.f32()[w_.absmax.u8()[block]] * w_.nested_absmax.f32()[block / kBlock8];
-    return scaled + w_.nested_offset;
+    const float nested = w_.nested_absmax.f32()[block / kBlock8];
+    return nested_constant(w_.nested_map.f32(), w_.absmax.u8()[block], nested, w_.nested_offset);
   }
 
   const Weight& w_;

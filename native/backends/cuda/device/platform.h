@@ -1,0 +1,37 @@
+// What kernels and their launchers need of CUDA, for nvcc. backends/cuda/emulation/platform.h is the same for a host
+// compiler; CMake's include path chooses, so the files of ops know neither.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace nibble::cuda {
+
+using Grid = dim3;
+
+cudaStream_t stream();
+// Throws INTERNAL (a sticky error: the process must end) unless it is cudaSuccess.
+void check(cudaError_t status, const char* what);
+
+constexpr int64_t kSharedDefault = 48 << 10;  // more must be asked for
+
+// Queues `kernel` on `grid` blocks of `threads`, with so many bytes for dynamic_shared(). An empty grid is nothing.
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared_bytes, A... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared_bytes > kSharedDefault) {
+    const auto size = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    check(cudaFuncSetAttribute(kernel, size, int(shared_bytes)), "shared memory");
+  }
+  kernel<<<grid, threads, size_t(shared_bytes), stream()>>>(P(args)...);
+  check(cudaGetLastError(), "launch");
+}
+
+template <typename T>
+__device__ inline T* dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char nibble_shared_bytes[];
+  return reinterpret_cast<T*>(nibble_shared_bytes);
+}
+
+}  // namespace nibble::cuda

@@ -1,0 +1,20 @@
+#include "backends/cuda/emulation/device.h"
+#include "test/device.h"
+
+#include <cstdlib>
+
+namespace nibble::test::device {
+
+bool has_cuda() { return true; }
+
+char* allocate(int64_t bytes) {
+  void* data = nullptr;
+  return posix_memalign(&data, 64, size_t(bytes)) == 0 ? static_cast<char*>(data) : nullptr;
+}
+
+void release(char* data) { std::free(data); }
+
+Reversed::Reversed() { cuda::emulation::set_reversed(true); }
+Reversed::~Reversed() { cuda::emulation::set_reversed(false); }
+
+}  // namespace nibble::test::device
