@@ -1,6 +1,6 @@
 // What the commands need done, whoever does it: this process's engine (embedded.ts) or a running stack (remote.ts).
 import type { ChatMessage, TrainRecipe } from "#packages/data";
-import type { DataPreview, QuantOptions, SamplingOptions } from "#packages/engine";
+import type { DataPreview, DeviceChoice, QuantOptions, SamplingOptions } from "#packages/engine";
 
 export interface QuantizeJob {
   modelDir: string;
@@ -30,6 +30,7 @@ export interface TrainingJob {
   recipe: TrainRecipe;
   evalFile: string | null;
   evalSteps: number;
+  device: DeviceChoice;
 }
 
 export interface QuoteJob extends Omit<TrainingJob, "evalSteps"> {
@@ -107,6 +108,7 @@ export interface OpenOptions {
   bits: 4 | 16 | null;
   dtype: "float32" | "bfloat16";
   threads: number | null;
+  device: DeviceChoice;
   /** Room for prompt and answer; null: as much as the first request needs. */
   contextTokens: number | null;
 }

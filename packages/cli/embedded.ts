@@ -131,11 +131,11 @@ class EmbeddedModel implements Answerer {
 
   async open(tokens: number, signal: AbortSignal): Promise<EngineModel> {
     if (this.opened) return this.opened;
-    const { bits, dtype, adapter } = this.options;
+    const { bits, dtype, adapter, device } = this.options;
     const model = await this.engine.openModel(
       {
         modelDir: this.modelDir,
-        device: "cpu",
+        device,
         dtype,
         quant: this.isQuantized || bits === 4 ? defaultQuant : null,
         sequencesMax: 1,

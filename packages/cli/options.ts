@@ -1,5 +1,6 @@
 // Options that several commands share, and checks of their values.
 import { InvalidArgumentError, Option } from "commander";
+import { deviceChoices } from "#packages/engine";
 
 function number(text: string, expected: string, ok: (n: number) => boolean): number {
   const value = text.trim() === "" ? Number.NaN : Number(text);
@@ -28,6 +29,11 @@ export const endpointOption = () =>
 export const jsonOption = () => new Option("--json", "print one JSON object on stdout, nothing else");
 
 export const threadsOption = () => new Option("--threads <n>", "CPU threads (default: all cores)").argParser(whole(1));
+
+export const deviceOption = () =>
+  new Option("--device <device>", "cuda: a card; auto: a card where there is one")
+    .choices(deviceChoices)
+    .default("cpu");
 
 export const dtypeOption = () =>
   new Option("--dtype <dtype>", "what the engine computes in").choices(["float32", "bfloat16"]).default("float32");

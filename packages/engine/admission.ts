@@ -1,5 +1,5 @@
 // Whether a run fits into memory, decided before its first step: what it needs, what there is, and what would help.
-import { type MemoryKind, memory } from "#native";
+import { cuda, type Device, type MemoryKind, memory } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { type Available, availableMemory } from "./available-memory.ts";
@@ -83,8 +83,15 @@ export function refusalOf(what: string, need: Need, available: Available, help: 
 }
 
 /** What earlier work left in the cache is used before the system is asked for more. */
-export function availableNow(memoryLimit: number | null): Available {
+export function availableNow(memoryLimit: number | null, device: Device): Available {
+  if (device === "cuda") return availableOnCard(memoryLimit);
   return availableMemory(memoryLimit, process.memoryUsage.rss() - memory.report().cached);
+}
+
+function availableOnCard(memoryLimit: number | null): Available {
+  const free = (cuda.device()?.freeBytes ?? 0) + memory.report("cuda").cached;
+  if (memoryLimit !== null && memoryLimit < free) return { bytes: memoryLimit, by: "memory_limit" };
+  return { bytes: free, by: "the device" };
 }
 
 export function refusalOfRun(run: RunShape, estimate: MemoryEstimate, available: Available): Refusal | null {
@@ -97,9 +104,9 @@ export interface Admission {
 }
 
 /** @throws RESOURCE_EXHAUSTED with the numbers when the run cannot fit. */
-export function admit(run: RunShape, memoryLimit: number | null): Admission {
+export function admit(run: RunShape, memoryLimit: number | null, device: Device): Admission {
   const estimate = estimateMemory(run);
-  const available = availableNow(memoryLimit);
+  const available = availableNow(memoryLimit, device);
   const refusal = refusalOfRun(run, estimate, available);
   if (refusal === null) return { estimate, available };
   throw new NibbleError(refusal.message, { code: "RESOURCE_EXHAUSTED", op: "train", details: refusal.details });

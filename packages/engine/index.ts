@@ -1,6 +1,7 @@
 // The engine: models in native memory, trained and served. It knows no gRPC and no registry.
 
 export type { MemoryReport, QuantType, SamplingOptions } from "#native";
+export { type DeviceChoice, deviceChoices } from "./device.ts";
 export type { ExportGgufOptions, ExportGgufReport } from "./export-gguf.ts";
 export type { FinishReason, GeneratedToken, SequenceTiming } from "./generation/sequence.ts";
 export { type CallOptions, Engine, EngineModel } from "./host/engine.ts";

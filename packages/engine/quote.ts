@@ -78,7 +78,7 @@ async function quote({ recipe, hasRows, evalFile, device }: QuoteJob, signal: Ab
   const facts = { rows: train.rowCount, steps: plan.steps, tokens, trainedTokens, memory: estimate, flops };
   if (device === "cuda")
     return { ...facts, processBytes: 0, available: null, fits: null, refusal: null, seconds: null };
-  const available = availableNow(recipe.memoryLimit);
+  const available = availableNow(recipe.memoryLimit, "cpu");
   const refusal = refusalOfRun(run, estimate, available);
   const seconds = secondsOf(run, flops);
   return { ...facts, processBytes: processBytes(), available, fits: refusal === null, refusal, seconds };

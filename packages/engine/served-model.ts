@@ -13,6 +13,7 @@ import {
   openModelFolder,
 } from "#packages/hub";
 import { loadWholeAdapter } from "./adapter-extras.ts";
+import { type DeviceChoice, usableDevice } from "./device.ts";
 import type { HeadScreening } from "./generation/head.ts";
 import { Scheduler } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
@@ -28,7 +29,7 @@ const op = "serve";
 
 export interface ServeOptions {
   modelDir: string;
-  device: Device;
+  device: DeviceChoice | Device;
   dtype: DType;
   /** For a 16-bit folder; null serves it in 16 bits. */
   quant: QuantOptions | null;
@@ -39,6 +40,9 @@ export interface ServeOptions {
   /** Heads kept in 8 bits as well, for tokens whose log-probabilities nobody wants. Default: "large". */
   headScreening?: HeadScreening;
 }
+
+/** With the device that was found for it. */
+type PlacedOptions = ServeOptions & { device: Device };
 
 export interface ModelInfo {
   /** As config.json names it. */
@@ -89,7 +93,7 @@ export class ServedModel {
   private readonly adapters = new Map<string, LoadedAdapter>();
   private turning = false;
 
-  private constructor(model: LlamaModel, digest: ModelDigest, options: ServeOptions) {
+  private constructor(model: LlamaModel, digest: ModelDigest, options: PlacedOptions) {
     this.model = model;
     this.modelDigest = digest;
     this.scheduler = new Scheduler(model, options);
@@ -107,13 +111,15 @@ export class ServedModel {
     };
   }
 
-  static open(options: ServeOptions, signal?: AbortSignal): ServedModel {
+  /** @throws FAILED_PRECONDITION when the device is not there; RESOURCE_EXHAUSTED when the model does not fit. */
+  static open(wanted: ServeOptions, signal?: AbortSignal): ServedModel {
+    const options: PlacedOptions = { ...wanted, device: usableDevice(wanted.device) };
     const folder = openModelFolder(options.modelDir);
     try {
       return freeOnThrow(() => {
         const { device, quant, dtype } = options;
-        if (device === "cpu") {
-          admitServing({ config: folder.config, stored: storedIn(folder), quant, dtype, limits: options });
+        if (device === "cpu" || device === "cuda") {
+          admitServing({ config: folder.config, stored: storedIn(folder), quant, dtype, limits: options }, device);
         }
         const { model, digest } = load(folder, options, signal);
         return new ServedModel(model, digest, options);
@@ -212,7 +218,7 @@ export class ServedModel {
 }
 
 /** Weights that are made here, by quantizing, have no folder to take a digest of later. */
-function load(folder: ModelFolder, { device, quant }: ServeOptions, signal?: AbortSignal) {
+function load(folder: ModelFolder, { device, quant }: PlacedOptions, signal?: AbortSignal) {
   const aborts = signal ? { signal } : {};
   if (quant === null || folder.isQuantized) {
     return { model: loadModel(folder, { device, quant, ...aborts }), digest: ModelDigest.of(folder) };

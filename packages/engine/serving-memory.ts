@@ -1,6 +1,6 @@
 // Whether a model can be served in the memory that is there, decided before its weights are read: as for a run, the
 // engine's own loading, its cache and the largest step are counted on the meta device.
-import { type DType, memory } from "#native";
+import { type Device, type DType, memory } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { LlamaConfig } from "#packages/hub";
 import { availableNow, type Need, refusalOf } from "./admission.ts";
@@ -59,10 +59,10 @@ export function estimateServing({ config, stored, quant, dtype, limits }: Servin
 }
 
 /** @throws RESOURCE_EXHAUSTED with the numbers when it cannot fit. */
-export function admitServing(shape: ServingShape): void {
+export function admitServing(shape: ServingShape, on: Device = "cpu"): void {
   const need = estimateServing(shape);
   const help = () => "fewer tokens in the cache, 4 bits or a smaller model would help";
-  const refusal = refusalOf("serving the model", need, availableNow(null), help);
+  const refusal = refusalOf("serving the model", need, availableNow(null, on), help);
   if (refusal === null) return;
   throw new NibbleError(refusal.message, { code: "RESOURCE_EXHAUSTED", op: "serve", details: refusal.details });
 }

@@ -7,6 +7,7 @@ import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
 import { admit, kindsText, sizeText } from "./admission.ts";
+import { type DeviceChoice, usableDevice } from "./device.ts";
 import type { MemoryEstimate } from "./estimate.ts";
 import { trainAllParameters } from "./full-parameters.ts";
 import { planJob } from "./job-plan.ts";
@@ -38,8 +39,11 @@ export interface TrainJob {
   evalSteps: number;
   /** Digest that the base must have; undefined: any. */
   baseDigest?: string;
-  device: Device;
+  device: DeviceChoice | Device;
 }
+
+/** With the device that was found for it. */
+type PlacedJob = TrainJob & { device: Device };
 
 export interface TrainReport {
   outDir: string;
@@ -67,7 +71,7 @@ interface Trainable {
   free(): void;
 }
 
-function prepareAdapter(job: TrainJob, model: LlamaModel, baseDigest: string): Trainable {
+function prepareAdapter(job: PlacedJob, model: LlamaModel, baseDigest: string): Trainable {
   const { config } = model;
   const make = (): Adapter => {
     if (job.recipe.initAdapter === null) {
@@ -111,13 +115,13 @@ function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
 /** @throws what loading, the rows and the steps throw; CANCELLED when the signal aborts. */
 export async function runTrainJob(job: TrainJob, context: RunContext): Promise<TrainReport> {
   try {
-    return await run(job, context);
+    return await run({ ...job, device: usableDevice(job.device) }, context);
   } catch (thrown) {
     throw NibbleError.from(thrown, op);
   }
 }
 
-async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
+async function run(job: PlacedJob, context: RunContext): Promise<TrainReport> {
   const { recipe, evalFile } = job;
   checkDType(recipe);
   setThreadCount(recipe.threads ?? availableParallelism());
@@ -137,15 +141,21 @@ async function run(job: TrainJob, context: RunContext): Promise<TrainReport> {
   }
 }
 
-async function trainOn(rows: JobRows, job: TrainJob, folder: ModelFolder, context: RunContext): Promise<TrainReport> {
+async function trainOn(rows: JobRows, job: PlacedJob, folder: ModelFolder, context: RunContext): Promise<TrainReport> {
   const { recipe, device, evalSteps } = job;
   const { train, evaluation } = rows;
   const { config } = folder;
   const plan = planJob(recipe, train, evaluation);
   const { steps, warmupSteps } = plan;
-  const { estimate } = admit(runShapeOf(recipe, { config, stored: storedIn(folder) }, plan), recipe.memoryLimit);
+  const { estimate } = admit(
+    runShapeOf(recipe, { config, stored: storedIn(folder) }, plan),
+    recipe.memoryLimit,
+    device,
+  );
   logEstimate(estimate, context.onEvent);
-  memory.resetPeak();
+  memory.resetPeak(device);
+  // On a card the limit is a cap on what is allocated; on the host the system has a say in it as well.
+  if (device === "cuda") memory.setLimit(recipe.memoryLimit ?? 0, device);
   const hasher = new ModelHasher();
   const positions = Math.max(1, train.store.longest, evaluation.store.longest);
   const load = { device, quant: quantOf(recipe), float32: recipe.full, positions, hasher, signal: context.signal };
@@ -160,19 +170,28 @@ async function trainOn(rows: JobRows, job: TrainJob, folder: ModelFolder, contex
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
     const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
     writeDataFacts(recipe.out, recipe.data, rows);
-    const steady = new TrainRun({ trainer, train, evaluation, recipe, steps, evalSteps }, context);
+    const steady = new TrainRun({ device, trainer, train, evaluation, recipe, steps, evalSteps }, context);
     await steady.run();
-    const report = reportOf(steady, { recipe, steps, baseDigest, model, estimate, parameters: trainable.parameters });
+    const report = reportOf(steady, {
+      device,
+      recipe,
+      steps,
+      baseDigest,
+      model,
+      estimate,
+      parameters: trainable.parameters,
+    });
     // Only the result is needed from here on.
     optimizer.free();
-    memory.trim();
+    memory.trim(device);
     trainable.save(figuresOf(recipe, report));
     return report;
   } finally {
     optimizer?.free();
     trainable?.free();
     freeModel(model);
-    memory.trim();
+    memory.trim(device);
+    if (device === "cuda") memory.setLimit(0, device);
   }
 }
 
@@ -200,6 +219,7 @@ function checkDType({ full, dtype }: TrainRecipe): void {
 }
 
 interface RunFacts {
+  device: Device;
   recipe: TrainRecipe;
   steps: number;
   baseDigest: string;
@@ -208,7 +228,10 @@ interface RunFacts {
   estimate: MemoryEstimate;
 }
 
-function reportOf(run: TrainRun, { recipe, steps, baseDigest, model, parameters, estimate }: RunFacts): TrainReport {
+function reportOf(
+  run: TrainRun,
+  { device, recipe, steps, baseDigest, model, parameters, estimate }: RunFacts,
+): TrainReport {
   return {
     outDir: recipe.out,
     steps,
@@ -221,7 +244,7 @@ function reportOf(run: TrainRun, { recipe, steps, baseDigest, model, parameters,
     baseDigest,
     trainedParameters: parameters.reduce((sum, p) => sum + p.value.count, 0),
     bitsPerParameter: linearFootprint(model).bitsPerParameter,
-    memory: memory.report(),
+    memory: memory.report(device),
     estimate,
   };
 }

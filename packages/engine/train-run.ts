@@ -1,6 +1,6 @@
 // A run of training steps: rows in the cursor's order, metrics.jsonl, evaluations and events. It knows no
 // model folders: train-job.ts does.
-import { type MemoryReport, memory } from "#native";
+import { type Device, type MemoryReport, memory } from "#native";
 import { BatchCursor, type TrainingSet, type TrainRecipe } from "#packages/data";
 import { inOrder } from "./job-plan.ts";
 import { MetricsFile } from "./metrics-file.ts";
@@ -27,6 +27,7 @@ export interface RunContext {
 }
 
 export interface RunParts {
+  device: Device;
   trainer: Trainer;
   train: TrainingSet;
   evaluation: TrainingSet;
@@ -90,7 +91,7 @@ export class TrainRun {
       seconds,
       tokensPerSecond: result.tokens / seconds,
       tokensTotal: this.tokens,
-      memory: memory.report(),
+      memory: memory.report(this.parts.device),
       rssBytes: process.memoryUsage.rss(),
     });
   }

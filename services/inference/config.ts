@@ -1,5 +1,6 @@
 // The inference service's settings, read once from the environment; a value that makes no sense stops the start.
 import { availableParallelism } from "node:os";
+import { type DeviceChoice, deviceChoices } from "#packages/engine";
 import { choiceSetting, type Environment, textSetting, wholeSetting } from "#packages/rpc";
 
 export interface Config {
@@ -19,6 +20,8 @@ export interface Config {
   dtype: "float32" | "bfloat16";
   /** NIBBLE_INFERENCE_THREADS: CPU threads of a model that asks for none. Default: all cores. */
   threads: number;
+  /** NIBBLE_INFERENCE_DEVICE: what models are loaded to: cpu, cuda, or auto, which is cuda where there is one. Default: cpu. */
+  device: DeviceChoice;
   /** NIBBLE_INFERENCE_SEQUENCES_MAX: answers that are computed together. Default: 16. */
   sequencesMax: number;
   /** NIBBLE_INFERENCE_STEP_TOKENS_MAX: tokens of a step; a longer prompt is computed in parts. Default: 512. */
@@ -43,6 +46,7 @@ export function readConfig(env: Environment = process.env): Config {
     bits: Number(choiceSetting(env, "NIBBLE_INFERENCE_BITS", ["0", "4", "16"], "0")) as 0 | 4 | 16,
     dtype: choiceSetting(env, "NIBBLE_INFERENCE_DTYPE", ["float32", "bfloat16"], "float32"),
     threads: wholeSetting(env, "NIBBLE_INFERENCE_THREADS", availableParallelism(), { min: 1, max: 1024 }),
+    device: choiceSetting(env, "NIBBLE_INFERENCE_DEVICE", deviceChoices, "cpu"),
     sequencesMax: wholeSetting(env, "NIBBLE_INFERENCE_SEQUENCES_MAX", 16, { min: 1 }),
     stepTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_STEP_TOKENS_MAX", 512, { min: 1 }),
     cacheTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_CACHE_TOKENS_MAX", 8192, { min: 16 }),

@@ -32,7 +32,10 @@ const roles = new Map<Role, string>([
 const reasons = { eos: FinishReason.EOS, length: FinishReason.LENGTH, stop: FinishReason.STOP } as const;
 const maxNewTokensDefault = 256;
 
-export function modelSettings(request: LoadModelRequest, threadsDefault: number): ModelSettings {
+export function modelSettings(
+  request: LoadModelRequest,
+  defaults: Pick<ModelSettings, "threads" | "device">,
+): ModelSettings {
   const { quantization, bits } = request;
   if (quantization && bits === 16) {
     const message = "quantization: expected none with bits 16";
@@ -49,7 +52,8 @@ export function modelSettings(request: LoadModelRequest, threadsDefault: number)
     bits: quant ? 4 : (bits as 4 | 16 | undefined),
     quant: quant ?? defaultQuant,
     dtype: request.computeDtype === ComputeDtype.BFLOAT16 ? "bfloat16" : "float32",
-    threads: request.threads ?? threadsDefault,
+    threads: request.threads ?? defaults.threads,
+    device: defaults.device,
   };
 }
 

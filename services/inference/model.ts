@@ -2,7 +2,7 @@
 // no transport.
 import { resolve } from "node:path";
 import { loadTokenizer, type TextTokenizer } from "#packages/data";
-import { Engine, type EngineModel, type MemoryReport, type QuantOptions } from "#packages/engine";
+import { type DeviceChoice, Engine, type EngineModel, type MemoryReport, type QuantOptions } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import type { Config } from "./config.ts";
 
@@ -17,6 +17,7 @@ export interface ModelSettings {
   quant: QuantOptions;
   dtype: "float32" | "bfloat16";
   threads: number;
+  device: DeviceChoice;
 }
 
 export type ServingLimits = Pick<Config, "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "waitingMax">;
@@ -57,10 +58,10 @@ export class LoadedModel {
     limits: ServingLimits,
     { now, signal }: { now: () => number; signal?: AbortSignal },
   ): Promise<LoadedModel> {
-    const { modelDir, bits, quant, dtype, threads } = settings;
+    const { modelDir, bits, quant, dtype, threads, device } = settings;
     const engine = new Engine({ threads });
     try {
-      const options = { modelDir, device: "cpu" as const, dtype, quant: bits === 4 ? quant : null, ...limits };
+      const options = { modelDir, device, dtype, quant: bits === 4 ? quant : null, ...limits };
       const engineModel = await engine.openModel(options, signal ? { signal } : {});
       const { info } = engineModel;
       if (bits === 16 && info.quant !== null) {

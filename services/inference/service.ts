@@ -16,7 +16,7 @@ import type { Serving } from "./serving.ts";
 const modelIdOf = (name: string) => (name === "" ? "" : parseName("models/{model}", name, "model").model);
 const adapterIdOf = (name: string) => parseName("loadedAdapters/{adapter}", name, "adapter").adapter;
 
-export function inferenceService(serving: Serving, { threads }: { threads: number }): Implementation {
+export function inferenceService(serving: Serving, defaults: Parameters<typeof modelSettings>[1]): Implementation {
   /** Generate and Chat differ in their prompt alone. */
   async function* answers(
     asked: { adapter: string; returnLogprobs: boolean },
@@ -31,7 +31,7 @@ export function inferenceService(serving: Serving, { threads }: { threads: numbe
   }
   return implement(InferenceService, {
     loadModel: async (request, { signal }) => {
-      const { model } = await serving.load(modelSettings(request, threads), request.expectedDigest, signal);
+      const { model } = await serving.load(modelSettings(request, defaults), request.expectedDigest, signal);
       return { model: await encodeModel(model) };
     },
     getModel: async ({ name }) => ({ model: await encodeModel(serving.named(modelIdOf(name)).model) }),

@@ -26,16 +26,16 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax },
   });
   if (config.modelDir !== "") {
-    const { modelDir, dtype, threads } = config;
+    const { modelDir, dtype, threads, device } = config;
     const id = checkId(config.modelId, "NIBBLE_INFERENCE_MODEL_ID", "config");
     const bits = config.bits === 0 ? undefined : config.bits;
-    await serving.load({ id, modelDir, bits, quant: defaultQuant, dtype, threads }, "");
+    await serving.load({ id, modelDir, bits, quant: defaultQuant, dtype, threads, device }, "");
   }
   return {
     host: config.host,
     port: config.port,
     drainMs: config.drainMs,
-    services: [inferenceService(serving, { threads: config.threads })],
+    services: [inferenceService(serving, config)],
     close: () => serving.close(),
   };
 }

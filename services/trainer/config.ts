@@ -1,6 +1,7 @@
 // The trainer's settings, read once from the environment; a value that makes no sense stops the start.
 import { availableParallelism } from "node:os";
-import { type Environment, textSetting, wholeSetting } from "#packages/rpc";
+import { type DeviceChoice, deviceChoices } from "#packages/engine";
+import { choiceSetting, type Environment, textSetting, wholeSetting } from "#packages/rpc";
 
 export interface Config {
   /** NIBBLE_TRAINER_HOST: address to listen on. Default: 127.0.0.1. */
@@ -13,6 +14,8 @@ export interface Config {
   waitingMax: number;
   /** NIBBLE_TRAINER_THREADS: CPU threads of a job that asks for none. Default: all cores. */
   threads: number;
+  /** NIBBLE_TRAINER_DEVICE: what jobs run on: cpu, cuda, or auto, which is cuda where there is one. Default: cpu. */
+  device: DeviceChoice;
   /** NIBBLE_REGISTRY_ENDPOINT: host:port of the registry for jobs that name none. Default: 127.0.0.1:50053. */
   registry: string;
   /** NIBBLE_TRAINER_DRAIN_MS: time that calls in flight get at a stop, in milliseconds. Default: 10,000. */
@@ -26,6 +29,7 @@ export function readConfig(env: Environment = process.env): Config {
     dir: textSetting(env, "NIBBLE_TRAINER_DIR", ".nibble/trainer"),
     waitingMax: wholeSetting(env, "NIBBLE_TRAINER_WAITING_MAX", 64),
     threads: wholeSetting(env, "NIBBLE_TRAINER_THREADS", availableParallelism(), { min: 1, max: 1024 }),
+    device: choiceSetting(env, "NIBBLE_TRAINER_DEVICE", deviceChoices, "cpu"),
     registry: textSetting(env, "NIBBLE_REGISTRY_ENDPOINT", "127.0.0.1:50053"),
     drainMs: wholeSetting(env, "NIBBLE_TRAINER_DRAIN_MS", 10_000),
   };

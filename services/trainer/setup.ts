@@ -31,7 +31,7 @@ export async function openTrainer(config: Config, { now, logger, train }: Surrou
       logger,
       store,
       queue: new RunQueue("create_training_job", config.waitingMax),
-      train: train ?? engineTrainer({ threads: config.threads, register: clientRegister(config.registry) }),
+      train: train ?? engineTrainer({ ...config, register: clientRegister(config.registry) }),
       check: ({ trainingJob }) => void (trainingJob?.spec && recipeOf(trainingJob.spec, config.threads)),
     });
     const engine = { threads: config.threads };

@@ -1,6 +1,6 @@
 // A job's work: training by the engine, then the registry if the job names one. It knows no records.
 import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
-import { type DataPreview, Engine, type Quote, type TrainReport } from "#packages/engine";
+import { type DataPreview, type DeviceChoice, Engine, type Quote, type TrainReport } from "#packages/engine";
 import { finished, type Payload, Translator } from "./payloads.ts";
 import { recipeOf } from "./recipe.ts";
 import { type Register, registered } from "./registration.ts";
@@ -44,7 +44,7 @@ export function enginePreviewer(options: { threads: number }): PreviewJob {
 }
 
 /** Trains with an engine of its own for each job: one that died takes no later job with it. */
-export function engineTrainer(options: { threads: number; register: Register }): Train {
+export function engineTrainer(options: { threads: number; device: DeviceChoice; register: Register }): Train {
   return async ({ id, spec }, emit, signal) => {
     const recipe = recipeOf(spec, options.threads);
     const translator = new Translator();
@@ -55,7 +55,7 @@ export function engineTrainer(options: { threads: number; register: Register }):
         recipe,
         evalFile: spec.evalDataFile || null,
         evalSteps: Number(spec.evalSteps ?? 0n),
-        device: "cpu" as const,
+        device: options.device,
         ...(spec.baseDigest ? { baseDigest: spec.baseDigest } : {}),
       };
       report = await engine.train(job, { signal, onEvent: (event) => emit(translator.translate(event)) });

@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import type { Answer, OpenOptions } from "../backend.ts";
 import { usageError } from "../errors.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { dtypeOption, endpointOption, jsonOption, threadsOption, tokenIds } from "../options.ts";
+import { deviceOption, dtypeOption, endpointOption, jsonOption, threadsOption, tokenIds } from "../options.ts";
 import { addSampling, type SamplingFlags, samplingOf } from "../sampling-options.ts";
 import { withBackend } from "./run.ts";
 
@@ -13,6 +13,7 @@ export interface ModelFlags extends SamplingFlags {
   bits?: "4" | "16";
   dtype: OpenOptions["dtype"];
   threads?: number;
+  device: OpenOptions["device"];
   endpoint?: string;
 }
 
@@ -42,15 +43,16 @@ export function addModel(command: Command): Command {
     )
     .addOption(dtypeOption())
     .addOption(threadsOption())
+    .addOption(deviceOption())
     .addOption(endpointOption());
   return addSampling(command);
 }
 
 export function openOptionsOf(io: Io, flags: ModelFlags, contextTokens: number | null): OpenOptions {
-  const { model, adapter = null, bits, dtype, threads = null, endpoint = io.env["NIBBLE_ENDPOINT"] } = flags;
+  const { model, adapter = null, bits, dtype, threads = null, device, endpoint = io.env["NIBBLE_ENDPOINT"] } = flags;
   if (model === undefined && endpoint === undefined) throw usageError("required option '--model <dir>' not specified");
   const bitsOf = bits === undefined ? null : bits === "4" ? 4 : 16;
-  return { modelDir: model ?? null, adapter, bits: bitsOf, dtype, threads, contextTokens };
+  return { modelDir: model ?? null, adapter, bits: bitsOf, dtype, threads, device, contextTokens };
 }
 
 export function addGenerate(program: Command, io: Io): void {

@@ -2,9 +2,10 @@
 // missing here or mean something else.
 import { type Command, Option } from "commander";
 import { flagName, type RecipeField, readRecipe, recipeFields, yamlKey } from "#packages/data";
+import type { DeviceChoice } from "#packages/engine";
 import { bytes, count, duration } from "../format.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { endpointOption, jsonOption, whole } from "../options.ts";
+import { deviceOption, endpointOption, jsonOption, whole } from "../options.ts";
 import { TrainReporter } from "../progress.ts";
 import { withBackend } from "./run.ts";
 
@@ -12,6 +13,7 @@ interface Options extends Record<string, unknown> {
   config?: string;
   evalData?: string;
   evalSteps: number;
+  device: DeviceChoice;
   endpoint?: string;
   json?: boolean;
 }
@@ -59,6 +61,7 @@ export function addTrain(program: Command, io: Io): void {
     .addOption(
       new Option("--eval-steps <n>", "measure it every n steps as well; 0 = not").argParser(whole(0)).default(0),
     )
+    .addOption(deviceOption())
     .addOption(endpointOption())
     .addOption(jsonOption())
     .action((options: Options, self: Command) => train(io, options, self));
@@ -74,7 +77,7 @@ async function train(io: Io, options: Options, command: Command): Promise<void> 
   const flags = typedFlags(options, command);
   const recipe = readRecipe({ flags, ...(options.config === undefined ? {} : { file: options.config }) });
   const reporter = new TrainReporter(io);
-  const job = { recipe, evalFile: options.evalData ?? null, evalSteps: options.evalSteps };
+  const job = { recipe, evalFile: options.evalData ?? null, evalSteps: options.evalSteps, device: options.device };
   const summary = await withBackend(io, options.endpoint, (backend) =>
     backend.train(job, { signal: io.signal, onEvent: (event) => reporter.event(event) }),
   ).finally(() => reporter.end());

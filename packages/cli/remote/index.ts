@@ -70,6 +70,7 @@ export class RemoteBackend implements Backend {
     job: TrainingJob,
     { signal, onEvent }: { signal: AbortSignal; onEvent: (event: TrainProgress) => void },
   ): Promise<TrainSummary> {
+    refuseDevice(job.device, "train", "NIBBLE_TRAINER_DEVICE");
     const { trainer } = this.connection;
     const created = await trainer.createTrainingJob({ trainingJob: { spec: trainingSpec(job) } }, { signal });
     const name = created.trainingJob?.name ?? "";
@@ -103,13 +104,21 @@ export class RemoteBackend implements Backend {
     return previewSummary(await this.connection.trainer.previewData({ spec, rows }, { signal }));
   }
 
-  open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {
+  async open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {
+    refuseDevice(options.device, "generate", "NIBBLE_INFERENCE_DEVICE");
     return RemoteModel.open(this.connection, options, signal);
   }
 
   async close(): Promise<void> {
     this.connection.close();
   }
+}
+
+/** A stack's services choose theirs at their start. */
+function refuseDevice(device: OpenOptions["device"], op: string, setting: string): void {
+  if (device === "cpu") return;
+  const message = `device: expected none with a stack, whose service takes ${setting} at its start, got ${device}`;
+  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "device" } });
 }
 
 function quoteSummary(quote: TrainingQuote): QuoteSummary {

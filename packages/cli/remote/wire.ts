@@ -47,7 +47,7 @@ const dataOf = (data: string): string => (namesSet(data) ? data : resolve(data))
 
 /** Every field is sent: what the recipe says is what is done, whatever the server's defaults are. */
 export function trainingSpec(
-  { recipe, evalFile, evalSteps }: TrainingJob,
+  { recipe, evalFile, evalSteps }: Omit<TrainingJob, "device">,
   registryTarget?: MessageInitShape<typeof RegistryTargetSchema>,
 ): MessageInitShape<typeof TrainingSpecSchema> {
   const { steps, threads, pagingDir, memoryLimit } = recipe;
