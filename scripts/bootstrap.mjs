@@ -89,6 +89,31 @@ function buildAddon() {
   stamp("native", digest);
 }
 
+function works(command, args) {
+  const result = spawnSync(command, args, { stdio: "ignore" });
+  return !result.error && result.status === 0;
+}
+
+/** Whether the compiler finds the headers. */
+function hasGoogleTest() {
+  const source = "#include <gtest/gtest.h>\n";
+  return (
+    spawnSync("c++", ["-x", "c++", "-E", "-"], { input: source, stdio: ["pipe", "ignore", "ignore"] }).status === 0
+  );
+}
+
+export function installGoogleTest() {
+  if (hasGoogleTest()) return;
+  if (process.getuid?.() !== 0 || !works("apt-get", ["--version"])) {
+    fail("GoogleTest is missing; install it (Debian: apt-get install libgtest-dev) and run this again");
+  }
+  say("installing GoogleTest (libgtest-dev, once)…");
+  const install = ["install", "-y", "--no-install-recommends", "libgtest-dev"];
+  if (works("apt-get", install)) return;
+  run("apt-get", ["update"], "apt-get update");
+  run("apt-get", install, "installing libgtest-dev");
+}
+
 /** The path of the Node runtime that package.json pins. */
 export function pinnedNode() {
   const name = `node-${process.platform}-${process.arch}`;

@@ -4,37 +4,12 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { fail, isStamped, nativeDigest, root, run, say, stamp } from "./bootstrap.mjs";
+import { installGoogleTest, isStamped, nativeDigest, root, run, say, stamp } from "./bootstrap.mjs";
 
 const threads = process.argv.includes("--tsan");
 const rest = process.argv.slice(2).filter((argument) => argument !== "--tsan");
 const name = threads ? "native-test-tsan" : "native-test";
 const folder = join(root, "build", name);
-
-function works(command, args) {
-  const result = spawnSync(command, args, { stdio: "ignore" });
-  return !result.error && result.status === 0;
-}
-
-/** Whether the compiler finds the headers. */
-function hasGoogleTest() {
-  const source = "#include <gtest/gtest.h>\n";
-  return (
-    spawnSync("c++", ["-x", "c++", "-E", "-"], { input: source, stdio: ["pipe", "ignore", "ignore"] }).status === 0
-  );
-}
-
-function installGoogleTest() {
-  if (hasGoogleTest()) return;
-  if (process.getuid?.() !== 0 || !works("apt-get", ["--version"])) {
-    fail("GoogleTest is missing; install it (Debian: apt-get install libgtest-dev) and run this again");
-  }
-  say("installing GoogleTest (libgtest-dev, once)…");
-  const install = ["install", "-y", "--no-install-recommends", "libgtest-dev"];
-  if (works("apt-get", install)) return;
-  run("apt-get", ["update"], "apt-get update");
-  run("apt-get", install, "installing libgtest-dev");
-}
 
 function build() {
   const digest = nativeDigest(["core", "ops", "backends", "test"]);

@@ -28,6 +28,7 @@ struct Backend {
   void (*linears_forward)(const LinearForwardArgs*, int);
   void (*linear_backward)(const LinearBackwardArgs&);
   void (*lora_add)(const LoraAddArgs&);
+  void (*lora_adds)(const LoraAddArgs*, int);  // null: one after the other
   void (*scale_columns)(const ScaleColumnsArgs&);
   void (*linear_cross_entropy)(const CrossEntropyArgs&);
   void (*embedding_forward)(const EmbeddingForwardArgs&);

@@ -120,7 +120,9 @@ void linear_backward(const LinearBackwardArgs& a) {
   if (n > 0) backend_of(check.device).linear_backward(a);
 }
 
-void lora_add(const LoraAddArgs& a) {
+namespace {
+
+void check_lora_add(const LoraAddArgs& a) {
   const char* op = "lora_add";
   const Check check = start(op, "x", a.x);
   const int64_t n = a.x.dim(0);
@@ -129,7 +131,24 @@ void lora_add(const LoraAddArgs& a) {
   check.matrix("y", a.y, check.activation, n, a.b.dim(0));
   require(a.begin >= 0 && a.begin <= a.end && a.end <= n, op, "rows: expected 0 <= begin <= end <= ", n, ", got ",
           a.begin, " and ", a.end);
-  if (a.begin < a.end) backend_of(check.device).lora_add(a);
+}
+
+}  // namespace
+
+void lora_add(const LoraAddArgs& a) { lora_adds(&a, 1); }
+
+void lora_adds(const LoraAddArgs* args, int count) {
+  if (count == 0) return;
+  for (int i = 0; i < count; ++i) {
+    check_lora_add(args[i]);
+    check_device("lora_add", "x", args[i].x, args[0].x.device);
+    check_dtype("lora_add", "x", args[i].x, args[0].x.dtype);
+  }
+  const Backend& backend = backend_of(args[0].x.device);
+  if (backend.lora_adds != nullptr) return backend.lora_adds(args, count);
+  for (int i = 0; i < count; ++i) {
+    if (args[i].begin < args[i].end) backend.lora_add(args[i]);
+  }
 }
 
 void scale_columns(const ScaleColumnsArgs& a) {

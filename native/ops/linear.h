@@ -71,6 +71,8 @@ struct LoraAddArgs {
 };
 
 void lora_add(const LoraAddArgs& args);
+// Several at once, whose rows of y are apart. Of one device and dtype.
+void lora_adds(const LoraAddArgs* args, int count);
 
 // y[rows] = bias + factor * (y[rows] - bias) for the rows [begin, end): after lora_add, what an adapter with magnitudes
 // makes of its rows, where factor is m / ||W + scaling * B A|| by rows (DoRA, arXiv:2402.09353, equation 5). No gradient.

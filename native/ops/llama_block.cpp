@@ -90,14 +90,21 @@ class BlockRun {
     for (LlamaLinear l : layers)
       args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
     linears_forward(args, count);
+    std::vector<LoraAddArgs> adapters;
     for (LlamaLinear l : layers) {
       for (const LlamaSegment& s : a_.segments) {
         const auto& lora = s.lora[l];
-        if (lora.a)
-          lora_add({.x = x, .a = lora.a, .b = lora.b, .scaling = lora.scaling, .begin = s.begin, .end = s.end,
-                    .y = out_[l]});
-        if (lora.factor)
-          scale_columns({.factor = lora.factor, .bias = a_.block.bias[l], .begin = s.begin, .end = s.end, .y = out_[l]});
+        if (!lora.a) continue;
+        adapters.push_back({.x = x, .a = lora.a, .b = lora.b, .scaling = lora.scaling, .begin = s.begin, .end = s.end,
+                            .y = out_[l]});
+      }
+    }
+    lora_adds(adapters.data(), int(adapters.size()));
+    for (LlamaLinear l : layers) {
+      for (const LlamaSegment& s : a_.segments) {
+        if (!s.lora[l].factor) continue;
+        scale_columns({.factor = s.lora[l].factor, .bias = a_.block.bias[l], .begin = s.begin, .end = s.end,
+                       .y = out_[l]});
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <vector>
 
 #include "ops/cross_entropy.h"
 #include "ops/quantize4.h"
@@ -82,7 +83,9 @@ TEST(Linear, LikeReference) {
                           // Few rows with codes taken apart; more than one block of depth; of columns.
                           {5, 32, 128, 2}, {31, 40, 300, 17}, {12, 300, 64, 3},
                           // Few rows in pairs: runs of rows, columns beyond a group, rows beyond them.
-                          {1, 20, 192, 0}, {13, 37, 64, 0}, {33, 16, 128, 0}};
+                          {1, 20, 192, 0}, {13, 37, 64, 0}, {33, 16, 128, 0},
+                          // Few rows on the CUDA device: outputs past a block, inputs past a warp's turn.
+                          {1, 19, 1120, 0}, {2, 35, 96, 0}, {4, 6, 64, 0}, {8, 17, 2080, 0}};
   for (const Form& form : kForms)
     for (DType dtype : {DType::kF32, DType::kBF16})
       for (const Shape& s : shapes)
@@ -105,6 +108,21 @@ TEST(Linear, ScaleColumnsTouchesItsRowsOnly) {
         scale_columns({.factor = b.random(DType::kF32, {21}), .bias = has_bias ? b.random(DType::kF32, {21}) : Tensor{},
                        .begin = 2, .end = 7, .y = b.compared(b.random(dtype, {9, 21}))});
       });
+}
+
+TEST(Linear, LoraAddsOfManyRowsRanksAndLayers) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    expect_like_reference("lora_adds", 3e-6, [&](Bench& b) {
+      const Tensor x = b.random(dtype, {40, 37}), y = b.compared(b.random(dtype, {40, 21}));
+      const Tensor wide = b.compared(b.random(dtype, {40, 300}));
+      std::vector<LoraAddArgs> all;
+      for (int64_t n = 0; n < 38; ++n) {  // more than one launch takes; the last rows have no adapter
+        const int64_t rank = n % 5 + 1, out = n % 7 == 0 ? 300 : 21;
+        all.push_back({.x = x, .a = b.random(DType::kF32, {rank, 37}), .b = b.random(DType::kF32, {out, rank}),
+                       .scaling = 0.5f, .begin = n, .end = n + n % 2, .y = out == 300 ? wide : y});
+      }
+      lora_adds(all.data(), int(all.size()));
+    });
 }
 
 TEST(CrossEntropy, LikeReference) {

@@ -16,6 +16,7 @@ const Backend& cuda_backend() {
       .linears_forward = cuda::linears_forward,
       .linear_backward = cuda::linear_backward,
       .lora_add = cuda::lora_add,
+      .lora_adds = cuda::lora_adds,
       .scale_columns = cuda::scale_columns,
       .linear_cross_entropy = cuda::linear_cross_entropy,
       .embedding_forward = cuda::embedding_forward,

@@ -1,6 +1,7 @@
 // Linear layers over dense or 4-bit weights with a LoRA adapter; see ops/linear.h and backends/reference/linear.cpp.
 #include "ops/linear.h"
 
+#include "backends/cuda/few_rows.h"
 #include "backends/cuda/ops.h"
 #include "backends/cuda/product.h"
 
@@ -88,6 +89,7 @@ void linear_forward(const LinearForwardArgs& a) {
     p.terms = 2;
     p.term[1] = {.a = rounded(rows_of(a.h), a.x.dtype, a.scaling), .b = rounded(rows_of(a.b), a.x.dtype), .depth = rank};
   }
+  if (!a.a && takes_few_rows(a.x, w)) return multiply_few_rows(a.x, w, a.bias.f32(), a.y);
   multiply(p, w);
 }
 
@@ -112,18 +114,6 @@ void linear_backward(const LinearBackwardArgs& a) {
     launch(bias_kernel, grid_of(blocks_of(w.out, 64)), 64, 0, static_cast<const void*>(a.d_y.data), a.d_y.dtype, rows,
            w.out, a.d_bias.f32());
   }
-}
-
-void lora_add(const LoraAddArgs& a) {
-  const int64_t rows = a.end - a.begin, rank = a.a.dim(0), in = a.x.dim(1), out = a.b.dim(0);
-  const Workspace<float> h(rows * rank);
-  Operand x = rows_of(a.x);
-  x.data = a.x.u8() + a.begin * in * size_of(a.x.dtype);
-  const WeightView none{};
-  multiply({.term = {{.a = x, .b = rows_of(a.a), .depth = in}}, .m = rows, .n = rank, .c = h.data()}, none);
-  const Operand h_rows{.data = h.data(), .row_stride = rank, .factor = a.scaling};
-  multiply({.term = {{.a = h_rows, .b = rows_of(a.b), .depth = rank}}, .m = rows, .n = out,
-            .c = a.y.u8() + a.begin * out * size_of(a.y.dtype), .c_dtype = a.y.dtype, .accumulate = true}, none);
 }
 
 void scale_columns(const ScaleColumnsArgs& a) {

@@ -14,6 +14,7 @@ void linear_forward(const LinearForwardArgs& a);
 void linears_forward(const LinearForwardArgs* args, int count);
 void linear_backward(const LinearBackwardArgs& a);
 void lora_add(const LoraAddArgs& a);
+void lora_adds(const LoraAddArgs* args, int count);
 void scale_columns(const ScaleColumnsArgs& a);
 void linear_cross_entropy(const CrossEntropyArgs& a);
 void embedding_forward(const EmbeddingForwardArgs& a);

@@ -34,4 +34,11 @@ __device__ inline T* dynamic_shared() {
   return reinterpret_cast<T*>(nibble_shared_bytes);
 }
 
+// Two numbers rounded to bfloat16, to nearest, ties to even; the first in the low half.
+__device__ inline uint32_t pack_bf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 }  // namespace nibble::cuda

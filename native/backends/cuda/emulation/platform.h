@@ -13,6 +13,8 @@
 #include <cstring>
 #include <functional>
 
+#include "core/dtype.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -128,6 +130,9 @@ T atomicMax(T* at, T value) {
 template <typename T>
 T __ldg(const T* at) {
   return *at;
+}
+inline uint32_t pack_bf16(float low, float high) {
+  return uint32_t(float_to_bf16(low)) | (uint32_t(float_to_bf16(high)) << 16);
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }

@@ -1,0 +1,4 @@
+// See device/unroll.h; on the host there is nothing to ask for.
+#pragma once
+
+#define NIBBLE_UNROLL

@@ -1,0 +1,162 @@
+// What only the CUDA device has: its memory, faults that come with the next wait, sums in fixed orders, and numbers that
+// the host waits for. Its kernels are tested where the other backends' are, by expect_like_reference.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "core/device_memory.h"
+#include "core/error.h"
+#include "core/memory.h"
+#include "ops/code8.h"
+#include "ops/embedding.h"
+#include "ops/optimizer.h"
+#include "ops/quantize4.h"
+#include "ops/sampling.h"
+#include "test/device.h"
+#include "test/support.h"
+
+namespace nibble::test {
+
+namespace {
+
+class Cuda : public testing::Test {
+  void SetUp() override {
+    if (device::has_cuda()) return;
+    if (std::getenv("NIBBLE_REQUIRE_CUDA") != nullptr) FAIL() << cuda::unavailable();
+    GTEST_SKIP() << cuda::unavailable();
+  }
+};
+
+}  // namespace
+
+TEST_F(Cuda, MoreThanTheDeviceHasIsAnErrorAndTheNextCallWorks) {
+  Memory& memory = cuda_memory();
+  void* const held = memory.allocate(1000, Kind::kAdapter);
+  try {
+    memory.allocate(int64_t{1} << 45, Kind::kActivations);
+    ADD_FAILURE() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kResourceExhausted);
+    EXPECT_NE(std::string(error.what()).find("the device refused"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("adapter 1024"), std::string::npos) << error.what();
+  }
+  expect_error("the device has less memory free than would be paged", [&] { memory.allocate_paged(int64_t{1} << 45, ""); });
+  void* const next = memory.allocate(1000, Kind::kActivations);
+  memory.release(next);
+  memory.release(held);
+}
+
+TEST_F(Cuda, TheLimitIsACapOfTheDeviceAlone) {
+  Memory& memory = cuda_memory();
+  memory.set_limit(1 << 20);
+  expect_error("memory limit: 1048576 bytes", [&] { memory.allocate(2 << 20, Kind::kWeights); });
+  nibble::memory().release(nibble::memory().allocate(2 << 20, Kind::kWeights));
+  memory.set_limit(0);
+}
+
+TEST_F(Cuda, BytesGoThereAndComeBack) {
+  std::vector<uint8_t> bytes(20'000'001), back(bytes.size());
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = uint8_t(i % 251);
+  Memory& memory = cuda_memory();
+  auto* const there = static_cast<uint8_t*>(memory.allocate(int64_t(bytes.size()), Kind::kWorkspace));
+  cuda::upload(there, bytes.data(), int64_t(bytes.size()));
+  cuda::download(back.data(), there, int64_t(bytes.size()));
+  EXPECT_EQ(back, bytes);
+  cuda::clear(there, 3);
+  cuda::download(back.data(), there, 4);
+  EXPECT_EQ(std::vector<uint8_t>(back.begin(), back.begin() + 4), (std::vector<uint8_t>{0, 0, 0, 3}));
+  memory.release(there);
+  EXPECT_GE(memory.report().cached, int64_t(bytes.size()));
+  EXPECT_GE(memory.trim(), int64_t(bytes.size()));
+}
+
+TEST_F(Cuda, PagedMemoryIsZeroAndCountedApart) {
+  Memory& memory = cuda_memory();
+  const int64_t before = memory.report().paged;
+  void* const data = memory.allocate_paged(100'000, "");
+  EXPECT_EQ(memory.report().paged - before, 102'400);
+  memory.advise(data, Use::kSoon);
+  uint8_t first = 1;
+  cuda::download(&first, data, 1);
+  EXPECT_EQ(first, 0);
+  memory.advise(data, Use::kLater);
+  memory.release(data);
+  EXPECT_EQ(memory.report().paged, before);
+}
+
+TEST_F(Cuda, AnIndexOutOfRangeIsLeftOutAndSaidWhenTheDeviceIsWaitedFor) {
+  Bench b(Device::kCuda);
+  const Tensor table = b.random(DType::kF32, {3, 40}), y = b.out(DType::kF32, {4, 40});
+  const Tensor ids = b.values(DType::kI32, {2, 3, -1, 0});
+  embedding_forward({.table = table, .ids = ids, .y = y});
+  expect_error("[embedding] ids: expected indices in range", [] { cuda::synchronize(); });
+  EXPECT_EQ(get(y, 0), get(table, 80));
+  EXPECT_EQ(get(y, 40), 0);
+  EXPECT_EQ(get(y, 80), 0);
+  EXPECT_EQ(get(y, 120), get(table, 0));
+}
+
+TEST_F(Cuda, DoubleQuantizationHasTheBitsOfTheHost) {
+  for (int64_t m : {0, 1, 7, 8, 31, 32, 255, 256, 257, 8191, 8192, 8200, 131'072, 300'017})
+    expect_like_reference("quantize_absmax", 0, [&](Bench& b) {
+      const Tensor absmax = b.random(DType::kF32, {m});
+      const Tensor codes = b.out(DType::kU8, {m}), nested = b.out(DType::kF32, {(m + kBlock8 - 1) / kBlock8});
+      const Tensor offset = b.out(DType::kF32, {1}), map = b.random(DType::kF32, {256});
+      quantize_absmax({.absmax = absmax, .codes = codes, .nested_absmax = nested, .offset = offset});
+      const Tensor back = b.out(DType::kF32, {m});
+      dequantize_absmax({.codes = codes, .nested_absmax = nested, .map = map, .offset = offset, .absmax = back});
+    });
+}
+
+TEST_F(Cuda, CountsNonfinite) {
+  Bench b(Device::kCuda);
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Tensor x = b.random(dtype, {70'000});
+    EXPECT_EQ(count_nonfinite(x), 0);
+    put(x, 0, NAN);
+    put(x, 50, INFINITY);
+    put(x, 69'999, -INFINITY);
+    EXPECT_EQ(count_nonfinite(x), 3);
+  }
+}
+
+TEST_F(Cuda, SumsSquaresOfManyTensors) {
+  Bench b(Device::kCuda);
+  std::vector<Tensor> all;
+  double want = 0;
+  for (int64_t n : {0, 1, 255, 16'384, 16'385, 100'000}) {
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      all.push_back(b.random(dtype, {n}));
+      for (int64_t i = 0; i < n; ++i) want += get(all.back(), i) * get(all.back(), i);
+    }
+  }
+  EXPECT_NEAR(sum_squares(all.data(), int(all.size())), want, want * 1e-13);
+}
+
+TEST_F(Cuda, ChoosesTokensAsTheCpu) {
+  for (float temperature : {0.0f, 0.7f})
+    for (double penalty : {1.0, 1.3}) {
+      const auto choose = [&](Device device) {
+        Bench b(device);
+        const Tensor logits = b.random(DType::kF32, {3, 5000}, 4), seen = b.indices(20, 5000);
+        put(logits, 5000 + 4321, 9);
+        put(logits, 5000 + 1234, 9);  // the lowest id of equals is taken
+        return sample({.logits = logits, .row = 1, .temperature = temperature, .top_k = 50, .top_p = 0.9f, .min_p = 0,
+                       .repetition_penalty = float(penalty), .seen = seen, .seed = 7, .stream = 3});
+      };
+      const Sample cpu = choose(Device::kCpu), cuda = choose(Device::kCuda);
+      EXPECT_EQ(cuda.token, cpu.token);
+      EXPECT_NEAR(cuda.logprob, cpu.logprob, 1e-5);
+    }
+  Bench b(Device::kCuda);
+  const Tensor logits = b.random(DType::kF32, {1, 100});
+  put(logits, 99, NAN);
+  expect_error("holds NaN or Inf", [&] {
+    sample({.logits = logits, .row = 0, .temperature = 0, .top_k = 0, .top_p = 1, .min_p = 0, .repetition_penalty = 1});
+  });
+}
+
+}  // namespace nibble::test
