@@ -66,7 +66,8 @@ describe("train", () => {
     assert.equal(run.code, 130, run.stderr);
     assert.match(run.stderr, /^error: \[nibble\] cancelled$/m);
     assert.equal(run.stdout, "");
-    const left = existsSync(out) ? readdirSync(out).filter((name) => !name.startsWith("metrics")) : [];
+    const facts = ["metrics.jsonl", "data.json"];
+    const left = existsSync(out) ? readdirSync(out).filter((name) => !facts.includes(name)) : [];
     assert.deepEqual(left, []);
     assert.deepEqual(
       readdirSync(join(out, "..")).filter((name) => name.includes("partial")),

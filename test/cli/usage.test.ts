@@ -78,7 +78,7 @@ test("rows are refused with file and line", async (t) => {
   writeFileSync(data, '{"prompt":"a","completion":"b"}\n{"prompt":"a","completions":"b"}\n');
   await refused(train, /rows\.jsonl:2: expected the columns of prompt-completion/);
   writeFileSync(data, "");
-  await refused(train, /rows\.jsonl: expected at least one row, got none/);
+  await refused(train, /rows\.jsonl: expected rows, got an empty file/);
   assert.equal(existsSync(join(folder, "out")), false);
 });
 
