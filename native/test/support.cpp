@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backends/reference/access.h"
 #include "core/device_memory.h"
 #include "core/error.h"
 #include "core/thread_pool.h"
@@ -14,18 +15,6 @@
 namespace nibble::test {
 
 namespace {
-
-double element(const Tensor& t, int64_t i) {
-  switch (t.dtype) {
-    case DType::kF64: return static_cast<double*>(t.data)[i];
-    case DType::kF32: return t.f32()[i];
-    case DType::kBF16: return bf16_to_float(t.u16()[i]);
-    case DType::kF16: return f16_to_float(t.u16()[i]);
-    case DType::kU8: return t.u8()[i];
-    case DType::kI32: return t.i32()[i];
-  }
-  return 0;
-}
 
 struct Restore {
   int threads = thread_count();
@@ -42,9 +31,9 @@ struct Restore {
 
 void expect_close(const Tensor& got, const Tensor& want, double tolerance, const std::string& name) {
   double top = 0;
-  for (int64_t i = 0; i < want.count(); ++i) top = std::fmax(top, std::fabs(element(want, i)));
+  for (int64_t i = 0; i < want.count(); ++i) top = std::fmax(top, std::fabs(reference::get(want, i)));
   for (int64_t i = 0; i < want.count(); ++i) {
-    const double a = element(got, i), b = element(want, i);
+    const double a = reference::get(got, i), b = reference::get(want, i);
     const bool same = (a == b && std::signbit(a) == std::signbit(b)) || (std::isnan(a) && std::isnan(b));
     if (same) continue;
     const double allowed = tolerance == 0 ? -1 : tolerance * top + (want.dtype == DType::kBF16 ? std::fabs(b) / 128 : 0);
@@ -144,7 +133,7 @@ Tensor Bench::compared(const Tensor& t) {
 
 double get(const Tensor& t, int64_t i) {
   if (t.device == Device::kCuda) cuda::synchronize();
-  return element(t, i);
+  return reference::get(t, i);
 }
 
 void put(const Tensor& t, int64_t i, double value) {
