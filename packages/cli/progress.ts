@@ -45,6 +45,11 @@ export function bar(part: number, width = barWidth): string {
   return "█".repeat(full) + "░".repeat(width - full);
 }
 
+/** How far work that goes tensor by tensor is. */
+export function tensorBar({ tensorsDone, tensorsTotal }: { tensorsDone: number; tensorsTotal: number }): string {
+  return `${bar(tensorsDone / Math.max(1, tensorsTotal))}  ${tensorsDone}/${tensorsTotal} tensors`;
+}
+
 /** A training run's events as they come: step, loss, tokens a second, memory, time left. */
 export class TrainReporter {
   private readonly status: StatusLine;

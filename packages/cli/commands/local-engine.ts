@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import { baseQuantTypes, blockSizes } from "#packages/data";
 import type { Engine, QuantOptions, TensorProgress } from "#packages/engine";
 import type { Io } from "../io.ts";
-import { bar, StatusLine } from "../progress.ts";
+import { StatusLine, tensorBar } from "../progress.ts";
 
 export interface TrainedAsFlags {
   bits?: "4" | "16";
@@ -28,9 +28,9 @@ export function addTrainedAs(command: Command, bitsDefault: string): Command {
     .option("--no-double-quant", "each block's absmax in 32 bits");
 }
 
-export function trainedAs({ bits, type, blockSize, doubleQuant }: TrainedAsFlags, isQuantized: boolean) {
+export function trainedAs({ bits, type, blockSize, doubleQuant }: TrainedAsFlags, quantizedByDefault: boolean) {
   const quant: QuantOptions = { type, blockSize: Number(blockSize), doubleQuant };
-  return (bits === undefined ? isQuantized : bits === "4") ? quant : null;
+  return (bits === undefined ? quantizedByDefault : bits === "4") ? quant : null;
 }
 
 /** Runs work on an engine of its own, with a status line that ends before anything is printed. */
@@ -43,8 +43,7 @@ export async function withEngine<T>(
   const { Engine } = await import("#packages/engine");
   const engine = new Engine(threads === null ? {} : { threads });
   const status = new StatusLine(io);
-  const onEvent = ({ tensorsDone, tensorsTotal }: TensorProgress) =>
-    status.show(`${bar(tensorsDone / Math.max(1, tensorsTotal))}  ${tensorsDone}/${tensorsTotal} tensors`);
+  const onEvent = (progress: TensorProgress) => status.show(tensorBar(progress));
   try {
     return await work(engine, { signal: io.signal, onEvent });
   } finally {

@@ -53,20 +53,16 @@ export function addMerge(program: Command, io: Io): void {
 async function merge(io: Io, options: Options): Promise<void> {
   const { out: outDir, into, dtype = null, threads = null } = options;
   const [modelDir, adapterDir] = [await localFolder(io, options.model), await localFolder(io, options.adapter)];
-  const again = trainedAs({ ...options, bits: "4" }, true);
+  const requantize = options.requantize ? trainedAs({ ...options, bits: "4" }, true) : null;
   const job = { modelDir, adapterDir, outDir, into, dtype, quant: trainedAs(options, true) };
-  const report = await withEngine(io, threads, (engine, call) =>
-    engine.merge({ ...job, requantize: options.requantize ? again : null }, call),
-  );
+  const report = await withEngine(io, threads, (engine, call) => engine.merge({ ...job, requantize }, call));
   if (options.json) return printJson(io, report);
   print(io, report, options.requantize === true);
 }
 
 function print(io: Io, report: MergeReport, requantized: boolean): void {
   const { drift, into, dtype } = report;
-  const base = { true: "the adapter names it", null: "the adapter names no base", false: "" }[
-    `${report.trainedOnBase}`
-  ];
+  const base = report.trainedOnBase ? "the adapter names it" : "the adapter names no base";
   line(io.stdout, `wrote ${report.outDir}`);
   line(
     io.stdout,

@@ -4,7 +4,7 @@ import { baseQuantTypes, blockSizes } from "#packages/data";
 import { bytes, count, duration } from "../format.ts";
 import { type Io, line, printJson } from "../io.ts";
 import { endpointOption, jsonOption, threadsOption } from "../options.ts";
-import { bar, StatusLine } from "../progress.ts";
+import { StatusLine, tensorBar } from "../progress.ts";
 import { withBackend } from "./run.ts";
 
 interface Options {
@@ -43,8 +43,7 @@ async function quantize(io: Io, modelDir: string, options: Options): Promise<voi
       { modelDir, outDir, quant, threads },
       {
         signal: io.signal,
-        onProgress: ({ tensorsDone, tensorsTotal }) =>
-          status.show(`${bar(tensorsDone / Math.max(1, tensorsTotal))}  ${tensorsDone}/${tensorsTotal} tensors`),
+        onProgress: (progress) => status.show(tensorBar(progress)),
       },
     ),
   ).finally(() => status.clear());
