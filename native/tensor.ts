@@ -60,6 +60,11 @@ function dimensions(shape: readonly number[]): [number, number, number, number] 
   return [d0, d1, d2, d3];
 }
 
+/** The same memory as bytes. */
+export function float32Bytes(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
 /** A contiguous, row-major tensor in native memory. Its owner frees it; no finalizer does. */
 export class Tensor {
   readonly handle: number;
@@ -121,6 +126,10 @@ export class Tensor {
     }
     t.write(bytes);
     return t;
+  }
+
+  static fromFloat32(values: Float32Array, shape: readonly number[], at: Placement): Tensor {
+    return Tensor.fromBytes(float32Bytes(values), "float32", shape, at);
   }
 
   get count(): number {

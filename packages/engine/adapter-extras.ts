@@ -1,8 +1,8 @@
 // What a PEFT adapter may bring beside LoRA: DoRA's magnitudes (arXiv:2402.09353, eq. 5), an embedding and a head of its
 // own, rows of the embedding. For inference, merging and export; none of it is trained here.
-import { convert, Tensor } from "#native";
+import { Tensor } from "#native";
 import type { AdapterFolder, FloatDType, SavedModule } from "#packages/hub";
-import { addAdapter, denseValues } from "./dense.ts";
+import { addAdapter, denseValues, floatsOf } from "./dense.ts";
 import type { LinearLayer } from "./layers.ts";
 import { type Adapter, loadAdapter } from "./lora.ts";
 import { denseWeight } from "./model-load.ts";
@@ -18,8 +18,7 @@ class ExtrasReader {
   }
 
   private upload(values: Float32Array, shape: readonly number[]): Tensor {
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    return Tensor.fromBytes(bytes, "float32", shape, { device: this.model.embed.device, kind: "adapter" });
+    return Tensor.fromFloat32(values, shape, { device: this.model.embed.device, kind: "adapter" });
   }
 
   private tensor(key: string): Tensor {
@@ -66,15 +65,6 @@ class ExtrasReader {
     for (const [i, id] of tokens.indices.entries()) values.set(rows.subarray(i * width, (i + 1) * width), id * width);
     return this.upload(values, table.shape);
   }
-}
-
-function floatsOf(t: Tensor): Float32Array {
-  if (t.dtype === "float32") return t.toFloat32();
-  const wide = Tensor.empty("float32", t.shape, { device: t.device, kind: "workspace" });
-  convert(t, wide);
-  const values = wide.toFloat32();
-  wide.free();
-  return values;
 }
 
 /**

@@ -12,8 +12,8 @@ export interface BaseAndAdapter {
   model: LlamaModel;
   /** Of the base alone. */
   digest: string;
-  /** Whether the adapter names this base; null: it names none, or there is no adapter. */
-  namesBase: boolean | null;
+  /** The adapter names this base; null: it names none, or there is no adapter. */
+  namesBase: true | null;
   adaptedLayers: number;
   free: () => void;
 }

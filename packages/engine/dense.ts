@@ -4,7 +4,9 @@ import {
   type Device,
   dequantize4,
   dequantizeAbsmax,
+  float32Bytes,
   linearBackward,
+  type MemoryKind,
   scale,
   Tensor,
   type Weight,
@@ -13,12 +15,34 @@ import type { LoraLayer } from "./layers.ts";
 
 type Quant = NonNullable<Weight["quant"]>;
 
+function widened(t: Tensor, shape: readonly number[], kind: MemoryKind): Tensor {
+  const wide = Tensor.empty("float32", shape, { device: t.device, kind });
+  convert(t, wide);
+  return wide;
+}
+
+/** The tensor in float32; one of another dtype is used up. */
+export function asFloat32(t: Tensor, kind: MemoryKind): Tensor {
+  if (t.dtype === "float32") return t;
+  const wide = widened(t, t.shape, kind);
+  t.free();
+  return wide;
+}
+
+/** Its values, whatever float type it has. */
+export function floatsOf(t: Tensor): Float32Array {
+  if (t.dtype === "float32") return t.toFloat32();
+  const wide = widened(t, t.shape, "workspace");
+  const values = wide.toFloat32();
+  wide.free();
+  return values;
+}
+
 /** Block constants in float32; the weight's own where they are not double quantized. */
 function constantsOf({ absmax, nested }: Quant, device: Device): { values: Tensor; free: () => void } {
   if (nested === null) return { values: absmax, free: () => {} };
   const values = Tensor.empty("float32", absmax.shape, { device, kind: "workspace" });
-  const bytes = new Uint8Array(new Float32Array([nested.offset]).buffer);
-  const offset = Tensor.fromBytes(bytes, "float32", [1], { device, kind: "workspace" });
+  const offset = Tensor.fromFloat32(Float32Array.of(nested.offset), [1], { device, kind: "workspace" });
   dequantizeAbsmax(absmax, nested.absmax, nested.map, offset, values);
   offset.free();
   return { values, free: () => values.free() };
@@ -35,12 +59,8 @@ function decoded(codes: Tensor, quant: Quant, shape: number[], device: Device): 
 /** float32 [out, in], decoded values rounded to the dtype before quantization, as the kernels see them. The caller frees it. */
 export function denseValues({ out, in: inFeatures, data, quant }: Weight): Tensor {
   const { device } = data;
-  const values = quant === null ? data : decoded(data, quant, [out, inFeatures], device);
-  if (values !== data && values.dtype === "float32") return values;
-  const wide = Tensor.empty("float32", [out, inFeatures], { device, kind: "workspace" });
-  convert(values, wide);
-  if (values !== data) values.free();
-  return wide;
+  if (quant === null) return widened(data, [out, inFeatures], "workspace");
+  return asFloat32(decoded(data, quant, [out, inFeatures], device), "workspace");
 }
 
 /** Rows of `values` times the factors. */
@@ -50,13 +70,12 @@ function scaleRows(values: Tensor, factor: Tensor): void {
   for (const [row, f] of factors.entries()) {
     for (let i = row * width; i < (row + 1) * width; i++) of[i] = of[i]! * f;
   }
-  values.write(new Uint8Array(of.buffer));
+  values.write(float32Bytes(of));
 }
 
 /** values += scaling · B·A (LoRA, arXiv:2106.09685 §4.1), then DoRA's factors if there are any; in float32. */
 export function addAdapter(values: Tensor, { a, b, scaling, factor }: LoraLayer): void {
-  const scaled = Tensor.empty("float32", b.shape, { device: b.device, kind: "workspace" });
-  convert(b, scaled);
+  const scaled = widened(b, b.shape, "workspace");
   scale(scaled, scaling);
   const [rank = 0, inFeatures = 0] = a.shape;
   // d_x of a layer whose weight is A and whose d_y is B.

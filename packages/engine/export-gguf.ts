@@ -1,7 +1,7 @@
 // A model, with an adapter in it if there is one, as a GGUF file that llama.cpp runs. 4-bit weights are decoded first:
 // NF4's values are none of ggml's types, so q4_0 rounds them once more and f16 hardly at all.
 import { basename } from "node:path";
-import { convert, countNonfinite, Tensor } from "#native";
+import { convert, countNonfinite, float32Bytes, Tensor } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   encodeQ40,
@@ -20,7 +20,7 @@ import {
   tokenizerMetadata,
 } from "#packages/hub";
 import { type BaseOptions, loadBaseAndAdapter } from "./base-and-adapter.ts";
-import { addAdapter, denseValues } from "./dense.ts";
+import { addAdapter, denseValues, floatsOf } from "./dense.ts";
 import type { TensorProgress } from "./merge.ts";
 import { type NamedTensor, namedTensors } from "./model-save.ts";
 import { ropeFrequencies } from "./rope.ts";
@@ -43,29 +43,24 @@ export interface ExportGgufReport {
 }
 
 /** Norms and biases stay float32; with q4_0 embedding and head get 8 bits; rows that are no whole blocks, a half. */
-function typeOf({ name, tensor, layer }: NamedTensor, type: GgufFileType): GgmlType {
-  const shape = layer ? [layer.weight.out, layer.weight.in] : tensor.shape;
-  if (shape.length < 2 || name.endsWith(".bias")) return "f32";
-  const wanted: GgmlType = type === "q4_0" && !layer ? "q8_0" : type;
+function typeOf(shape: readonly number[], isLinear: boolean, type: GgufFileType): GgmlType {
+  if (shape.length < 2) return "f32";
+  const wanted: GgmlType = type === "q4_0" && !isLinear ? "q8_0" : type;
   return (shape.at(-1) ?? 0) % ggmlTypes[wanted].elements === 0 ? wanted : "f16";
 }
 
-function specOf(named: NamedTensor, type: GgufFileType): GgufTensor {
-  const { name, tensor, layer } = named;
-  const isWeight = layer && name.endsWith(".weight");
-  const shape = isWeight ? [layer.weight.out, layer.weight.in] : tensor.shape;
-  return { name: ggufName(name), type: typeOf(named, type), shape };
+function specOf({ name, tensor, layer }: NamedTensor, type: GgufFileType): GgufTensor {
+  const shape = layer ? [layer.weight.out, layer.weight.in] : tensor.shape;
+  return { name: ggufName(name), type: typeOf(shape, layer !== undefined, type), shape };
 }
-
-const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
 /** As the rows lie in the file; float32 values on the way. */
 function encoded(values: Float32Array, type: GgmlType, name: string): Uint8Array {
-  if (type === "f32") return bytesOf(values);
+  if (type === "f32") return float32Bytes(values);
   if (type === "q8_0") return encodeQ80(values);
   if (type === "q4_0") return encodeQ40(values);
   const at = { device: "cpu", kind: "workspace" } as const;
-  const wide = Tensor.fromBytes(bytesOf(values), "float32", [values.length], at);
+  const wide = Tensor.fromFloat32(values, [values.length], at);
   const narrow = Tensor.empty(type === "f16" ? "float16" : "bfloat16", [values.length], at);
   try {
     convert(wide, narrow);
@@ -80,10 +75,10 @@ function encoded(values: Float32Array, type: GgmlType, name: string): Uint8Array
   }
 }
 
-function floatsOf({ name, tensor, layer }: NamedTensor): Float32Array {
-  const isWeight = layer && name.endsWith(".weight");
-  const values = denseValues(isWeight ? layer.weight : { out: 1, in: tensor.count, data: tensor, quant: null });
-  if (isWeight && layer.lora) addAdapter(values, layer.lora);
+function valuesOf({ tensor, layer }: NamedTensor): Float32Array {
+  if (!layer) return floatsOf(tensor);
+  const values = denseValues(layer.weight);
+  if (layer.lora) addAdapter(values, layer.lora);
   try {
     return values.toFloat32();
   } finally {
@@ -91,13 +86,10 @@ function floatsOf({ name, tensor, layer }: NamedTensor): Float32Array {
   }
 }
 
-function fileBytes(named: NamedTensor, config: LlamaConfig, { type, name }: GgufTensor): Uint8Array {
-  const values = floatsOf(named);
+function fileBytes(named: NamedTensor, config: LlamaConfig, { type, name, shape }: GgufTensor): Uint8Array {
+  const values = valuesOf(named);
   const heads = rotatedHeads(named.name, config);
-  if (heads === null) return encoded(values, type, name);
-  const { layer, tensor } = named;
-  const rows = layer ? layer.weight.out : (tensor.shape[0] ?? 1);
-  return encoded(interleaveHeads(values, heads, rows), type, name);
+  return encoded(heads === null ? values : interleaveHeads(values, heads, shape[0] ?? 1), type, name);
 }
 
 /** What llama3's scaling divides each frequency by; null for other types. */
@@ -114,12 +106,14 @@ export async function exportGguf(options: ExportGgufOptions): Promise<ExportGguf
   const started = performance.now();
   const { modelDir, outFile, type, signal, onProgress } = options;
   using folder = openModelFolder(modelDir);
-  tokenizerMetadata(modelDir, folder.config); // refused before anything is loaded
+  const tokenizer = tokenizerMetadata(modelDir, folder.config); // refused before anything is loaded
   const { model, free } = loadBaseAndAdapter(folder, options);
   let writer: GgufWriter | null = null;
   try {
     const { config } = model;
-    const keys = new Map([...llamaMetadata(config, type, basename(modelDir)), ...tokenizerMetadata(modelDir, config)]);
+    const hasGrown = config.vocabSize !== folder.config.vocabSize;
+    const tokens = hasGrown ? tokenizerMetadata(modelDir, config) : tokenizer;
+    const keys = new Map([...llamaMetadata(config, type, basename(modelDir)), ...tokens]);
     const named = [...namedTensors(model)];
     const specs = named.map((one) => specOf(one, type));
     const factors = ropeFactors(config);
@@ -131,7 +125,7 @@ export async function exportGguf(options: ExportGgufOptions): Promise<ExportGguf
       onProgress?.({ tensorsDone: i + 1, tensorsTotal: specs.length });
       await new Promise(setImmediate); // a cancellation gets its turn
     }
-    if (factors) writer.write("rope_freqs.weight", bytesOf(factors));
+    if (factors) writer.write("rope_freqs.weight", float32Bytes(factors));
     const bytesWritten = writer.finish();
     const seconds = (performance.now() - started) / 1000;
     return { outFile, type, tensors: specs.length + extra.length, bytesWritten, seconds };

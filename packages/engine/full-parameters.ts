@@ -84,7 +84,7 @@ export function createModel(config: LlamaConfig, options: { seed: number; std: n
 }
 
 function newNorm(config: LlamaConfig): NormLayer {
-  const ones = new Uint8Array(new Float32Array(config.hiddenSize).fill(1).buffer);
-  const weight = Tensor.fromBytes(ones, "float32", [config.hiddenSize], { device: "cpu", kind: "weights" });
+  const ones = new Float32Array(config.hiddenSize).fill(1);
+  const weight = Tensor.fromFloat32(ones, [config.hiddenSize], { device: "cpu", kind: "weights" });
   return { weight, eps: config.rmsNormEps, trained: null };
 }

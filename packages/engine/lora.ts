@@ -1,6 +1,6 @@
 // LoRA adapters (arXiv:2106.09685) on a model: made fresh, read from a PEFT folder, written to one.
 
-import { convert, type Device, freeOnThrow, Tensor, uniformFill } from "#native";
+import { type Device, freeOnThrow, Tensor, uniformFill } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterCard,
@@ -11,6 +11,7 @@ import {
   unknownTargets,
   writeAdapterFolder,
 } from "#packages/hub";
+import { asFloat32 } from "./dense.ts";
 import type { LoraLayer } from "./layers.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 import { freeParameter, makeParameter, type Parameter } from "./parameters.ts";
@@ -77,11 +78,7 @@ function readLayers(folder: AdapterFolder, device: Device, trainable: boolean): 
     const read = (matrix: "lora_A" | "lora_B", shape: number[]) => {
       const dtype = folder.dtype(module, matrix);
       const stored = Tensor.fromBytes(folder.read(module, matrix), dtype, shape, { device, kind: "adapter" });
-      if (dtype === "float32") return stored;
-      const wide = Tensor.empty("float32", shape, { device, kind: "adapter" });
-      convert(stored, wide);
-      stored.free();
-      return wide;
+      return asFloat32(stored, "adapter");
     };
     const [a, b] = [read("lora_A", [rank, inFeatures]), read("lora_B", [outFeatures, rank])];
     layers.set(module, layerOf(a, b, scaling, folder.config, layers.size, trainable ? module : null));

@@ -54,7 +54,7 @@ export interface MergeReport {
   /** Of the base that the adapter was trained on. */
   baseDigest: string;
   /** Null: the adapter does not say what it was trained on. */
-  trainedOnBase: boolean | null;
+  trainedOnBase: true | null;
   dtype: FloatDType;
   adaptedLayers: number;
   bytesWritten: number;

@@ -2,9 +2,10 @@
 // tensor on the way, so that the 16-bit model never exists whole. What is used as the file has it stays the
 // file's: mapped, not copied.
 
-import { codeValues, convert, type Device, freeOnThrow, Tensor, type Weight } from "#native";
+import { codeValues, type Device, freeOnThrow, type Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ModelFolder, ModelHasher, StoredQuantState, TensorToWrite } from "#packages/hub";
+import { asFloat32 } from "./dense.ts";
 import type { LinearLayer, NormLayer } from "./layers.ts";
 import type { LlamaBlock, LlamaModel } from "./models/llama.ts";
 import { linearsOf } from "./models/llama.ts";
@@ -34,14 +35,6 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** Sees every tensor that the model computes with, as a quantized folder would hold it: for the digest. */
   hasher?: ModelHasher;
-}
-
-function asFloat32(t: Tensor): Tensor {
-  if (t.dtype === "float32") return t;
-  const wide = Tensor.empty("float32", t.shape, { device: t.device, kind: "weights" });
-  convert(t, wide);
-  t.free();
-  return wide;
 }
 
 function specOf(folder: ModelFolder, name: string): Pick<TensorToWrite, "dtype" | "shape"> {
@@ -103,7 +96,7 @@ class Loader {
     refuseNonfinite(t, name);
     this.options.hasher?.begin({ name, ...specOf(this.folder, name) });
     if (this.options.hasher) for (const piece of t.pieces(this.reader.piece)) this.options.hasher.update(piece);
-    return float32 ? asFloat32(t) : t;
+    return float32 ? asFloat32(t, "weights") : t;
   }
 
   linear(name: string): LinearLayer {

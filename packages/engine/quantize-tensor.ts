@@ -61,19 +61,12 @@ function quantized(source: Tensor, name: string, options: QuantOptions, device: 
   const nestedAbsmax = Tensor.empty("float32", [Math.ceil(blocks / nestedBlock)], at);
   const offset = Tensor.empty("float32", [1], { device, kind: "workspace" });
   quantizeAbsmax(absmax, absmax8, nestedAbsmax, offset);
-  const nested = { absmax: nestedAbsmax, map: float32(dynamicMap(), at), offset: offset.toFloat32()[0] ?? 0 };
+  const values = dynamicMap();
+  const map = Tensor.fromFloat32(values, [values.length], at);
+  const nested = { absmax: nestedAbsmax, map, offset: offset.toFloat32()[0] ?? 0 };
   offset.free();
   absmax.free();
   return { out, in: inFeatures, data: codes, quant: { ...quant, absmax: absmax8, nested } };
-}
-
-function float32(values: Float32Array, at: { device: Device; kind: "weights" }): Tensor {
-  return Tensor.fromBytes(
-    new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    "float32",
-    [values.length],
-    at,
-  );
 }
 
 export function freeWeight(w: Weight): void {

@@ -1,12 +1,8 @@
 // A 4-bit weight as the tensors of a checkpoint: what a quantized folder holds and a digest is made of.
-import { codeValues, type Tensor, type Weight } from "#native";
+import { codeValues, float32Bytes, type Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
 import { type QuantState, quantStateJson, quantStateNames, quantStateSpecs, type TensorToWrite } from "#packages/hub";
 import { nestedBlock } from "./quantize-tensor.ts";
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-}
 
 /** @param prefix the module path; the weight is `${prefix}.weight` in the folder. */
 export function weightTensors(prefix: string, w: Weight): TensorToWrite[] {
@@ -23,7 +19,7 @@ export function weightTensors(prefix: string, w: Weight): TensorToWrite[] {
   const bytes = new Map<string | null, Uint8Array>([
     [names.weight, w.data.read()],
     [names.absmax, quant.absmax.read()],
-    [names.quantMap, bytesOf(codeValues(quant.type))],
+    [names.quantMap, float32Bytes(codeValues(quant.type))],
     [names.nestedAbsmax, read(quant.nested?.absmax)],
     [names.nestedQuantMap, read(quant.nested?.map)],
   ]);

@@ -81,7 +81,6 @@ export function ropeTables(rope: Rope, headDim: number, positions: number, devic
       sin[p * half + j] = Math.sin(angle) * factor;
     }
   }
-  const upload = (values: Float32Array) =>
-    Tensor.fromBytes(new Uint8Array(values.buffer), "float32", [positions, half], { device, kind: "weights" });
+  const upload = (values: Float32Array) => Tensor.fromFloat32(values, [positions, half], { device, kind: "weights" });
   return { cos: upload(cos), sin: upload(sin) };
 }
