@@ -43,7 +43,7 @@ function fail(
 }
 
 /** Git's id takes the size first; a large file's is the sha256 of its bytes alone. */
-function hasherOf({ sha256, sizeBytes }: RemoteFile): Hash {
+export function hasherOf({ sha256, sizeBytes }: Pick<RemoteFile, "sha256" | "sizeBytes">): Hash {
   return sha256 === null ? createHash("sha1").update(`blob ${sizeBytes}\0`) : createHash("sha256");
 }
 

@@ -1,6 +1,5 @@
 // An adapter or a model folder to a repository: what the Hub has already is not sent, each file is sent again until it
 // has arrived, and all of it becomes one commit. Pushing the same folder again changes nothing.
-import { createHash } from "node:crypto";
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -10,6 +9,7 @@ import { readTextIfPresent } from "../files.ts";
 import { openModelFolder } from "../model-folder.ts";
 import type { RemoteFile } from "./cache.ts";
 import { type CardFields, completedCard, frontMatterOf } from "./card.ts";
+import { hasherOf } from "./download.ts";
 import { type HubCall, hubFetch, type RetryLimits } from "./hub-fetch.ts";
 import { hubLibrary } from "./library.ts";
 import { isPickle, listRepo } from "./listing.ts";
@@ -260,7 +260,7 @@ class Push {
 
 /** Whether the Hub's file has the bytes of this one, by the hash that the Hub lists. */
 async function isSame({ file, text, sizeBytes }: LocalFile, { sha256, gitId }: RemoteFile): Promise<boolean> {
-  const hash = sha256 === null ? createHash("sha1").update(`blob ${sizeBytes}\0`) : createHash("sha256");
+  const hash = hasherOf({ sha256, sizeBytes });
   if (file === null) hash.update(text);
   else if (sizeBytes < 1 << 20) hash.update(readFileSync(file));
   else for await (const piece of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(piece as Buffer);
