@@ -6,6 +6,10 @@ set(NIBBLE_CUDA "auto" CACHE STRING "CUDA backend: auto, on or off")
 set(NIBBLE_NVCC "$ENV{CUDACXX}" CACHE STRING "CUDA compiler")
 set(NIBBLE_TEST_DEVICE real)
 file(GLOB CUDA_OPS CONFIGURE_DEPENDS backends/cuda/*.cu)
+if(NIBBLE_TESTS)  # kernels that only tests need
+  file(GLOB CUDA_OF_TESTS CONFIGURE_DEPENDS test/cuda/*.cu)
+  list(APPEND CUDA_OPS ${CUDA_OF_TESTS})
+endif()
 file(GLOB CUDA_HOST CONFIGURE_DEPENDS backends/cuda/*.cpp)
 
 if(NOT NIBBLE_CUDA STREQUAL "off" AND NOT NIBBLE_NVCC)

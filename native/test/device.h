@@ -7,6 +7,7 @@
 namespace nibble::test::device {
 
 bool has_cuda();
+bool is_emulated();
 // Memory of the device that the host reads and writes too.
 char* allocate(int64_t bytes);
 void release(char* data);

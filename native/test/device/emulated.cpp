@@ -6,6 +6,7 @@
 namespace nibble::test::device {
 
 bool has_cuda() { return true; }
+bool is_emulated() { return true; }
 
 char* allocate(int64_t bytes) {
   void* data = nullptr;

@@ -5,6 +5,7 @@
 namespace nibble::test::device {
 
 bool has_cuda() { return cuda::unavailable().empty(); }
+bool is_emulated() { return false; }
 
 char* allocate(int64_t bytes) {
   return static_cast<char*>(cuda_memory().allocate_paged(bytes > 0 ? bytes : 1, ""));

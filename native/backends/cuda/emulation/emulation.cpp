@@ -5,7 +5,7 @@
 #include <mutex>
 #include <vector>
 
-#include "platform.h"
+#include "fragments.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -96,12 +96,22 @@ struct Fiber {
   int thread = -1;
 };
 
+// A copy to shared memory that has not arrived.
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+};
+
+// Of a thread: groups that are committed, the oldest first, and the one that is open, last.
+using Copies = std::vector<std::vector<Copy>>;
+
 class Block {
  public:
   Block(int threads, int64_t shared_bytes, const std::function<void()>& kernel)
       : kernel_(kernel), threads_(threads), shared_(new unsigned char[size_t(shared_bytes)]), states_(size_t(threads)),
-        of_thread_(size_t(threads)), slots_(size_t(threads) * 128),
-        turns_(size_t(threads)) {}
+        of_thread_(size_t(threads)), slots_(size_t(threads) * 128), turns_(size_t(threads)),
+        copies_(size_t(threads), Copies(1)) {}
 
   void run(bool reversed);
   void wait(State at);
@@ -112,6 +122,7 @@ class Block {
   void next_turn() { turns_[size_t(now_->thread)] ^= 1; }
   Fiber* now() const { return now_; }
   int lane() const { return now_->thread % kWarp; }
+  Copies& copies() { return copies_[size_t(now_->thread)]; }
 
  private:
   int turn() const { return turns_[size_t(now_->thread)]; }
@@ -126,6 +137,7 @@ class Block {
   std::vector<State> states_;
   std::vector<Fiber*> of_thread_;  // that waits with the thread
   std::vector<unsigned char> slots_, turns_;
+  std::vector<Copies> copies_;
   Fiber* now_ = nullptr;
 };
 
@@ -217,6 +229,8 @@ void Block::work(Fiber& self) {
     ++taken_;
     threadIdx = {unsigned(self.thread), 0, 0};
     kernel_();
+    for (const std::vector<Copy>& group : copies_[size_t(self.thread)])
+      if (!group.empty()) fail("a thread ended before copies of it had arrived");
     states_[size_t(self.thread)] = State::kDone;
   }
   self.thread = -1;
@@ -294,5 +308,30 @@ void warp_barrier() { running->wait(State::kAtWarp); }
 unsigned char* slot(int lane) { return running->slot(lane); }
 void next_turn() { running->next_turn(); }
 int lane() { return running->lane(); }
+
+void require_aligned(const void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) fail("expected an address that is a multiple of 16");
+}
+
+void begin_copy(void* to, const void* from, int bytes) {
+  if (bytes < 0 || bytes > 16) fail("expected 0..16 bytes");
+  require_aligned(to);
+  require_aligned(from);
+  std::memset(to, 0xff, 16);
+  running->copies().back().push_back({to, from, bytes});
+}
+
+void commit_copies() { running->copies().emplace_back(); }
+
+void wait_copies(int groups) {
+  Copies& all = running->copies();
+  while (int(all.size()) - 1 > groups) {
+    for (const Copy& c : all.front()) {
+      std::memset(c.to, 0, 16);
+      std::memcpy(c.to, c.from, size_t(c.bytes));
+    }
+    all.erase(all.begin());
+  }
+}
 
 }  // namespace nibble::cuda::emulation
