@@ -30,11 +30,12 @@ const mayImport: Record<string, readonly string[]> = {
   "packages/data": ["packages/errors", "packages/hub"],
   "packages/engine": ["native", "packages/errors", "packages/hub", "packages/data"],
   "packages/rpc": ["packages/errors"],
+  "packages/http": ["packages/errors"],
   "packages/jobs": ["packages/errors", "packages/rpc"],
   "packages/sql": ["packages/errors"],
   "packages/client": ["packages/errors", "packages/hub", "packages/rpc"],
 };
-const servicesMayImport = ["errors", "hub", "data", "engine", "rpc", "client", "jobs", "sql"].map(
+const servicesMayImport = ["errors", "hub", "data", "engine", "rpc", "http", "client", "jobs", "sql"].map(
   (p) => `packages/${p}`,
 );
 
