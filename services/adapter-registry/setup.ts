@@ -57,7 +57,7 @@ export async function openRegistry(config: Config, { now, logger, write }: Surro
       drainMs: config.drainMs,
       services: [registryService(domain)],
       hubUrl: hub.url,
-      onDrain: () => hub.close(config.drainMs),
+      onDrain: async () => void (await hub.close(config.drainMs)),
       close: async () => {
         await hub.close(0);
         await versions.settle();

@@ -3,14 +3,13 @@
 // are sent: clients send them without their token.
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { NibbleError } from "#packages/errors";
+import { checkCaller, isLoopback } from "#packages/http";
 import { hubError } from "./errors.ts";
 import type { Request } from "./http.ts";
 import type { RepoRecord } from "./store.ts";
 
 /** Time to send a file, in milliseconds. */
 const signatureMsMax = 24 * 3600_000;
-
-const loopback = /^(localhost|127(\.\d+){3}|\[?::1\]?)$/;
 
 export class Access {
   readonly #now: () => number;
@@ -22,23 +21,12 @@ export class Access {
   constructor(now: () => number, { token, host }: { token: string; host: string }) {
     this.#now = now;
     this.#token = token;
-    this.#isLocal = token === "" && loopback.test(host);
+    this.#isLocal = token === "" && isLoopback(host);
   }
 
-  /**
-   * Pages in a browser of this machine reach its ports as well, and need no token where there is none: requests of
-   * other sites are refused, and so are those that came here by another name (DNS rebinding).
-   * @throws PERMISSION_DENIED
-   */
-  checkCaller({ origin, host = "" }: Request["headers"]): void {
-    const refuse = (message: string): never => {
-      throw new NibbleError(message, { code: "PERMISSION_DENIED", op: "hub" });
-    };
-    if (origin !== undefined && hostOf(origin) !== host)
-      refuse(`Origin: expected none or http://${host}, got ${origin}`);
-    if (this.#isLocal && !loopback.test(host.replace(/:\d+$/, ""))) {
-      refuse(`Host: expected localhost, got ${host}: a registry that others call by a name needs a token`);
-    }
+  /** @throws PERMISSION_DENIED for what a web page of another site sends. */
+  checkCaller(headers: Request["headers"]): void {
+    checkCaller(headers, { isLocal: this.#isLocal, what: "a registry that others call by a name needs a token" });
   }
 
   /** Whether the caller holds the token. @throws UNAUTHENTICATED for another one. */
@@ -105,10 +93,6 @@ export class Access {
   #signature(text: string): string {
     return createHmac("sha256", this.#key).update(text).digest("base64url");
   }
-}
-
-function hostOf(origin: string): string | undefined {
-  return URL.canParse(origin) ? new URL(origin).host : undefined;
 }
 
 function same(a: string, b: string): boolean {

@@ -1,6 +1,7 @@
 // Puts the hub together from the registry's parts.
 import { join, resolve } from "node:path";
 import type { Logger } from "pino";
+import type { HttpServer } from "#packages/http";
 import type { BlobFolder } from "../blobs.ts";
 import type { Config } from "../config.ts";
 import type { Turns } from "../turns.ts";
@@ -25,7 +26,7 @@ export interface HubParts {
   versions: Versions;
 }
 
-export async function openHub(config: Config, parts: HubParts): Promise<HubServer> {
+export async function openHub(config: Config, parts: HubParts): Promise<HttpServer> {
   const { now, logger, blobs, store, turns, versions } = parts;
   const access = new Access(now, { token: config.hubToken, host: config.host });
   const repos = new Repos(now, store, versions);
