@@ -58,7 +58,6 @@ struct CascadeSum {
 };
 
 constexpr int64_t kNonfiniteTask = 1 << 18;
-constexpr int64_t kAbsmaxTask = 16 * kBlock8;
 
 // NaN and Inf have every bit of the exponent. Almost always there are none, so the first look only asks whether there
 // are any, in lanes as wide as the elements.
@@ -126,29 +125,6 @@ void quantize_absmax(const QuantizeAbsmaxArgs& args) {
   check_device(op, "nested_absmax", args.nested_absmax, args.absmax.device);
   check_device(op, "offset", args.offset, args.absmax.device);
   backend_of(args.absmax.device).quantize_absmax(args);
-}
-
-void host_quantize_absmax(const QuantizeAbsmaxArgs& args) {
-  const int64_t m = args.absmax.count();
-  const float* x = args.absmax.f32();
-  const float offset = args.offset.f32()[0] = mean_like_torch(x, m);
-  const Codebook8& book = codebook8_signed();
-  parallel_for((m + kAbsmaxTask - 1) / kAbsmaxTask, [&](int64_t task) {
-    const int64_t last = std::min(m, (task + 1) * kAbsmaxTask);
-    for (int64_t start = task * kAbsmaxTask; start < last; start += kBlock8) {
-      const int64_t end = std::min(m, start + kBlock8);
-      float absmax = 0;
-      for (int64_t i = start; i < end; ++i) {
-        const float distance = std::fabs(x[i] - offset);
-        absmax = distance > absmax ? distance : absmax;
-      }
-      args.nested_absmax.f32()[start / kBlock8] = absmax;
-      const float inverse = 1.0f / absmax;
-      for (int64_t i = start; i < end; ++i) {
-        args.codes.u8()[i] = absmax == 0 ? 0 : nearest_code8(book, (x[i] - offset) * inverse);
-      }
-    }
-  });
 }
 
 void dequantize_absmax(const DequantizeAbsmaxArgs& args) {

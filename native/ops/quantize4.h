@@ -50,7 +50,6 @@ void quantize_absmax(const QuantizeAbsmaxArgs& args);
 void dequantize_absmax(const DequantizeAbsmaxArgs& args);
 
 // The same on any host backend: what ops/quantize4.cpp checks, done with the process's threads.
-void host_quantize_absmax(const QuantizeAbsmaxArgs& args);
 void host_dequantize_absmax(const DequantizeAbsmaxArgs& args);
 int64_t host_count_nonfinite(const Tensor& input);
 

@@ -10,7 +10,7 @@ const Backend& backend() {
       .name = "cpu/" NIBBLE_TEXT(NIBBLE_ISA),
       .quantize4 = quantize4,
       .dequantize4 = dequantize4,
-      .quantize_absmax = host_quantize_absmax,
+      .quantize_absmax = quantize_absmax,
       .dequantize_absmax = host_dequantize_absmax,
       .count_nonfinite = host_count_nonfinite,
       .linear_forward = linear_forward,

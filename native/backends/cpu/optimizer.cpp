@@ -4,12 +4,11 @@
 
 #include <math.h>
 
-#include "backends/cpu/elements.h"
+#include "backends/cpu/codes8.h"
 #include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
-#include "ops/code8.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
@@ -59,33 +58,6 @@ void decode(const Codebook8& book, const uint8_t* code, float absmax, int64_t co
   for (int64_t i = 0; i < count; ++i) out[i] = book.value[code[i]] * absmax;
 }
 
-float absmax_of(const float* x, int64_t count) {
-  Vec top{};
-  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
-    const Vec magnitude = (Vec)((UVec)load(x + i, n) & 0x7fffffffu);
-    top = magnitude > top ? magnitude : top;
-  });
-  return max(top);
-}
-
-// nearest_code8 of each element, the look-up aside in vectors.
-float encode(const Codebook8& book, const float* x, int64_t count, uint8_t* code) {
-  const float absmax = absmax_of(x, count);
-  if (absmax == 0) {
-    memset(code, 0, size_t(count));
-    return absmax;
-  }
-  const float inverse = 1.0f / absmax;
-  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE {
-    Vec v = load(x + i, n) * splat(inverse);
-    v = v > splat(-1.0f) ? (v < splat(1.0f) ? v : splat(1.0f)) : splat(-1.0f);
-    const Vec step = ((v + splat(1.0f)) * splat(0.5f)) * splat(65535.0f) + splat(0.5f);
-    const IVec at = __builtin_convertvector(step, IVec);
-    for (int k = 0; k < n; ++k) code[i + k] = book.nearest[at[k] & 0xffff];
-  });
-  return absmax;
-}
-
 void block8(const AdamwArgs& a, const AdamwFactors& f, int64_t start, int64_t count) {
   const Codebook8 &signed_book = codebook8_signed(), &unsigned_book = codebook8_unsigned();
   uint8_t *m_code = a.m.u8() + start, *v_code = a.v.u8() + start;
@@ -97,8 +69,8 @@ void block8(const AdamwArgs& a, const AdamwFactors& f, int64_t start, int64_t co
     update(f, a.p.f32() + start + i, a.g.f32() + start + i, m + i, v + i, n);
   });
   // [3] code the new moments
-  m_absmax = encode(signed_book, m, count, m_code);
-  v_absmax = encode(unsigned_book, v, count, v_code);
+  m_absmax = encode8(signed_book, m, count, m_code);
+  v_absmax = encode8(unsigned_book, v, count, v_code);
 }
 
 template <typename T>

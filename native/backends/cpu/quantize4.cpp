@@ -2,6 +2,7 @@
 #include "ops/quantize4.h"
 
 #include "backends/cpu/codes.h"
+#include "backends/cpu/codes8.h"
 #include "backends/cpu/elements.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/ranker.h"
@@ -12,7 +13,7 @@ namespace nibble::cpu::NIBBLE_ISA {
 namespace {
 
 constexpr int64_t kBlockMax = 4096;
-constexpr int64_t kTaskElements = 1 << 16;
+constexpr int64_t kTaskElements = 1 << 14;
 
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Pairs __attribute__((vector_size(16)));
@@ -130,6 +131,24 @@ void dequantize4(const Dequantize4Args& a) {
         dequantize_block(book, a.absmax.f32()[i / a.block_size], a.codes.u8() + i / 2, count, out + i);
       }
     });
+  });
+}
+
+void quantize_absmax(const QuantizeAbsmaxArgs& a) {
+  constexpr int64_t kTask = 8 * kBlock8;
+  const int64_t m = a.absmax.count();
+  const float offset = a.offset.f32()[0] = mean_like_torch(a.absmax.f32(), m);
+  const Codebook8& book = codebook8_signed();
+  parallel_for((m + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t last = (task + 1) * kTask < m ? (task + 1) * kTask : m;
+    for (int64_t start = task * kTask; start < last; start += kBlock8) {
+      const int64_t count = last - start < kBlock8 ? last - start : kBlock8;
+      float distance[kBlock8];
+      each_vector(0, count, [&](int64_t i, int lanes) NIBBLE_INLINE {
+        store(distance + i, load(a.absmax.f32() + start + i, lanes) - splat(offset), lanes);
+      });
+      a.nested_absmax.f32()[start / kBlock8] = encode8(book, distance, count, a.codes.u8() + start);
+    }
   });
 }
 

@@ -7,7 +7,7 @@ const Backend& reference_backend() {
       .name = "reference",
       .quantize4 = reference::quantize4,
       .dequantize4 = reference::dequantize4,
-      .quantize_absmax = host_quantize_absmax,
+      .quantize_absmax = reference::quantize_absmax,
       .dequantize_absmax = host_dequantize_absmax,
       .count_nonfinite = host_count_nonfinite,
       .linear_forward = reference::linear_forward,

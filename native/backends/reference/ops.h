@@ -7,6 +7,7 @@ namespace nibble::reference {
 
 void quantize4(const Quantize4Args& a);
 void dequantize4(const Dequantize4Args& a);
+void quantize_absmax(const QuantizeAbsmaxArgs& a);
 void linear_forward(const LinearForwardArgs& a);
 void linears_forward(const LinearForwardArgs* args, int count);
 void linear_backward(const LinearBackwardArgs& a);

@@ -1,10 +1,12 @@
 // Quantization is defined in float32 bits, so the reference is float32 too: one element at a time.
 #include "ops/quantize4.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "backends/reference/access.h"
 #include "backends/reference/ops.h"
+#include "ops/code8.h"
 
 namespace nibble::reference {
 
@@ -45,6 +47,23 @@ void dequantize4(const Dequantize4Args& a) {
     const uint8_t byte = a.codes.u8()[i / 2];
     const float value = book.value[i % 2 == 0 ? byte >> 4 : byte & 15];
     put(a.output, i, value * a.absmax.f32()[i / a.block_size]);
+  }
+}
+
+void quantize_absmax(const QuantizeAbsmaxArgs& a) {
+  const int64_t m = a.absmax.count();
+  const float* x = a.absmax.f32();
+  const float offset = a.offset.f32()[0] = mean_like_torch(x, m);
+  const Codebook8& book = codebook8_signed();
+  for (int64_t start = 0; start < m; start += kBlock8) {
+    const int64_t end = std::min(m, start + kBlock8);
+    float absmax = 0;
+    for (int64_t i = start; i < end; ++i) absmax = std::max(absmax, std::fabs(x[i] - offset));
+    a.nested_absmax.f32()[start / kBlock8] = absmax;
+    const float inverse = 1.0f / absmax;
+    for (int64_t i = start; i < end; ++i) {
+      a.codes.u8()[i] = absmax == 0 ? uint8_t{0} : nearest_code8(book, (x[i] - offset) * inverse);
+    }
   }
 }
 
