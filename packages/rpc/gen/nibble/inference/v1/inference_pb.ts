@@ -4,22 +4,26 @@
 // @generated from file nibble/inference/v1/inference.proto (package nibble.inference.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { ComputeDtype, MemoryUsage, Quantization } from "../../common/v1/common_pb.ts";
 import { file_nibble_common_v1_common } from "../../common/v1/common_pb.ts";
-import type { ChatRequestSchema, ChatResponseSchema, GenerateRequestSchema, GenerateResponseSchema } from "./generation_pb.ts";
+import type { ChatRequestSchema, ChatResponseSchema, GenerateRequestSchema, GenerateResponseSchema, ResumeAnswerRequestSchema, ResumeAnswerResponseSchema } from "./generation_pb.ts";
 import { file_nibble_inference_v1_generation } from "./generation_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { CountTokensRequestSchema, CountTokensResponseSchema, ScoreRequestSchema, ScoreResponseSchema, TokenizeRequestSchema, TokenizeResponseSchema } from "./scoring_pb.ts";
+import { file_nibble_inference_v1_scoring } from "./scoring_pb.ts";
+import type { GetServingStatsRequestSchema, GetServingStatsResponseSchema } from "./stats_pb.ts";
+import { file_nibble_inference_v1_stats } from "./stats_pb.ts";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file nibble/inference/v1/inference.proto.
  */
 export const file_nibble_inference_v1_inference: GenFile = /*@__PURE__*/
-  fileDesc("CiNuaWJibGUvaW5mZXJlbmNlL3YxL2luZmVyZW5jZS5wcm90bxITbmliYmxlLmluZmVyZW5jZS52MSL0AgoFTW9kZWwSDAoEbmFtZRgBIAEoCRIRCgltb2RlbF9kaXIYAiABKAkSFAoMYXJjaGl0ZWN0dXJlGAMgASgJEg4KBmRpZ2VzdBgEIAEoCRI0CgxxdWFudGl6YXRpb24YBSABKAsyHi5uaWJibGUuY29tbW9uLnYxLlF1YW50aXphdGlvbhISCgpwYXJhbWV0ZXJzGAYgASgDEhYKDmNvbnRleHRfbGVuZ3RoGAcgASgFEhIKCnZvY2FiX3NpemUYCCABKAUSNQoNY29tcHV0ZV9kdHlwZRgJIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlEi0KBm1lbW9yeRgKIAEoCzIdLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2USLQoJbG9hZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChFoYXNfY2hhdF90ZW1wbGF0ZRgMIAEoCCLVAQoNTG9hZGVkQWRhcHRlchIMCgRuYW1lGAEgASgJEhMKC2FkYXB0ZXJfZGlyGAIgASgJEhcKD2FkYXB0ZXJfdmVyc2lvbhgDIAEoCRITCgtiYXNlX2RpZ2VzdBgEIAEoCRIMCgRyYW5rGAUgASgFEg8KB3NjYWxpbmcYBiABKAESFgoOdGFyZ2V0X21vZHVsZXMYByADKAkSDQoFYnl0ZXMYCCABKAMSLQoJbG9hZF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK7AgoQTG9hZE1vZGVsUmVxdWVzdBIZCghtb2RlbF9pZBgBIAEoCUIHukgEcgIYPxIdCgltb2RlbF9kaXIYAiABKAlCCrpIB3IFEAEogCASIQoPZXhwZWN0ZWRfZGlnZXN0GAMgASgJQgi6SAVyAxiAARIcCgRiaXRzGAQgASgFQgm6SAYaBDAEMBBIAIgBARI0CgxxdWFudGl6YXRpb24YBSABKAsyHi5uaWJibGUuY29tbW9uLnYxLlF1YW50aXphdGlvbhI/Cg1jb21wdXRlX2R0eXBlGAYgASgOMh4ubmliYmxlLmNvbW1vbi52MS5Db21wdXRlRHR5cGVCCLpIBYIBAhABEiAKB3RocmVhZHMYByABKAVCCrpIBxoFGIAIKAFIAYgBAUIHCgVfYml0c0IKCghfdGhyZWFkcyI+ChFMb2FkTW9kZWxSZXNwb25zZRIpCgVtb2RlbBgBIAEoCzIaLm5pYmJsZS5pbmZlcmVuY2UudjEuTW9kZWwiKQoPR2V0TW9kZWxSZXF1ZXN0EhYKBG5hbWUYASABKAlCCLpIBXIDGIACIj0KEEdldE1vZGVsUmVzcG9uc2USKQoFbW9kZWwYASABKAsyGi5uaWJibGUuaW5mZXJlbmNlLnYxLk1vZGVsIjUKElVubG9hZE1vZGVsUmVxdWVzdBIfCgRuYW1lGAEgASgJQhG6SA5yDBiAAjoHbW9kZWxzLyIqChNVbmxvYWRNb2RlbFJlc3BvbnNlEhMKC2J5dGVzX2ZyZWVkGAEgASgDIr0BChJMb2FkQWRhcHRlclJlcXVlc3QSHQoKYWRhcHRlcl9pZBgBIAEoCUIJukgGcgQQARg/EiEKC2FkYXB0ZXJfZGlyGAIgASgJQgq6SAdyBRABKIAgSAASLAoNcmVnaXN0cnlfbmFtZRgDIAEoCUITukgQcg4YgAI6CWFkYXB0ZXJzL0gAEiYKFGV4cGVjdGVkX2Jhc2VfZGlnZXN0GAQgASgJQgi6SAVyAxiAAUIPCgZzb3VyY2USBbpIAggBIkoKE0xvYWRBZGFwdGVyUmVzcG9uc2USMwoHYWRhcHRlchgBIAEoCzIiLm5pYmJsZS5pbmZlcmVuY2UudjEuTG9hZGVkQWRhcHRlciI/ChRVbmxvYWRBZGFwdGVyUmVxdWVzdBInCgRuYW1lGAEgASgJQhm6SBZyFBiAAjoPbG9hZGVkQWRhcHRlcnMvIiwKFVVubG9hZEFkYXB0ZXJSZXNwb25zZRITCgtieXRlc19mcmVlZBgBIAEoAyJPChNMaXN0QWRhcHRlcnNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiABCJlChRMaXN0QWRhcHRlcnNSZXNwb25zZRI0CghhZGFwdGVycxgBIAMoCzIiLm5pYmJsZS5pbmZlcmVuY2UudjEuTG9hZGVkQWRhcHRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkyggYKEEluZmVyZW5jZVNlcnZpY2USWgoJTG9hZE1vZGVsEiUubmliYmxlLmluZmVyZW5jZS52MS5Mb2FkTW9kZWxSZXF1ZXN0GiYubmliYmxlLmluZmVyZW5jZS52MS5Mb2FkTW9kZWxSZXNwb25zZRJXCghHZXRNb2RlbBIkLm5pYmJsZS5pbmZlcmVuY2UudjEuR2V0TW9kZWxSZXF1ZXN0GiUubmliYmxlLmluZmVyZW5jZS52MS5HZXRNb2RlbFJlc3BvbnNlEmAKC1VubG9hZE1vZGVsEicubmliYmxlLmluZmVyZW5jZS52MS5VbmxvYWRNb2RlbFJlcXVlc3QaKC5uaWJibGUuaW5mZXJlbmNlLnYxLlVubG9hZE1vZGVsUmVzcG9uc2USYAoLTG9hZEFkYXB0ZXISJy5uaWJibGUuaW5mZXJlbmNlLnYxLkxvYWRBZGFwdGVyUmVxdWVzdBooLm5pYmJsZS5pbmZlcmVuY2UudjEuTG9hZEFkYXB0ZXJSZXNwb25zZRJmCg1VbmxvYWRBZGFwdGVyEikubmliYmxlLmluZmVyZW5jZS52MS5VbmxvYWRBZGFwdGVyUmVxdWVzdBoqLm5pYmJsZS5pbmZlcmVuY2UudjEuVW5sb2FkQWRhcHRlclJlc3BvbnNlEmMKDExpc3RBZGFwdGVycxIoLm5pYmJsZS5pbmZlcmVuY2UudjEuTGlzdEFkYXB0ZXJzUmVxdWVzdBopLm5pYmJsZS5pbmZlcmVuY2UudjEuTGlzdEFkYXB0ZXJzUmVzcG9uc2USWQoIR2VuZXJhdGUSJC5uaWJibGUuaW5mZXJlbmNlLnYxLkdlbmVyYXRlUmVxdWVzdBolLm5pYmJsZS5pbmZlcmVuY2UudjEuR2VuZXJhdGVSZXNwb25zZTABEk0KBENoYXQSIC5uaWJibGUuaW5mZXJlbmNlLnYxLkNoYXRSZXF1ZXN0GiEubmliYmxlLmluZmVyZW5jZS52MS5DaGF0UmVzcG9uc2UwAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_nibble_common_v1_common, file_nibble_inference_v1_generation]);
+  fileDesc("CiNuaWJibGUvaW5mZXJlbmNlL3YxL2luZmVyZW5jZS5wcm90bxITbmliYmxlLmluZmVyZW5jZS52MSL0AgoFTW9kZWwSDAoEbmFtZRgBIAEoCRIRCgltb2RlbF9kaXIYAiABKAkSFAoMYXJjaGl0ZWN0dXJlGAMgASgJEg4KBmRpZ2VzdBgEIAEoCRI0CgxxdWFudGl6YXRpb24YBSABKAsyHi5uaWJibGUuY29tbW9uLnYxLlF1YW50aXphdGlvbhISCgpwYXJhbWV0ZXJzGAYgASgDEhYKDmNvbnRleHRfbGVuZ3RoGAcgASgFEhIKCnZvY2FiX3NpemUYCCABKAUSNQoNY29tcHV0ZV9kdHlwZRgJIAEoDjIeLm5pYmJsZS5jb21tb24udjEuQ29tcHV0ZUR0eXBlEi0KBm1lbW9yeRgKIAEoCzIdLm5pYmJsZS5jb21tb24udjEuTWVtb3J5VXNhZ2USLQoJbG9hZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChFoYXNfY2hhdF90ZW1wbGF0ZRgMIAEoCCL9AgoNTG9hZGVkQWRhcHRlchIMCgRuYW1lGAEgASgJEhMKC2FkYXB0ZXJfZGlyGAIgASgJEhcKD2FkYXB0ZXJfdmVyc2lvbhgDIAEoCRITCgtiYXNlX2RpZ2VzdBgEIAEoCRIMCgRyYW5rGAUgASgFEg8KB3NjYWxpbmcYBiABKAESFgoOdGFyZ2V0X21vZHVsZXMYByADKAkSDQoFYnl0ZXMYCCABKAMSLQoJbG9hZF90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCglyZXNpZGVuY3kYCiABKA4yHi5uaWJibGUuaW5mZXJlbmNlLnYxLlJlc2lkZW5jeRIOCgZwaW5uZWQYCyABKAgSGAoQcmVxdWVzdHNfcnVubmluZxgMIAEoBRIxCg1sYXN0X3VzZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5jb250ZW50X2RpZ2VzdBgOIAEoCSK7AgoQTG9hZE1vZGVsUmVxdWVzdBIZCghtb2RlbF9pZBgBIAEoCUIHukgEcgIYPxIdCgltb2RlbF9kaXIYAiABKAlCCrpIB3IFEAEogCASIQoPZXhwZWN0ZWRfZGlnZXN0GAMgASgJQgi6SAVyAxiAARIcCgRiaXRzGAQgASgFQgm6SAYaBDAEMBBIAIgBARI0CgxxdWFudGl6YXRpb24YBSABKAsyHi5uaWJibGUuY29tbW9uLnYxLlF1YW50aXphdGlvbhI/Cg1jb21wdXRlX2R0eXBlGAYgASgOMh4ubmliYmxlLmNvbW1vbi52MS5Db21wdXRlRHR5cGVCCLpIBYIBAhABEiAKB3RocmVhZHMYByABKAVCCrpIBxoFGIAIKAFIAYgBAUIHCgVfYml0c0IKCghfdGhyZWFkcyI+ChFMb2FkTW9kZWxSZXNwb25zZRIpCgVtb2RlbBgBIAEoCzIaLm5pYmJsZS5pbmZlcmVuY2UudjEuTW9kZWwiKQoPR2V0TW9kZWxSZXF1ZXN0EhYKBG5hbWUYASABKAlCCLpIBXIDGIACIj0KEEdldE1vZGVsUmVzcG9uc2USKQoFbW9kZWwYASABKAsyGi5uaWJibGUuaW5mZXJlbmNlLnYxLk1vZGVsIjUKElVubG9hZE1vZGVsUmVxdWVzdBIfCgRuYW1lGAEgASgJQhG6SA5yDBiAAjoHbW9kZWxzLyIqChNVbmxvYWRNb2RlbFJlc3BvbnNlEhMKC2J5dGVzX2ZyZWVkGAEgASgDIt4BChJMb2FkQWRhcHRlclJlcXVlc3QSHQoKYWRhcHRlcl9pZBgBIAEoCUIJukgGcgQQARg/EiEKC2FkYXB0ZXJfZGlyGAIgASgJQgq6SAdyBRABKIAgSAASLAoNcmVnaXN0cnlfbmFtZRgDIAEoCUITukgQcg4YgAI6CWFkYXB0ZXJzL0gAEiYKFGV4cGVjdGVkX2Jhc2VfZGlnZXN0GAQgASgJQgi6SAVyAxiAARIPCgdyZXBsYWNlGAUgASgIEg4KBnBpbm5lZBgGIAEoCEIPCgZzb3VyY2USBbpIAggBIkoKE0xvYWRBZGFwdGVyUmVzcG9uc2USMwoHYWRhcHRlchgBIAEoCzIiLm5pYmJsZS5pbmZlcmVuY2UudjEuTG9hZGVkQWRhcHRlciI/ChRVbmxvYWRBZGFwdGVyUmVxdWVzdBInCgRuYW1lGAEgASgJQhm6SBZyFBiAAjoPbG9hZGVkQWRhcHRlcnMvIiwKFVVubG9hZEFkYXB0ZXJSZXNwb25zZRITCgtieXRlc19mcmVlZBgBIAEoAyJPChNMaXN0QWRhcHRlcnNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiABCJlChRMaXN0QWRhcHRlcnNSZXNwb25zZRI0CghhZGFwdGVycxgBIAMoCzIiLm5pYmJsZS5pbmZlcmVuY2UudjEuTG9hZGVkQWRhcHRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkqTgoJUmVzaWRlbmN5EhkKFVJFU0lERU5DWV9VTlNQRUNJRklFRBAAEhIKDlJFU0lERU5DWV9IT1NUEAESEgoOUkVTSURFTkNZX0RJU0sQAjLiCQoQSW5mZXJlbmNlU2VydmljZRJaCglMb2FkTW9kZWwSJS5uaWJibGUuaW5mZXJlbmNlLnYxLkxvYWRNb2RlbFJlcXVlc3QaJi5uaWJibGUuaW5mZXJlbmNlLnYxLkxvYWRNb2RlbFJlc3BvbnNlElcKCEdldE1vZGVsEiQubmliYmxlLmluZmVyZW5jZS52MS5HZXRNb2RlbFJlcXVlc3QaJS5uaWJibGUuaW5mZXJlbmNlLnYxLkdldE1vZGVsUmVzcG9uc2USYAoLVW5sb2FkTW9kZWwSJy5uaWJibGUuaW5mZXJlbmNlLnYxLlVubG9hZE1vZGVsUmVxdWVzdBooLm5pYmJsZS5pbmZlcmVuY2UudjEuVW5sb2FkTW9kZWxSZXNwb25zZRJgCgtMb2FkQWRhcHRlchInLm5pYmJsZS5pbmZlcmVuY2UudjEuTG9hZEFkYXB0ZXJSZXF1ZXN0GigubmliYmxlLmluZmVyZW5jZS52MS5Mb2FkQWRhcHRlclJlc3BvbnNlEmYKDVVubG9hZEFkYXB0ZXISKS5uaWJibGUuaW5mZXJlbmNlLnYxLlVubG9hZEFkYXB0ZXJSZXF1ZXN0GioubmliYmxlLmluZmVyZW5jZS52MS5VbmxvYWRBZGFwdGVyUmVzcG9uc2USYwoMTGlzdEFkYXB0ZXJzEigubmliYmxlLmluZmVyZW5jZS52MS5MaXN0QWRhcHRlcnNSZXF1ZXN0GikubmliYmxlLmluZmVyZW5jZS52MS5MaXN0QWRhcHRlcnNSZXNwb25zZRJZCghHZW5lcmF0ZRIkLm5pYmJsZS5pbmZlcmVuY2UudjEuR2VuZXJhdGVSZXF1ZXN0GiUubmliYmxlLmluZmVyZW5jZS52MS5HZW5lcmF0ZVJlc3BvbnNlMAESTQoEQ2hhdBIgLm5pYmJsZS5pbmZlcmVuY2UudjEuQ2hhdFJlcXVlc3QaIS5uaWJibGUuaW5mZXJlbmNlLnYxLkNoYXRSZXNwb25zZTABEmUKDFJlc3VtZUFuc3dlchIoLm5pYmJsZS5pbmZlcmVuY2UudjEuUmVzdW1lQW5zd2VyUmVxdWVzdBopLm5pYmJsZS5pbmZlcmVuY2UudjEuUmVzdW1lQW5zd2VyUmVzcG9uc2UwARJXCghUb2tlbml6ZRIkLm5pYmJsZS5pbmZlcmVuY2UudjEuVG9rZW5pemVSZXF1ZXN0GiUubmliYmxlLmluZmVyZW5jZS52MS5Ub2tlbml6ZVJlc3BvbnNlEmAKC0NvdW50VG9rZW5zEicubmliYmxlLmluZmVyZW5jZS52MS5Db3VudFRva2Vuc1JlcXVlc3QaKC5uaWJibGUuaW5mZXJlbmNlLnYxLkNvdW50VG9rZW5zUmVzcG9uc2USTgoFU2NvcmUSIS5uaWJibGUuaW5mZXJlbmNlLnYxLlNjb3JlUmVxdWVzdBoiLm5pYmJsZS5pbmZlcmVuY2UudjEuU2NvcmVSZXNwb25zZRJsCg9HZXRTZXJ2aW5nU3RhdHMSKy5uaWJibGUuaW5mZXJlbmNlLnYxLkdldFNlcnZpbmdTdGF0c1JlcXVlc3QaLC5uaWJibGUuaW5mZXJlbmNlLnYxLkdldFNlcnZpbmdTdGF0c1Jlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_nibble_common_v1_common, file_nibble_inference_v1_generation, file_nibble_inference_v1_scoring, file_nibble_inference_v1_stats]);
 
 /**
  * A loaded base model.
@@ -187,6 +191,41 @@ export type LoadedAdapter = Message<"nibble.inference.v1.LoadedAdapter"> & {
    * @generated from field: google.protobuf.Timestamp load_time = 9;
    */
   loadTime?: Timestamp | undefined;
+
+  /**
+   * Where its weights are.
+   *
+   * @generated from field: nibble.inference.v1.Residency residency = 10;
+   */
+  residency: Residency;
+
+  /**
+   * Whether it stays in memory whatever the budget.
+   *
+   * @generated from field: bool pinned = 11;
+   */
+  pinned: boolean;
+
+  /**
+   * Answers that use it now.
+   *
+   * @generated from field: int32 requests_running = 12;
+   */
+  requestsRunning: number;
+
+  /**
+   * When a request named it last. Unset: none has.
+   *
+   * @generated from field: google.protobuf.Timestamp last_use_time = 13;
+   */
+  lastUseTime?: Timestamp | undefined;
+
+  /**
+   * sha256 over its configuration and weights, "sha256:" and 64 hex digits: tells versions apart.
+   *
+   * @generated from field: string content_digest = 14;
+   */
+  contentDigest: string;
 };
 
 /**
@@ -393,8 +432,8 @@ export type LoadAdapterRequest = Message<"nibble.inference.v1.LoadAdapterRequest
     case: "adapterDir";
   } | {
     /**
-     * A version or an alias in the registry: `adapters/{adapter}/versions/{version}` or
-     * `adapters/{adapter}/aliases/{alias}`.
+     * A version or an alias in the registry: `adapters/{adapter}/versions/{version}`, by number or by digest
+     * ("sha256:" and 64 hex digits), or `adapters/{adapter}/aliases/{alias}`.
      *
      * @generated from field: string registry_name = 3;
      */
@@ -409,6 +448,21 @@ export type LoadAdapterRequest = Message<"nibble.inference.v1.LoadAdapterRequest
    * @generated from field: string expected_base_digest = 4;
    */
   expectedBaseDigest: string;
+
+  /**
+   * Take the place of an adapter that has this id and other content: new requests get this one, running ones end with
+   * the one they began with, whose bytes are freed then. Default: false, ALREADY_EXISTS.
+   *
+   * @generated from field: bool replace = 5;
+   */
+  replace: boolean;
+
+  /**
+   * Keep it in memory whatever the budget. Default: false: where the budget is full, those used longest ago go to disk.
+   *
+   * @generated from field: bool pinned = 6;
+   */
+  pinned: boolean;
 };
 
 /**
@@ -538,6 +592,47 @@ export const ListAdaptersResponseSchema: GenMessage<ListAdaptersResponse> = /*@_
   messageDesc(file_nibble_inference_v1_inference, 13);
 
 /**
+ * Where an adapter's weights are.
+ *
+ * @generated from enum nibble.inference.v1.Residency
+ */
+export const Residency = {
+  /**
+   * Not set.
+   *
+   * @generated from enum value: RESIDENCY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * In memory, ready.
+   *
+   * @generated from enum value: RESIDENCY_HOST = 1;
+   */
+  HOST: 1,
+
+  /**
+   * On disk; the next request that names it brings it back.
+   *
+   * @generated from enum value: RESIDENCY_DISK = 2;
+   */
+  DISK: 2,
+} as const;
+
+/**
+ * Where an adapter's weights are.
+ *
+ * @generated from enum nibble.inference.v1.Residency
+ */
+export type Residency = (typeof Residency)[keyof typeof Residency] | UnknownEnum;
+
+/**
+ * Describes the enum nibble.inference.v1.Residency.
+ */
+export const ResidencySchema: GenEnum<Residency> = /*@__PURE__*/
+  enumDesc(file_nibble_inference_v1_inference, 0);
+
+/**
  * Serving. Names: `models/{model}` and `loadedAdapters/{adapter}`. Adapters share the base's weights: loading one
  * costs the adapter's own bytes.
  *
@@ -583,7 +678,9 @@ export const InferenceService: GenService<{
    *
    * Errors: FAILED_PRECONDITION (no model is loaded, or the adapter was made for another base), NOT_FOUND (no such
    * folder or version), ALREADY_EXISTS (the id is taken by other content), INVALID_ARGUMENT (not a LoRA adapter that
-   * can be served), DATA_LOSS (damaged files), UNAVAILABLE (the registry cannot be reached).
+   * can be served), DATA_LOSS (damaged files), UNAVAILABLE (the registry cannot be reached), FAILED_PRECONDITION (the
+   * logits of the probes that it brings from its training come out otherwise here), RESOURCE_EXHAUSTED (it does not fit
+   * into the budget beside those that are pinned or in use).
    *
    * @generated from rpc nibble.inference.v1.InferenceService.LoadAdapter
    */
@@ -637,6 +734,64 @@ export const InferenceService: GenService<{
     methodKind: "server_streaming";
     input: typeof ChatRequestSchema;
     output: typeof ChatResponseSchema;
+  },
+  /**
+   * Sends the rest of an answer that a Generate or Chat with a request_id began, after a broken connection: first what
+   * was missed, then what comes. One client at a time reads an answer; a later call takes it over.
+   *
+   * Errors: NOT_FOUND (no such answer, or it is no longer kept), OUT_OF_RANGE (after_sequence is beyond the last
+   * message, or before those that are kept), ABORTED (another call took the answer over).
+   *
+   * @generated from rpc nibble.inference.v1.InferenceService.ResumeAnswer
+   */
+  resumeAnswer: {
+    methodKind: "server_streaming";
+    input: typeof ResumeAnswerRequestSchema;
+    output: typeof ResumeAnswerResponseSchema;
+  },
+  /**
+   * Returns the tokens of a text or a conversation. Errors: FAILED_PRECONDITION (no model is loaded, it has no tokenizer,
+   * or no chat template).
+   *
+   * @generated from rpc nibble.inference.v1.InferenceService.Tokenize
+   */
+  tokenize: {
+    methodKind: "unary";
+    input: typeof TokenizeRequestSchema;
+    output: typeof TokenizeResponseSchema;
+  },
+  /**
+   * Returns how many tokens a text or a conversation has. Errors: as Tokenize.
+   *
+   * @generated from rpc nibble.inference.v1.InferenceService.CountTokens
+   */
+  countTokens: {
+    methodKind: "unary";
+    input: typeof CountTokensRequestSchema;
+    output: typeof CountTokensResponseSchema;
+  },
+  /**
+   * Returns how likely given continuations of a context are, token by token.
+   *
+   * Errors: FAILED_PRECONDITION (no model is loaded), NOT_FOUND (unknown adapter), INVALID_ARGUMENT (nothing to score, a
+   * text too long, a token id out of range), RESOURCE_EXHAUSTED (too many requests), UNAVAILABLE (draining).
+   *
+   * @generated from rpc nibble.inference.v1.InferenceService.Score
+   */
+  score: {
+    methodKind: "unary";
+    input: typeof ScoreRequestSchema;
+    output: typeof ScoreResponseSchema;
+  },
+  /**
+   * Returns what the server does now and has done since its model was loaded. Errors: FAILED_PRECONDITION (no model).
+   *
+   * @generated from rpc nibble.inference.v1.InferenceService.GetServingStats
+   */
+  getServingStats: {
+    methodKind: "unary";
+    input: typeof GetServingStatsRequestSchema;
+    output: typeof GetServingStatsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_nibble_inference_v1_inference, 0);
