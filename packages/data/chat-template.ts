@@ -10,11 +10,32 @@ const op = "chat_template";
 export interface ChatMessage {
   role: string;
   content: string;
+  /** Calls of tools, in the form that templates know; only an assistant's message has them. */
+  tool_calls?: readonly ToolCallMessage[];
+  /** The call that a tool's message answers. */
+  tool_call_id?: string;
+  /** The tool that a tool's message comes from. */
+  name?: string;
+}
+
+export interface ToolCallMessage {
+  id: string;
+  type: "function";
+  function: { name: string; arguments: Record<string, unknown> };
+}
+
+/** A tool that the model may call, in the form that templates know. */
+export interface ToolDefinition {
+  type: "function";
+  /** `parameters` is a JSON Schema. */
+  function: { name: string; description: string; parameters: Record<string, unknown> };
 }
 
 export interface RenderOptions {
   /** End with the opening of an assistant turn, for the model to go on. Default false. */
   addGenerationPrompt?: boolean;
+  /** Default: none. */
+  tools?: readonly ToolDefinition[];
 }
 
 /** Special tokens by the names that templates use. */
@@ -35,13 +56,25 @@ export class ChatTemplate {
     }
   }
 
+  /** Whether it shows tools to the model. */
+  get knowsTools(): boolean {
+    return /\btools\b/.test(this.source);
+  }
+
   /** The prompt text; it holds its own special tokens, so encode it with addSpecialTokens false. */
-  render(messages: readonly ChatMessage[], { addGenerationPrompt = false }: RenderOptions = {}): string {
+  render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
+    const { addGenerationPrompt = false, tools = [] } = options;
     if (messages.length === 0) {
       throw new NibbleError("messages: expected at least one, got none", { code: "INVALID_ARGUMENT", op });
     }
+    if (tools.length > 0 && !this.knowsTools) {
+      const message = "tools: expected none, since the chat template knows no tools";
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+    }
+    // Templates tell "no tools" by the variable's absence.
+    const given = tools.length > 0 ? { tools } : {};
     try {
-      return this.template.render({ ...this.tokens, messages, add_generation_prompt: addGenerationPrompt });
+      return this.template.render({ ...this.tokens, ...given, messages, add_generation_prompt: addGenerationPrompt });
     } catch (thrown) {
       throw templateError("refuses these messages", thrown);
     }

@@ -8,6 +8,8 @@ export {
   type RenderOptions,
   readChatTemplate,
   type TemplateTokens,
+  type ToolCallMessage,
+  type ToolDefinition,
 } from "./chat-template.ts";
 export { datasetFormats, type PlacedRow, RowReader, readDataset } from "./dataset.ts";
 export { ExampleStore, type Keep, type StoredExample } from "./example-store.ts";

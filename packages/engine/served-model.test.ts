@@ -83,7 +83,8 @@ describe("a served model", () => {
     };
     const { reason } = await model.generate(input([9, 9], null, 200), onToken, controller.signal);
     assert.deepEqual([reason, ids.length], ["cancelled", 3]);
-    assert.deepEqual(model.load, { running: 0, waiting: 0 });
+    const { running, waiting, pagesUsed } = model.stats;
+    assert.deepEqual([running, waiting, pagesUsed], [0, 0, 0]);
     // The cache holds 512 tokens: this needs the pages of the cancelled one.
     assert.equal((await answer(input([9, 9], null, 240))).length, 240);
   });

@@ -15,7 +15,7 @@ import {
 import { loadWholeAdapter } from "./adapter-extras.ts";
 import { type DeviceChoice, usableDevice } from "./device.ts";
 import type { HeadScreening } from "./generation/head.ts";
-import { Scheduler } from "./generation/scheduler.ts";
+import { Scheduler, type SchedulerStats } from "./generation/scheduler.ts";
 import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
 import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
@@ -68,7 +68,7 @@ export interface AdapterInfo {
   baseDigest: string | null;
 }
 
-export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds"> & {
+export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds" | "constraint"> & {
   adapterId: string | null;
   ignoreEos: boolean;
 };
@@ -205,8 +205,8 @@ export class ServedModel {
     this.turning = false;
   }
 
-  get load(): { running: number; waiting: number } {
-    return this.scheduler.load;
+  get stats(): SchedulerStats {
+    return this.scheduler.stats;
   }
 
   free(): void {

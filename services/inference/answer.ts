@@ -1,14 +1,11 @@
 // One answer: the prompt as tokens, the engine's tokens as text, stop texts, figures. It knows no transport.
-import { type ChatMessage, StreamDecoder, type TextTokenizer } from "#packages/data";
+import { StreamDecoder, type TextTokenizer } from "#packages/data";
 import type { GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
-import { NibbleError } from "#packages/errors";
 import { orAborted } from "#packages/rpc";
 import type { LoadedModel } from "./model.ts";
+import { encodePrompt, type Prompt, refuse } from "./prompt.ts";
 import { StopMatcher } from "./stop-matcher.ts";
-
-const op = "generate";
-
-export type Prompt = { text: string } | { ids: readonly number[] } | { messages: readonly ChatMessage[] };
+import { type ToolCall, ToolCallReader } from "./tool-calls.ts";
 
 export interface AnswerRequest {
   /** Null: the base alone. */
@@ -16,72 +13,78 @@ export interface AnswerRequest {
   prompt: Prompt;
   maxNewTokens: number;
   sampling: SamplingOptions;
+  frequencyPenalty: number;
+  presencePenalty: number;
   stops: readonly string[];
   ignoreEos: boolean;
   wantLogits: boolean;
   wantLogprobs: boolean;
+  topLogprobs: number;
 }
 
 export interface AnswerToken {
   id: number;
   text: string;
   logprob: number;
+  /** Likeliest first; as many as were asked for. */
+  top: readonly { id: number; logprob: number; text: string }[];
 }
 
 export interface AnswerEnd {
-  reason: "eos" | "length" | "stop";
+  reason: "eos" | "length" | "stop" | "toolCalls";
   /** What was held back. */
   text: string;
   tokens: number;
   timing: GenerateResult["timing"];
   /** Of the last position that was computed; null unless asked for. */
   logits: Float32Array | null;
+  toolCalls: readonly ToolCall[];
 }
 
 export type AnswerEvent = { kind: "token"; token: AnswerToken } | { kind: "end"; end: AnswerEnd };
-
-function refuse(code: "INVALID_ARGUMENT" | "FAILED_PRECONDITION", message: string): never {
-  throw new NibbleError(message, { code, op });
-}
-
-function encode(prompt: Prompt, tokenizer: TextTokenizer | null): readonly number[] {
-  if ("ids" in prompt) return prompt.ids;
-  if (!tokenizer) return refuse("FAILED_PRECONDITION", "input: expected token ids, since the model has no tokenizer");
-  if ("text" in prompt) return tokenizer.encode(prompt.text);
-  const { chatTemplate } = tokenizer;
-  if (!chatTemplate) return refuse("FAILED_PRECONDITION", "messages: the model has no chat template");
-  const text = chatTemplate.render(prompt.messages, { addGenerationPrompt: true });
-  return tokenizer.encode(text, { addSpecialTokens: false });
-}
 
 /** Turns tokens into text as they come; what they say together is the answer. */
 class Writer {
   readonly #tokenizer: TextTokenizer | null;
   readonly #decoder: StreamDecoder | null;
   readonly #stops: StopMatcher;
+  readonly #tools: ToolCallReader | null;
   tokens = 0;
 
-  constructor(tokenizer: TextTokenizer | null, stops: readonly string[]) {
+  constructor(tokenizer: TextTokenizer | null, stops: readonly string[], hasTools: boolean) {
     this.#tokenizer = tokenizer;
     this.#decoder = tokenizer && new StreamDecoder(tokenizer);
     this.#stops = new StopMatcher(stops);
+    this.#tools = hasTools ? new ToolCallReader() : null;
   }
 
   get isStopped(): boolean {
     return this.#stops.isStopped;
   }
 
-  push({ id, logprob }: GeneratedToken): AnswerToken {
+  get toolCalls(): readonly ToolCall[] {
+    return this.#tools?.calls ?? [];
+  }
+
+  push({ id, logprob, top }: GeneratedToken): AnswerToken {
     this.tokens++;
-    // A model may have more ids than its tokenizer: padding of the embedding. They have no text.
-    const hasText = this.#tokenizer !== null && id < this.#tokenizer.vocabSize;
-    const piece = hasText ? (this.#decoder?.push(id) ?? "") : "";
-    return { id, logprob, text: this.#stops.push(piece) };
+    const text = this.#stops.push(this.#hasText(id) ? (this.#decoder?.push(id) ?? "") : "");
+    const alone = top.map((one) => ({ ...one, text: this.#hasText(one.id) ? this.#alone(one.id) : "" }));
+    return { id, logprob, text: this.#tools?.push(text) ?? text, top: alone };
+  }
+
+  /** A model may have more ids than its tokenizer: padding of the embedding. They have no text. */
+  #hasText(id: number): boolean {
+    return this.#tokenizer !== null && id < this.#tokenizer.vocabSize;
+  }
+
+  #alone(id: number): string {
+    return this.#tokenizer?.decode([id], { skipSpecial: false }) ?? "";
   }
 
   finish(): string {
-    if (this.isStopped) return "";
-    return this.#stops.push(this.#decoder?.finish() ?? "") + this.#stops.finish();
+    const rest = this.isStopped ? "" : this.#stops.push(this.#decoder?.finish() ?? "") + this.#stops.finish();
+    return this.#tools ? this.#tools.push(rest) + this.#tools.finish() : rest;
   }
 }
 
@@ -95,13 +98,13 @@ export async function* answer(
   signal: AbortSignal,
 ): AsyncGenerator<AnswerEvent> {
   const { engineModel, tokenizer, contextLength } = model;
-  const inputIds = encode(request.prompt, tokenizer);
+  const inputIds = encodePrompt(request.prompt, tokenizer);
   if (inputIds.length >= contextLength) {
     refuse("INVALID_ARGUMENT", `prompt: expected fewer than ${contextLength} tokens, got ${inputIds.length}`);
   }
-  const { adapterId, sampling, ignoreEos, wantLogits, wantLogprobs } = request;
+  const { prompt, stops, ...asked } = request;
   const maxNewTokens = Math.min(request.maxNewTokens, contextLength - inputIds.length);
-  const writer = new Writer(tokenizer, request.stops);
+  const writer = new Writer(tokenizer, stops, "tools" in prompt && prompt.tools.length > 0);
   const ready: AnswerToken[] = [];
   let logits: Float32Array | null = null;
   let news = Promise.withResolvers<void>();
@@ -115,10 +118,7 @@ export async function* answer(
   };
   const release = model.hold();
   const work = engineModel
-    .generate(
-      { adapterId, inputIds, maxNewTokens, sampling, ignoreEos, wantLogits, wantLogprobs },
-      { signal: AbortSignal.any([signal, over.signal]), onEvent },
-    )
+    .generate({ ...asked, inputIds, maxNewTokens }, { signal: AbortSignal.any([signal, over.signal]), onEvent })
     .finally(release);
   let result: GenerateResult | undefined;
   const ended = work.then((value) => {
@@ -134,7 +134,10 @@ export async function* answer(
     signal.throwIfAborted();
     const reason = writer.isStopped ? "stop" : result.reason;
     if (reason === "cancelled") refuse("FAILED_PRECONDITION", "the answer: was cancelled");
-    yield { kind: "end", end: { reason, text: writer.finish(), tokens: writer.tokens, timing: result.timing, logits } };
+    const text = writer.finish();
+    const { toolCalls, tokens } = writer;
+    const finish = toolCalls.length > 0 && reason !== "length" ? "toolCalls" : reason;
+    yield { kind: "end", end: { reason: finish, text, tokens, timing: result.timing, logits, toolCalls } };
   } finally {
     over.abort();
   }

@@ -30,6 +30,12 @@ export interface Config {
   cacheTokensMax: number;
   /** NIBBLE_INFERENCE_WAITING_MAX: requests that may wait for a place. Default: 256. */
   waitingMax: number;
+  /** NIBBLE_INFERENCE_RESUME_MS: time that a named answer goes on, or is kept, without a reader. Default: 30,000. */
+  resumeMs: number;
+  /** NIBBLE_INFERENCE_RESUMABLE_MAX: named answers that are kept at a time. Default: 1024. */
+  resumableMax: number;
+  /** NIBBLE_INFERENCE_RESUME_EVENTS_MAX: last events of each that are kept. Default: 4096. */
+  resumeEventsMax: number;
   /** NIBBLE_REGISTRY_ENDPOINT: host:port of the registry. Default: 127.0.0.1:50053. */
   registry: string;
   /** NIBBLE_INFERENCE_DRAIN_MS: time that running answers get at a stop, in milliseconds. Default: 10,000. */
@@ -51,6 +57,9 @@ export function readConfig(env: Environment = process.env): Config {
     stepTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_STEP_TOKENS_MAX", 512, { min: 1 }),
     cacheTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_CACHE_TOKENS_MAX", 8192, { min: 16 }),
     waitingMax: wholeSetting(env, "NIBBLE_INFERENCE_WAITING_MAX", 256),
+    resumeMs: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_MS", 30_000),
+    resumableMax: wholeSetting(env, "NIBBLE_INFERENCE_RESUMABLE_MAX", 1024),
+    resumeEventsMax: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_EVENTS_MAX", 4096, { min: 1 }),
     registry: textSetting(env, "NIBBLE_REGISTRY_ENDPOINT", "127.0.0.1:50053"),
     drainMs: wholeSetting(env, "NIBBLE_INFERENCE_DRAIN_MS", 10_000),
   };

@@ -8,13 +8,21 @@ import {
   type GenerateResponseSchema,
   Role,
   type SamplingParams,
+  type Tool,
 } from "#gen/nibble/inference/v1/generation_pb.ts";
-import type { LoadedAdapterSchema, LoadModelRequest, ModelSchema } from "#gen/nibble/inference/v1/inference_pb.ts";
+import {
+  type LoadedAdapterSchema,
+  type LoadModelRequest,
+  type ModelSchema,
+  Residency,
+} from "#gen/nibble/inference/v1/inference_pb.ts";
+import type { ChatMessage as PlainMessage, ToolDefinition } from "#packages/data";
 import { defaultQuant, type MemoryReport, type QuantOptions } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { checkId } from "#packages/rpc";
 import type { ServedAdapter } from "./adapters.ts";
-import type { AnswerEnd, AnswerEvent, AnswerRequest } from "./answer.ts";
+import type { AnswerEnd, AnswerRequest } from "./answer.ts";
+import type { NumberedEvent } from "./answers.ts";
 import type { LoadedModel, ModelSettings } from "./model.ts";
 
 const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
@@ -28,8 +36,14 @@ const roles = new Map<Role, string>([
   [Role.SYSTEM, "system"],
   [Role.USER, "user"],
   [Role.ASSISTANT, "assistant"],
+  [Role.TOOL, "tool"],
 ]);
-const reasons = { eos: FinishReason.EOS, length: FinishReason.LENGTH, stop: FinishReason.STOP } as const;
+const reasons = {
+  eos: FinishReason.EOS,
+  length: FinishReason.LENGTH,
+  stop: FinishReason.STOP,
+  toolCalls: FinishReason.TOOL_CALLS,
+} as const;
 const maxNewTokensDefault = 256;
 
 export function modelSettings(
@@ -89,12 +103,10 @@ export async function encodeModel(model: LoadedModel): Promise<MessageInitShape<
   };
 }
 
-export function encodeAdapter({
-  id,
-  source,
-  info,
-  loadMs,
-}: ServedAdapter): MessageInitShape<typeof LoadedAdapterSchema> {
+export function encodeAdapter(
+  { id, source, info, loadMs }: ServedAdapter,
+  requestsRunning: number,
+): MessageInitShape<typeof LoadedAdapterSchema> {
   return {
     name: `loadedAdapters/${id}`,
     adapterDir: source.version === "" ? source.dir : "",
@@ -105,18 +117,64 @@ export function encodeAdapter({
     targetModules: [...info.targetModules],
     bytes: BigInt(info.bytes),
     loadTime: timestampFromMs(loadMs),
+    residency: Residency.HOST,
+    requestsRunning,
+    contentDigest: `sha256:${source.content}`,
   };
 }
 
-export function decodeMessages(messages: readonly ChatMessage[]): { role: string; content: string }[] {
-  return messages.map(({ role, content }) => ({ role: roles.get(role) ?? "user", content }));
+function jsonObject(text: string, field: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (thrown) {
+    const reason = thrown instanceof Error ? thrown.message : String(thrown);
+    throw new NibbleError(`${field}: expected JSON: ${reason}`, { code: "INVALID_ARGUMENT", op: "chat" });
+  }
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw new NibbleError(`${field}: expected a JSON object, got ${text}`, { code: "INVALID_ARGUMENT", op: "chat" });
 }
 
-/** The contract's defaults: greedy, all tokens, 256 of them. */
+/** Messages in the form that chat templates know. */
+export function decodeMessages(messages: readonly ChatMessage[]): PlainMessage[] {
+  return messages.map(({ role, content, toolCalls, toolCallId, name }, i) => ({
+    role: roles.get(role) ?? "user",
+    content,
+    ...(toolCalls.length === 0
+      ? {}
+      : {
+          tool_calls: toolCalls.map(({ id, name: tool, arguments: text }, k) => {
+            const args = jsonObject(text || "{}", `messages[${i}].tool_calls[${k}].arguments`);
+            return { id, type: "function" as const, function: { name: tool, arguments: args } };
+          }),
+        }),
+    ...(toolCallId === "" ? {} : { tool_call_id: toolCallId }),
+    ...(name === "" ? {} : { name }),
+  }));
+}
+
+const noParameters = '{"type":"object","properties":{}}';
+
+/** Tools in the form that chat templates know. */
+export function decodeTools(tools: readonly Tool[]): ToolDefinition[] {
+  return tools.map(({ name, description, parameters }, i) => ({
+    type: "function",
+    function: { name, description, parameters: jsonObject(parameters || noParameters, `tools[${i}].parameters`) },
+  }));
+}
+
+/** The contract's defaults: greedy, all tokens, 256 of them, one answer. */
 export function decodeSampling(
   params: SamplingParams | undefined,
-): Pick<AnswerRequest, "maxNewTokens" | "sampling" | "stops" | "ignoreEos"> {
+): Omit<AnswerRequest, "adapterId" | "prompt" | "wantLogits" | "wantLogprobs"> & { n: number } {
+  if (params?.constraint || params?.promptLookupTokens) {
+    throw new NibbleError("sampling: constraints and look-up are not built yet", {
+      code: "UNIMPLEMENTED",
+      op: "generate",
+    });
+  }
   return {
+    n: params?.n ?? 1,
     maxNewTokens: params?.maxNewTokens ?? maxNewTokensDefault,
     sampling: {
       temperature: params?.temperature ?? 0,
@@ -126,6 +184,9 @@ export function decodeSampling(
       repetitionPenalty: params?.repetitionPenalty ?? 1,
       seed: params?.seed ?? 0,
     },
+    frequencyPenalty: params?.frequencyPenalty ?? 0,
+    presencePenalty: params?.presencePenalty ?? 0,
+    topLogprobs: params?.topLogprobs ?? 0,
     stops: params?.stop ?? [],
     ignoreEos: params?.ignoreEos ?? false,
   };
@@ -133,11 +194,12 @@ export function decodeSampling(
 
 const rate = (count: number, seconds: number) => (seconds > 0 ? count / seconds : 0);
 
-function encodeEnd({ reason, text, tokens, timing, logits }: AnswerEnd) {
+function encodeEnd({ reason, text, tokens, timing, logits, toolCalls }: AnswerEnd) {
   const { promptTokens, prefillSeconds, decodeSeconds, queueSeconds } = timing;
   return {
     finishReason: reasons[reason],
     text,
+    toolCalls: [...toolCalls],
     logits: logits ? Array.from(logits) : [],
     usage: {
       promptTokens,
@@ -152,12 +214,15 @@ function encodeEnd({ reason, text, tokens, timing, logits }: AnswerEnd) {
   };
 }
 
-/** Generate and Chat answer with the same events. */
-export function encodeEvent(
-  event: AnswerEvent,
-  returnLogprobs: boolean,
-): { event: NonNullable<MessageInitShape<typeof GenerateResponseSchema>["event"]> } {
-  if (event.kind === "end") return { event: { case: "completion", value: encodeEnd(event.end) } };
-  const { id, text, logprob } = event.token;
-  return { event: { case: "token", value: returnLogprobs ? { id, text, logprob } : { id, text } } };
+/** Generate, Chat and ResumeAnswer answer with the same messages. */
+export function encodeEvent({ index, sequence, event }: NumberedEvent): {
+  index: number;
+  sequence: bigint;
+  event: NonNullable<MessageInitShape<typeof GenerateResponseSchema>["event"]>;
+} {
+  const place = { index, sequence: BigInt(sequence) };
+  if (event.kind === "end") return { ...place, event: { case: "completion", value: encodeEnd(event.end) } };
+  const { id, text, logprob, top } = event.token;
+  const known = Number.isNaN(logprob) ? {} : { logprob };
+  return { ...place, event: { case: "token", value: { id, text, ...known, top: [...top] } } };
 }

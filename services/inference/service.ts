@@ -9,26 +9,21 @@ import {
   pageSizeOf,
   parseName,
 } from "#packages/rpc";
-import { type AnswerRequest, answer } from "./answer.ts";
-import { decodeMessages, decodeSampling, encodeAdapter, encodeEvent, encodeModel, modelSettings } from "./encode.ts";
+import { adapterIdOf, answerHandlers } from "./answer-handlers.ts";
+import { encodeAdapter, encodeModel, modelSettings } from "./encode.ts";
+import type { Resumable } from "./resumable.ts";
 import type { Serving } from "./serving.ts";
+import { servingStats } from "./stats.ts";
 
 const modelIdOf = (name: string) => (name === "" ? "" : parseName("models/{model}", name, "model").model);
-const adapterIdOf = (name: string) => parseName("loadedAdapters/{adapter}", name, "adapter").adapter;
 
-export function inferenceService(serving: Serving, defaults: Parameters<typeof modelSettings>[1]): Implementation {
-  /** Generate and Chat differ in their prompt alone. */
-  async function* answers(
-    asked: { adapter: string; returnLogprobs: boolean },
-    request: Omit<AnswerRequest, "adapterId">,
-    signal: AbortSignal,
-  ) {
-    const { model, adapters } = serving.served;
-    const adapterId = asked.adapter === "" ? null : adapters.get(adapterIdOf(asked.adapter)).id;
-    for await (const event of answer(model, { ...request, adapterId }, signal)) {
-      yield encodeEvent(event, asked.returnLogprobs);
-    }
-  }
+export interface InferenceParts {
+  serving: Serving;
+  resumable: Resumable;
+  defaults: Parameters<typeof modelSettings>[1];
+}
+
+export function inferenceService({ serving, resumable, defaults }: InferenceParts): Implementation {
   return implement(InferenceService, {
     loadModel: async (request, { signal }) => {
       const { model } = await serving.load(modelSettings(request, defaults), request.expectedDigest, signal);
@@ -38,10 +33,11 @@ export function inferenceService(serving: Serving, defaults: Parameters<typeof m
     unloadModel: async ({ name }) => ({ bytesFreed: BigInt(await serving.unload(modelIdOf(name))) }),
     loadAdapter: async ({ adapterId, source, expectedBaseDigest }, { signal }) => {
       const id = checkId(adapterId, "adapter_id", "load_adapter");
-      const { model, adapters } = serving.served;
+      const { model, adapters, requests } = serving.served;
       if (source.case === undefined) throw new RangeError("[load_adapter] source: expected one");
       const options = { id, source, expectedBaseDigest };
-      return { adapter: encodeAdapter(await model.use(() => adapters.load(options, signal))) };
+      const loaded = await model.use(() => adapters.load(options, signal));
+      return { adapter: encodeAdapter(loaded, requests.running(id)) };
     },
     unloadAdapter: async ({ name }, { signal }) => {
       const { model, adapters } = serving.named("");
@@ -53,19 +49,11 @@ export function inferenceService(serving: Serving, defaults: Parameters<typeof m
       const rest = serving.adapters().filter(({ id }) => id > after);
       const page = rest.slice(0, size);
       return {
-        adapters: page.map(encodeAdapter),
+        adapters: page.map((adapter) => encodeAdapter(adapter, serving.served.requests.running(adapter.id))),
         nextPageToken: rest.length > size ? encodePageToken("loadedAdapters", page.at(-1)?.id ?? "") : "",
       };
     },
-    generate: async function* (request, { signal }) {
-      const { input, sampling, returnLogits: wantLogits, returnLogprobs: wantLogprobs } = request;
-      const prompt = input.case === "inputIds" ? { ids: input.value.ids } : { text: input.value ?? "" };
-      yield* answers(request, { prompt, wantLogits, wantLogprobs, ...decodeSampling(sampling) }, signal);
-    },
-    chat: async function* (request, { signal }) {
-      const { messages, sampling, returnLogits: wantLogits, returnLogprobs: wantLogprobs } = request;
-      const prompt = { messages: decodeMessages(messages) };
-      yield* answers(request, { prompt, wantLogits, wantLogprobs, ...decodeSampling(sampling) }, signal);
-    },
+    ...answerHandlers(serving, resumable),
+    getServingStats: () => servingStats(serving.served),
   });
 }

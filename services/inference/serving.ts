@@ -4,10 +4,12 @@ import { NibbleError } from "#packages/errors";
 import type { AdapterFetcher } from "./adapter-source.ts";
 import { Adapters, type ServedAdapter } from "./adapters.ts";
 import { LoadedModel, type ModelSettings, type ServingLimits } from "./model.ts";
+import { RequestCounts } from "./stats.ts";
 
 export interface Served {
   model: LoadedModel;
   adapters: Adapters;
+  requests: RequestCounts;
 }
 
 export interface ServingParts {
@@ -65,7 +67,7 @@ export class Serving {
     const { digest, engineModel } = model;
     const { bitsPerParameter } = engineModel.info;
     logger.info({ modelDir: settings.modelDir, digest, bitsPerParameter }, "model loaded");
-    return { model, adapters: new Adapters(now, fetcher, model) };
+    return { model, adapters: new Adapters(now, fetcher, model), requests: new RequestCounts() };
   }
 
   /** @throws FAILED_PRECONDITION when no model is loaded. */

@@ -6,6 +6,7 @@ import { defaultQuant } from "#packages/engine";
 import { checkId, type ServiceSetup } from "#packages/rpc";
 import { adapterFetcher } from "./adapter-source.ts";
 import type { Config } from "./config.ts";
+import { Resumable } from "./resumable.ts";
 import { inferenceService } from "./service.ts";
 import { Serving } from "./serving.ts";
 
@@ -25,6 +26,11 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     fetcher: adapterFetcher({ registry: config.registry, cacheDir }),
     limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax },
   });
+  const resumable = new Resumable({
+    keptMs: config.resumeMs,
+    answersMax: config.resumableMax,
+    eventsMax: config.resumeEventsMax,
+  });
   if (config.modelDir !== "") {
     const { modelDir, dtype, threads, device } = config;
     const id = checkId(config.modelId, "NIBBLE_INFERENCE_MODEL_ID", "config");
@@ -35,7 +41,10 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     host: config.host,
     port: config.port,
     drainMs: config.drainMs,
-    services: [inferenceService(serving, config)],
-    close: () => serving.close(),
+    services: [inferenceService({ serving, resumable, defaults: config })],
+    close: () => {
+      resumable.close();
+      return serving.close();
+    },
   };
 }

@@ -16,13 +16,18 @@ export class StopMatcher {
 
   /** The text that is certain now. After a stop text there is no more. */
   push(piece: string): string {
-    if (this.#isStopped) return "";
+    return this.pushWithRest(piece).text;
+  }
+
+  /** As `push`, with what came after the stop text. */
+  pushWithRest(piece: string): { text: string; rest: string } {
+    if (this.#isStopped) return { text: "", rest: "" };
     const text = this.#held + piece;
-    const at = this.#firstStop(text);
-    this.#isStopped = at !== undefined;
-    const end = at ?? text.length - this.#openEnd(text);
-    this.#held = at === undefined ? text.slice(end) : "";
-    return text.slice(0, end);
+    const found = this.#firstStop(text);
+    this.#isStopped = found !== undefined;
+    const end = found?.at ?? text.length - this.#openEnd(text);
+    this.#held = found ? "" : text.slice(end);
+    return { text: text.slice(0, end), rest: found ? text.slice(found.at + found.length) : "" };
   }
 
   /** What was held back and is no stop text after all. */
@@ -32,9 +37,9 @@ export class StopMatcher {
     return rest;
   }
 
-  #firstStop(text: string): number | undefined {
-    const places = this.#stops.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-    return places.length > 0 ? Math.min(...places) : undefined;
+  #firstStop(text: string): { at: number; length: number } | undefined {
+    const places = this.#stops.map((stop) => ({ at: text.indexOf(stop), length: stop.length }));
+    return places.filter(({ at }) => at >= 0).sort((a, b) => a.at - b.at)[0];
   }
 
   /** Length of the longest end of the text with which a stop text begins. */

@@ -3,6 +3,7 @@
 import { type Device, elementBytes, HeadScreen, linearForward, screenColumnsMax, screenedHead, Tensor } from "#native";
 import { denseWeight, linearFootprint } from "../model-load.ts";
 import type { LlamaModel } from "../models/llama.ts";
+import { needsAllLogits } from "./pick.ts";
 import type { GenerationRequest } from "./sequence.ts";
 
 /**
@@ -33,8 +34,10 @@ export function screenOf(model: LlamaModel, device: Device, which: HeadScreening
 }
 
 /** How many of the largest logits decide what a request is answered; 0: all of them. */
-function keepOf({ sampling, wantLogits, wantLogprobs = true }: GenerationRequest): number {
+function keepOf(request: GenerationRequest): number {
+  const { sampling, wantLogits, wantLogprobs = true } = request;
   const { temperature, topK, repetitionPenalty } = sampling;
+  if (needsAllLogits(request)) return 0;
   if (wantLogits || wantLogprobs || repetitionPenalty !== 1) return 0;
   const keep = temperature === 0 ? 1 : topK;
   return keep <= keepMax ? keep : 0;

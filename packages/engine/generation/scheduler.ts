@@ -1,12 +1,12 @@
 // Continuous batching (Orca, OSDI 2022): each step takes all running sequences, a token each, and as much
 // of the waiting prompts as the step's token budget holds. Sequences come and go between steps.
-import { type HeadScreen, sample } from "#native";
+import type { HeadScreen } from "#native";
 import { NibbleError } from "#packages/errors";
-import { int32Tensor } from "../batch.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
 import { type HeadScreening, keepOfAll, screenOf } from "./head.ts";
 import { KvCache } from "./kv-cache.ts";
+import { pick } from "./pick.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
 import { forwardShares, type Share } from "./step.ts";
 import type { StepLogits } from "./step-logits.ts";
@@ -32,6 +32,23 @@ interface Waiting {
   cancelled: boolean;
 }
 
+/** Gauges are of now; counters grow from the scheduler's beginning. */
+export interface SchedulerStats {
+  running: number;
+  waiting: number;
+  pagesUsed: number;
+  /** Pages of earlier requests that are kept for later ones. */
+  pagesCached: number;
+  pagesTotal: number;
+  promptTokens: number;
+  promptTokensCached: number;
+  newTokens: number;
+  preemptions: number;
+  steps: number;
+  lookupGuessed: number;
+  lookupAccepted: number;
+}
+
 type RowOfLogits = ReturnType<StepLogits["of"]>;
 
 const secondsSince = (ms: number): number => (performance.now() - ms) / 1000;
@@ -48,6 +65,15 @@ export class Scheduler {
   private readonly screen: HeadScreen | null;
   private readonly waiting: Waiting[] = [];
   private running: Sequence[] = [];
+  private readonly counters = {
+    promptTokens: 0,
+    promptTokensCached: 0,
+    newTokens: 0,
+    preemptions: 0,
+    steps: 0,
+    lookupGuessed: 0,
+    lookupAccepted: 0,
+  };
 
   constructor(model: LlamaModel, options: SchedulerOptions) {
     this.model = model;
@@ -60,8 +86,11 @@ export class Scheduler {
     return this.running.length > 0 || this.waiting.length > 0;
   }
 
-  get load(): { running: number; waiting: number } {
-    return { running: this.running.length, waiting: this.waiting.length };
+  get stats(): SchedulerStats {
+    const { pageCount } = this.cache;
+    const pagesUsed = this.running.reduce((sum, s) => sum + s.pages.length, 0);
+    const pages = { pagesUsed, pagesCached: 0, pagesTotal: pageCount };
+    return { running: this.running.length, waiting: this.waiting.length, ...pages, ...this.counters };
   }
 
   /** @throws INVALID_ARGUMENT for ids or lengths that the model cannot take, RESOURCE_EXHAUSTED when the queue is full. */
@@ -116,6 +145,7 @@ export class Scheduler {
       for (const { sequence } of shares) this.end(sequence, (listener) => listener.onError(error));
       return;
     }
+    this.counters.steps++;
     const seconds = (performance.now() - started) / 1000;
     const tokens = shares.reduce((sum, s) => sum + s.count, 0);
     shares.forEach((share, i) => {
@@ -141,6 +171,7 @@ export class Scheduler {
       const pages = this.cache.take(next.request.inputIds.length + next.request.maxNewTokens);
       if (!pages) return;
       this.waiting.shift();
+      this.counters.promptTokens += next.request.inputIds.length;
       this.running.push(new Sequence(next.request, next.listener, pages, secondsSince(next.since)));
     }
   }
@@ -166,15 +197,12 @@ export class Scheduler {
     if (prefilled) sequence.prefillSeconds += share;
     else sequence.decodeSeconds += whole;
     if (sequence.cached < sequence.ids.length) return;
-    const { sampling, wantLogits, wantLogprobs = true, stopIds, maxNewTokens } = sequence.request;
-    const seen =
-      sampling.repetitionPenalty === 1 ? null : int32Tensor(Int32Array.from(sequence.ids), this.options.device);
-    const { token: id, logprob } = sample(logits, row, sampling, seen, sequence.newTokens, wantLogits || wantLogprobs);
-    seen?.free();
-    const vocab = logits.shape[1] ?? 0;
-    const values = wantLogits ? new Float32Array(logits.read(row * vocab * 4, vocab * 4).buffer) : null;
+    const { stopIds, maxNewTokens } = sequence.request;
+    const token = pick({ logits, row }, sequence);
+    const { id } = token;
+    this.counters.newTokens++;
     sequence.ids.push(id);
-    sequence.listener.onToken({ id, logprob, logits: values });
+    sequence.listener.onToken(token);
     // The token that ends the answer is part of it, as in transformers' generate.
     if (stopIds.includes(id)) this.finish(sequence, "eos");
     else if (sequence.newTokens >= maxNewTokens) this.finish(sequence, "length");

@@ -13,6 +13,26 @@ export interface GenerationRequest {
   wantLogits: boolean;
   /** False: tokens alone matter, and what they do not need of the head is not read; log-probabilities are then NaN. Default: true. */
   wantLogprobs?: boolean;
+  /** The likeliest tokens at each place. Default: 0, none. */
+  topLogprobs?: number;
+  /** Subtracted from logits of the answer's tokens, once for each time they stand there. Default: 0. */
+  frequencyPenalty?: number;
+  /** Subtracted from logits of the answer's tokens. Default: 0. */
+  presencePenalty?: number;
+  /** What the answer may say. Default: null, anything. */
+  constraint?: TokenConstraint | null;
+}
+
+/** Tells which tokens may come next, and hears of those that came. */
+export interface TokenConstraint {
+  /** A bit for each token, the lowest of a word first; null: all may come. */
+  readonly mask: Int32Array | null;
+  accept(id: number): void;
+}
+
+export interface TokenLogprob {
+  id: number;
+  logprob: number;
 }
 
 export type FinishReason = "eos" | "length" | "cancelled";
@@ -22,6 +42,8 @@ export interface GeneratedToken {
   /** NaN where none were wanted. */
   logprob: number;
   logits: Float32Array | null;
+  /** As many as were asked for, likeliest first. */
+  top: readonly TokenLogprob[];
 }
 
 export interface SequenceListener {

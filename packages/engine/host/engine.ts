@@ -3,6 +3,7 @@ import { Worker } from "node:worker_threads";
 import type { MemoryReport } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ExportGgufOptions, ExportGgufReport } from "../export-gguf.ts";
+import type { SchedulerStats } from "../generation/scheduler.ts";
 import type { GeneratedToken } from "../generation/sequence.ts";
 import type { MergeOptions, MergeReport, TensorProgress } from "../merge.ts";
 import type { NewModelOptions } from "../new-model.ts";
@@ -177,8 +178,8 @@ export class EngineModel {
     return this.engine.call("listAdapters", this.modelId);
   }
 
-  load(): Promise<{ running: number; waiting: number }> {
-    return this.engine.call("load", this.modelId);
+  stats(): Promise<SchedulerStats> {
+    return this.engine.call("stats", this.modelId);
   }
 
   /** Tokens come through `onEvent`; the promise resolves at the end. Aborting stops the work within a step. */

@@ -57,7 +57,7 @@ const methods = {
     model(modelId).unloadAdapter(id, signal),
   digest: (modelId: number) => model(modelId).digest(),
   listAdapters: (modelId: number) => model(modelId).listAdapters(),
-  load: (modelId: number) => model(modelId).load,
+  stats: (modelId: number) => model(modelId).stats,
   generate: ({ modelId, input }: { modelId: number; input: GenerateInput }, { signal, emit }: CallContext) =>
     model(modelId).generate(input, (token: GeneratedToken) => emit(token), signal),
 };

@@ -1,0 +1,63 @@
+// Figures of the running batch and the adapters, for metrics. It knows no transport.
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { GetServingStatsResponseSchema } from "#gen/nibble/inference/v1/stats_pb.ts";
+import { pageTokens, type SchedulerStats } from "#packages/engine";
+import type { Served } from "./serving.ts";
+
+/** Requests by adapter; "" is the base alone. */
+export class RequestCounts {
+  readonly #counts = new Map<string, { total: number; running: number }>();
+
+  /** Counts a request until the returned function is called. */
+  begin(adapterId: string): () => void {
+    const count = this.#counts.get(adapterId) ?? { total: 0, running: 0 };
+    this.#counts.set(adapterId, count);
+    count.total++;
+    count.running++;
+    return () => {
+      count.running--;
+    };
+  }
+
+  running(adapterId: string): number {
+    return this.#counts.get(adapterId)?.running ?? 0;
+  }
+
+  list(): { adapterId: string; total: number; running: number }[] {
+    return [...this.#counts].map(([adapterId, count]) => ({ adapterId, ...count }));
+  }
+}
+
+function encodeScheduler(stats: SchedulerStats) {
+  return {
+    requestsRunning: stats.running,
+    requestsWaiting: stats.waiting,
+    kvPagesUsed: BigInt(stats.pagesUsed),
+    kvPagesCached: BigInt(stats.pagesCached),
+    kvPagesTotal: BigInt(stats.pagesTotal),
+    kvPageTokens: pageTokens,
+    promptTokensTotal: BigInt(stats.promptTokens),
+    promptTokensCachedTotal: BigInt(stats.promptTokensCached),
+    generationTokensTotal: BigInt(stats.newTokens),
+    preemptionsTotal: BigInt(stats.preemptions),
+    stepsTotal: BigInt(stats.steps),
+    lookupTokensGuessedTotal: BigInt(stats.lookupGuessed),
+    lookupTokensAcceptedTotal: BigInt(stats.lookupAccepted),
+  };
+}
+
+export async function servingStats(served: Served): Promise<MessageInitShape<typeof GetServingStatsResponseSchema>> {
+  const { model, adapters, requests } = served;
+  const resident = adapters.list();
+  return {
+    ...encodeScheduler(await model.engineModel.stats()),
+    adapterBytesResident: BigInt(resident.reduce((sum, { info }) => sum + info.bytes, 0)),
+    adaptersResident: resident.length,
+    adaptersKnown: resident.length,
+    adapters: requests.list().map(({ adapterId, total, running }) => ({
+      name: adapterId === "" ? "" : `loadedAdapters/${adapterId}`,
+      requestsTotal: BigInt(total),
+      requestsRunning: running,
+    })),
+  };
+}
