@@ -82,7 +82,7 @@ function benchDecode(sequences: number, length: number): void {
   const scope = new Scope(device);
   const rowSize = kvHeads * headSize;
   const cache = () => {
-    const shape = [sequences * columns, page, rowSize];
+    const shape = [sequences * columns, kvHeads, page, headSize];
     return scope.of(dtype, shape, randomBytes(random, sequences * columns * page * rowSize, dtype));
   };
   const q = scope.of(dtype, [sequences, heads * headSize], randomBytes(random, sequences * heads * headSize, dtype));

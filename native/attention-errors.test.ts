@@ -97,7 +97,7 @@ test("attention_backward checks its tensors too", () => {
 });
 
 test("paged_attention refuses rows, positions and pages that do not exist", () => {
-  const caches = () => scope.of("float32", [3, 4, 16]);
+  const caches = () => scope.of("float32", [3, 2, 4, 8]);
   const good = {
     q: float(2, 32),
     kCache: caches(),
@@ -119,10 +119,10 @@ test("paged_attention refuses rows, positions and pages that do not exist", () =
   refuses({ position: scope.integers([7, 4]) }, "block_table: expected 0..2, got -1 at [1,1]");
   refuses({ blockTable: scope.integers([3, 2, 1, -1], [2, 2]) }, "block_table: expected 0..2, got 3 at [0,0]");
   refuses({ sequence: scope.integers([0]) }, "sequence: expected 2 elements, got 1 in shape [1]");
-  refuses({ kCache: scope.of("float32", [3, 4, 8]) }, "k_cache: expected shape [pages,page,16], got [3,4,8]");
+  refuses({ kCache: scope.of("float32", [3, 4, 16]) }, "k_cache: expected shape [pages,2,page,8], got [3,4,16]");
   refuses(
-    { vCache: scope.of("float32", [3, 5, 16]) },
-    "v_cache: expected the shape of k_cache, [3,4,16], got [3,5,16]",
+    { vCache: scope.of("float32", [3, 2, 5, 8]) },
+    "v_cache: expected the shape of k_cache, [3,2,4,8], got [3,2,5,8]",
   );
   // Pages that lie before every window may be gone.
   const gone = scope.integers([-1, 2, 1, -1], [2, 2]);
@@ -131,7 +131,7 @@ test("paged_attention refuses rows, positions and pages that do not exist", () =
 });
 
 test("kv_write refuses slots outside the cache", () => {
-  const cache = () => scope.of("bfloat16", [2, 4, 6]);
+  const cache = () => scope.of("bfloat16", [2, 2, 4, 3]);
   const rows = (n: number) => scope.of("bfloat16", [n, 6]);
   const [k, v] = [cache(), cache()];
   const refuses = (call: () => void, message: string) => assert.throws(call, { message: `[kv_write] ${message}` });
@@ -142,9 +142,9 @@ test("kv_write refuses slots outside the cache", () => {
     "v: expected the shape of k, [2,6], got [1,6]",
   );
   refuses(() => kvWrite(rows(2), rows(2), scope.integers([0]), k, v), "slot: expected 2 elements, got 1 in shape [1]");
-  const wide = scope.of("bfloat16", [2, 4, 7]);
+  const wide = scope.of("bfloat16", [2, 2, 4, 4]);
   refuses(
     () => kvWrite(rows(1), rows(1), scope.integers([0]), wide, v),
-    "k_cache: expected shape [pages,page,6], got [2,4,7]",
+    "k_cache: expected shape [pages,K,page,D] with K * D = 6, got [2,2,4,4]",
   );
 });

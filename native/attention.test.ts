@@ -161,8 +161,8 @@ function written(device: Device, c: t.Case, cache: t.Cache, inputs: t.Inputs): {
   const scope = new t.Scope(device);
   const columns = c.kvHeads * c.headSize;
   const rows = [t.rowsOf(c), columns];
-  const k = scope.of(c.dtype, [cache.pages, cache.page, columns]);
-  const v = scope.of(c.dtype, [cache.pages, cache.page, columns]);
+  const k = scope.of(c.dtype, [cache.pages, c.kvHeads, cache.page, c.headSize]);
+  const v = scope.of(c.dtype, [cache.pages, c.kvHeads, cache.page, c.headSize]);
   const slots = scope.integers(cache.slots);
   kvWrite(scope.of(c.dtype, rows, inputs.k), scope.of(c.dtype, rows, inputs.v), slots, k, v);
   const result = { k: k.read(), v: v.read() };
@@ -234,17 +234,22 @@ for (const name of supportedIsas()) {
   });
 }
 
-test("kv_write moves rows bit for bit and leaves the others alone", () => {
-  const c: t.Case = { starts: [0, 9, 20], heads: 2, kvHeads: 1, headSize: 3, window: 0, dtype: "bfloat16" };
+test("kv_write moves rows head by head, bit for bit, and leaves the others alone", () => {
+  const c: t.Case = { starts: [0, 9, 20], heads: 4, kvHeads: 2, headSize: 3, window: 0, dtype: "bfloat16" };
   const inputs = t.inputsOf(c, 2);
   const cache = t.cacheOf(c, 4, 9);
-  const rowBytes = c.kvHeads * c.headSize * elementBytes[c.dtype];
+  const bytes = c.headSize * elementBytes[c.dtype];
   for (const device of ["cpu", "reference"] as const) {
     const { k, v } = written(device, c, cache, inputs);
     const expected = { k: new Uint8Array(k.length).fill(0xff), v: new Uint8Array(v.length).fill(0xff) };
     cache.slots.forEach((slot, row) => {
-      expected.k.set(inputs.k.subarray(row * rowBytes, (row + 1) * rowBytes), slot * rowBytes);
-      expected.v.set(inputs.v.subarray(row * rowBytes, (row + 1) * rowBytes), slot * rowBytes);
+      for (let head = 0; head < c.kvHeads; ++head) {
+        const from = (row * c.kvHeads + head) * bytes;
+        const page = Math.floor(slot / cache.page);
+        const to = ((page * c.kvHeads + head) * cache.page + (slot % cache.page)) * bytes;
+        expected.k.set(inputs.k.subarray(from, from + bytes), to);
+        expected.v.set(inputs.v.subarray(from, from + bytes), to);
+      }
     });
     assert.deepEqual({ k, v }, expected, device);
   }

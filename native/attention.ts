@@ -56,7 +56,7 @@ export function pagedAttention(shape: AttentionShape, args: PagedAttention): voi
   addon.pagedAttention(...shapeArguments(shape), ...tensors);
 }
 
-/** Row n of k and v goes to row slot[n] of the caches. */
+/** Row n of k and v goes, head by head, to row slot[n] % page of page slot[n] / page of the caches [pages, K, page, D]. */
 export function kvWrite(k: Tensor, v: Tensor, slot: Tensor, kCache: Tensor, vCache: Tensor): void {
   addon.kvWrite(k.handle, v.handle, slot.handle, kCache.handle, vCache.handle);
 }

@@ -86,8 +86,8 @@ function make(bench: Bench, form: WeightForm, dtype: DType, adapted: boolean): M
       slot: integers([65, 32, 33, 34, 35], [5]),
       sequence: integers([0, 1, 1, 1, 1], [5]),
       blockTable: integers([1, 4, 2, 5], [2, 2]),
-      kCache: of([pages, page, kvHeads * headSize], dtype),
-      vCache: of([pages, page, kvHeads * headSize], dtype),
+      kCache: of([pages, kvHeads, page, headSize], dtype),
+      vCache: of([pages, kvHeads, page, headSize], dtype),
     },
   };
 }
@@ -175,7 +175,7 @@ describe("what a block refuses", () => {
     assert.throws(() => run(packed, { x: bench.filled(0, [5, 64]) }), /\[llama_block\] down: expected 64 rows/);
   });
   test("a cache of another dtype", () => {
-    const kCache = bench.filled(0, [pages, page, kvHeads * headSize], "bfloat16");
+    const kCache = bench.filled(0, [pages, kvHeads, page, headSize], "bfloat16");
     assert.throws(() => run(packed, { kCache }), /k_cache/);
   });
 });

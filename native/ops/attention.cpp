@@ -25,7 +25,8 @@ class Checks {
     const int64_t head_size = q.dim(1) / shape.heads;
     require(head_size >= 1 && head_size <= kHeadSizeMax, op, q_name, ": expected a head size of 1..", kHeadSizeMax,
             ", got ", head_size);
-    kv_size_ = shape.kv_heads * head_size;
+    kv_heads_ = shape.kv_heads;
+    head_size_ = head_size;
   }
 
   // Of new tokens: [N, ...], float32 or bfloat16.
@@ -36,7 +37,7 @@ class Checks {
   }
 
   void like_q(const char* name, const Tensor& t) const { rows(name, t, q_.dim(1)); }
-  void like_k(const char* name, const Tensor& t) const { rows(name, t, kv_size_); }
+  void like_k(const char* name, const Tensor& t) const { rows(name, t, kv_heads_ * head_size_); }
 
   void lse(const Tensor& t, int64_t heads) const {
     check_device(op_, "lse", t, q_.device);
@@ -62,8 +63,8 @@ class Checks {
   void cache(const char* name, const Tensor& t, const Tensor& first) const {
     check_device(op_, name, t, q_.device);
     check_dtype(op_, name, t, q_.dtype);
-    require(t.rank == 3 && t.dim(1) >= 1 && t.dim(2) == kv_size_, op_, name, ": expected shape [pages,page,", kv_size_,
-            "], got ", t);
+    require(t.rank == 4 && t.dim(1) == kv_heads_ && t.dim(2) >= 1 && t.dim(3) == head_size_, op_, name,
+            ": expected shape [pages,", kv_heads_, ",page,", head_size_, "], got ", t);
     require(t.shape == first.shape, op_, name, ": expected the shape of k_cache, ", first, ", got ",
             t);
   }
@@ -84,7 +85,7 @@ class Checks {
 
   const char* op_;
   const Tensor& q_;
-  int64_t kv_size_ = 0;
+  int64_t kv_heads_ = 0, head_size_ = 0;
 };
 
 struct PageRange {
@@ -94,7 +95,7 @@ struct PageRange {
 // Every page that a query reads must exist. Entries that none reads may hold anything.
 void check_pages(const char* op, const PagedAttentionArgs& a) {
   const int64_t sequences = a.block_table.dim(0), columns = a.block_table.dim(1);
-  const int64_t pages = a.k_cache.dim(0), page = a.k_cache.dim(1);
+  const int64_t pages = a.k_cache.dim(0), page = cache_shape(a.k_cache).page;
   std::vector<PageRange> read(static_cast<size_t>(sequences));
   for (int64_t n = 0; n < a.q.dim(0); ++n) {
     const int64_t s = a.sequence.i32()[n], t = a.position.i32()[n];
@@ -167,14 +168,14 @@ void kv_write(const KvWriteArgs& args) {
   }
   require(args.v.has_shape({args.k.dim(0), args.k.dim(1)}), op, "v: expected the shape of k, ", args.k,
           ", got ", args.v);
-  require(args.k_cache.rank == 3 && args.k_cache.dim(2) == args.k.dim(1), op, "k_cache: expected shape [pages,page,",
-          args.k.dim(1), "], got ", args.k_cache);
-  require(args.v_cache.rank == 3 && args.v_cache.shape == args.k_cache.shape, op,
+  require(args.k_cache.rank == 4 && args.k_cache.dim(1) * args.k_cache.dim(3) == args.k.dim(1), op,
+          "k_cache: expected shape [pages,K,page,D] with K * D = ", args.k.dim(1), ", got ", args.k_cache);
+  require(args.v_cache.rank == 4 && args.v_cache.shape == args.k_cache.shape, op,
           "v_cache: expected the shape of k_cache, ", args.k_cache, ", got ", args.v_cache);
   check_device(op, "slot", args.slot, args.k.device);
   check_dtype(op, "slot", args.slot, DType::kI32);
   check_count(op, "slot", args.slot, args.k.dim(0));
-  const int64_t slots = args.k_cache.dim(0) * args.k_cache.dim(1);
+  const int64_t slots = cache_shape(args.k_cache).slots();
   for (int64_t n = 0; args.k.device != Device::kCuda && n < args.k.dim(0); ++n) {
     const int32_t slot = args.slot.i32()[n];
     require(slot >= 0 && slot < slots, op, "slot: expected 0..", slots - 1, ", got ", slot, " at index ", n);

@@ -37,25 +37,39 @@ struct AttentionBackwardArgs {
   Tensor d_q, d_k, d_v;  // out
 };
 
+// A cache [pages, K, page, D]: its shape, and where the rows of its heads begin.
+struct CacheShape {
+  int64_t pages, kv_heads, page, size;  // page: rows of one
+
+  NIBBLE_HD int64_t slots() const { return pages * page; }
+  NIBBLE_HD int64_t row(int64_t at_page, int64_t head, int64_t at) const {
+    return ((at_page * kv_heads + head) * page + at) * size;
+  }
+  NIBBLE_HD int64_t row_of_slot(int64_t slot, int64_t head) const { return row(slot / page, head, slot % page); }
+};
+
+inline CacheShape cache_shape(const Tensor& cache) { return {cache.dim(0), cache.dim(1), cache.dim(2), cache.dim(3)}; }
+
 // Attention of new tokens over a paged cache (Kwon et al., arXiv:2309.06180). Page p of sequence s is
-// block_table[s, p]; position t of s lies in row t % page of page t / page.
+// block_table[s, p]; position t of s lies in row t % page of page t / page. A page is what is shared or copied; the rows
+// of a head lie next to each other in it, so that reading a head's page is reading memory in order.
 // Row n is a query of sequence sequence[n] at position[n] and sees positions 0 ... position[n] (all of
 // them already written by kv_write), within the window. Prefill and decode are the same op.
 struct PagedAttentionArgs {
   AttentionShape shape;
   Tensor q;                 // [N, H * D]
-  Tensor k_cache, v_cache;  // [pages, page, K * D], dtype of q
+  Tensor k_cache, v_cache;  // [pages, K, page, D], dtype of q
   Tensor block_table;       // [sequences, pages of a sequence at most] int32
   Tensor sequence;          // [N] int32
   Tensor position;          // [N] int32
   Tensor o;                 // out [N, H * D]
 };
 
-// Row n of k and v goes to row slot[n] = page index * page + row of the caches.
+// Row n of k and v goes, head by head, to row slot[n] % page of page slot[n] / page of the caches.
 struct KvWriteArgs {
   Tensor k, v;              // [N, K * D]
   Tensor slot;              // [N] int32
-  Tensor k_cache, v_cache;  // in/out [pages, page, K * D]
+  Tensor k_cache, v_cache;  // in/out [pages, K, page, D]
 };
 
 void attention_forward(const AttentionForwardArgs& args);

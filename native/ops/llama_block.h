@@ -43,7 +43,7 @@ struct LlamaBlockArgs {
   Tensor cos, sin;                     // [P, D / 2] float32
   Tensor position, slot, sequence;     // [N] int32
   Tensor block_table;                  // [sequences, pages of a sequence at most] int32
-  Tensor k_cache, v_cache;             // in/out [pages, page, K * D], dtype of x
+  Tensor k_cache, v_cache;             // in/out [pages, K, page, D], dtype of x
 };
 
 void llama_block(const LlamaBlockArgs& args);

@@ -129,7 +129,7 @@ TEST_P(Attention, PagedEqualsPacked) {
     }
   }
   for_each_isa([&] {
-    const Tensor k_cache = make(c.dtype, {sequences * columns, page, c.kv_heads * c.head_size});
+    const Tensor k_cache = make(c.dtype, {sequences * columns, c.kv_heads, page, c.head_size});
     const Tensor v_cache = like(k_cache), o = like(q), paged_o = like(q);
     kv_write({k, v, integers(slot, {c.rows()}), k_cache, v_cache});
     paged_attention({c.shape(), q, k_cache, v_cache, integers(table, {sequences, columns}),

@@ -196,7 +196,7 @@ export function paged(
   const scope = new Scope(device);
   const rowBytes = c.heads * c.headSize * elementBytes[c.dtype];
   const rows = Buffer.concat(queries.map(({ row }) => q.subarray(row * rowBytes, (row + 1) * rowBytes)));
-  const shape = [cache.pages, cache.page, c.kvHeads * c.headSize];
+  const shape = [cache.pages, c.kvHeads, cache.page, c.headSize];
   const o = scope.of(c.dtype, [queries.length, c.heads * c.headSize]);
   pagedAttention(shapeOf(c), {
     q: scope.of(c.dtype, [queries.length, c.heads * c.headSize], rows),

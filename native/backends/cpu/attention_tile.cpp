@@ -64,13 +64,14 @@ class Tile {
       for (int64_t t = 0; t < count; ++t) at[t] = ((run_.source + from + t) * kv_heads + kv) * size_;
       return;
     }
-    const int32_t* page = a_.pages + run_.source * a_.pages_max + from / a_.page;
-    for (int64_t t = 0, row = from % a_.page; t < count; ++t, ++row) {
-      if (row == a_.page) {
+    const CacheShape& cache = a_.cache;
+    const int32_t* page = a_.pages + run_.source * a_.pages_max + from / cache.page;
+    for (int64_t t = 0, row = from % cache.page; t < count; ++t, ++row) {
+      if (row == cache.page) {
         row = 0;
         ++page;
       }
-      at[t] = ((*page * a_.page + row) * kv_heads + kv) * size_;
+      at[t] = cache.row(*page, kv, row);
     }
   }
 

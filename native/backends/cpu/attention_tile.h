@@ -49,7 +49,8 @@ struct Attend {
   Tensor q, k, v, o;
   float* lse = nullptr;            // [N, H], where wanted
   const int32_t* pages = nullptr;  // block table; null for documents
-  int64_t pages_max = 0, page = 0;
+  int64_t pages_max = 0;
+  CacheShape cache{};
 };
 
 // Queries of a run at most.

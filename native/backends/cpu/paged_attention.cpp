@@ -21,16 +21,19 @@ void paged_attention(const PagedAttentionArgs& a) {
     }
   }
   attend({.shape = a.shape, .q = a.q, .k = a.k_cache, .v = a.v_cache, .o = a.o, .pages = a.block_table.i32(),
-          .pages_max = a.block_table.dim(1), .page = a.k_cache.dim(1)},
+          .pages_max = a.block_table.dim(1), .cache = cache_shape(a.k_cache)},
          runs, count);
 }
 
 void kv_write(const KvWriteArgs& a) {
-  const size_t bytes = size_t(a.k.dim(1) * size_of(a.k.dtype));
+  const CacheShape cache = cache_shape(a.k_cache);
+  const int64_t element = size_of(a.k.dtype), bytes = cache.size * element;
   for (int64_t n = 0; n < a.k.dim(0); ++n) {
-    const size_t to = size_t(a.slot.i32()[n]) * bytes, from = size_t(n) * bytes;
-    memcpy(a.k_cache.u8() + to, a.k.u8() + from, bytes);
-    memcpy(a.v_cache.u8() + to, a.v.u8() + from, bytes);
+    for (int64_t head = 0; head < cache.kv_heads; ++head) {
+      const int64_t to = cache.row_of_slot(a.slot.i32()[n], head) * element, from = (n * cache.kv_heads + head) * bytes;
+      memcpy(a.k_cache.u8() + to, a.k.u8() + from, size_t(bytes));
+      memcpy(a.v_cache.u8() + to, a.v.u8() + from, size_t(bytes));
+    }
   }
 }
 

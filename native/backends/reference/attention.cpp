@@ -30,9 +30,11 @@ int64_t first_seen(int64_t window, int64_t begin, int64_t i) {
   return window > 0 && i - window + 1 > begin ? i - window + 1 : begin;
 }
 
-int64_t row_of(const PagedAttentionArgs& a, int64_t sequence, int64_t position) {
-  const int64_t page = a.k_cache.dim(1);
-  return a.block_table.i32()[sequence * a.block_table.dim(1) + position / page] * page + position % page;
+// Where the row of a head at a position of a sequence begins in the caches.
+int64_t row_of(const PagedAttentionArgs& a, int64_t sequence, int64_t head, int64_t position) {
+  const CacheShape cache = cache_shape(a.k_cache);
+  const int64_t page = a.block_table.i32()[sequence * a.block_table.dim(1) + position / cache.page];
+  return cache.row(page, head, position % cache.page);
 }
 
 }  // namespace
@@ -100,13 +102,13 @@ void paged_attention(const PagedAttentionArgs& a) {
       const int64_t kv = h / (H / K), q_at = (n * H + h) * D;
       std::vector<double> p;
       for (int64_t t = first; t <= position; ++t) {
-        p.push_back(a.shape.scale * dot(a.q, q_at, a.k_cache, (row_of(a, sequence, t) * K + kv) * D, D));
+        p.push_back(a.shape.scale * dot(a.q, q_at, a.k_cache, row_of(a, sequence, kv, t), D));
       }
       softmax(p);
       for (int64_t c = 0; c < D; ++c) {
         double sum = 0;
         for (int64_t t = first; t <= position; ++t) {
-          sum += p[size_t(t - first)] * get(a.v_cache, (row_of(a, sequence, t) * K + kv) * D + c);
+          sum += p[size_t(t - first)] * get(a.v_cache, row_of(a, sequence, kv, t) + c);
         }
         put(a.o, q_at + c, sum);
       }
@@ -115,11 +117,15 @@ void paged_attention(const PagedAttentionArgs& a) {
 }
 
 void kv_write(const KvWriteArgs& a) {
-  const int64_t size = a.k.dim(1);
+  const CacheShape cache = cache_shape(a.k_cache);
+  const int64_t K = cache.kv_heads, D = cache.size;
   for (int64_t n = 0; n < a.k.dim(0); ++n) {
-    for (int64_t c = 0; c < size; ++c) {
-      put(a.k_cache, a.slot.i32()[n] * size + c, get(a.k, n * size + c));
-      put(a.v_cache, a.slot.i32()[n] * size + c, get(a.v, n * size + c));
+    for (int64_t head = 0; head < K; ++head) {
+      const int64_t to = cache.row_of_slot(a.slot.i32()[n], head);
+      for (int64_t c = 0; c < D; ++c) {
+        put(a.k_cache, to + c, get(a.k, (n * K + head) * D + c));
+        put(a.v_cache, to + c, get(a.v, (n * K + head) * D + c));
+      }
     }
   }
 }

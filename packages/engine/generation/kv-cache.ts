@@ -16,7 +16,7 @@ export interface KvCacheOptions {
 }
 
 export class KvCache {
-  /** [pages, page, K · D] for each layer. */
+  /** [pages, K, page, D] for each layer: a page is whole, and a head's rows lie next to each other in it. */
   readonly keys: Tensor[] = [];
   readonly values: Tensor[] = [];
   readonly pageCount: number;
@@ -25,7 +25,7 @@ export class KvCache {
   constructor(config: LlamaConfig, { device, dtype, tokensMax }: KvCacheOptions) {
     this.pageCount = Math.ceil(tokensMax / pageTokens);
     this.freePages = Array.from({ length: this.pageCount }, (_, i) => this.pageCount - 1 - i);
-    const shape = [this.pageCount, pageTokens, config.kvHeadCount * config.headDim];
+    const shape = [this.pageCount, config.kvHeadCount, pageTokens, config.headDim];
     for (let layer = 0; layer < config.layerCount; layer++) {
       this.keys.push(Tensor.empty(dtype, shape, { device, kind: "activations" }));
       this.values.push(Tensor.empty(dtype, shape, { device, kind: "activations" }));
