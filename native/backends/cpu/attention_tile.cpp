@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "backends/cpu/elements.h"
 #include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
 #include "core/thread_pool.h"
@@ -26,54 +27,80 @@ int64_t heads_of_tile(const AttentionShape& s) {
 struct Scratch {
   alignas(64) float q[kTileFloats], o[kTileFloats];            // [rows, lanes]; [rows, padded]
   alignas(64) float rows[kTileFloats], keys[kTileFloats];      // [keys, lanes]; [lanes, keys]
+  alignas(64) float nothing[kHeadSizeMax];                     // a row
   alignas(64) float values[kTileFloats];                       // [keys, padded], or pairs of keys
   alignas(64) float weights[kTileRows * kBlockMax];
   alignas(64) float sum[kRowsMax * kWidth];                    // of the weights, lane by lane
   float top[kRowsMax];                                         // running maximum of the scores
 };
 
+// The heads [head, head + heads) of one key/value head, for the queries of a run.
+struct Task {
+  const QueryRun* run;
+  int64_t head, heads;
+};
+
+// Where the keys of a block begin in the tensors.
+struct Block {
+  int64_t from, count;
+  int64_t at[kBlockMax];
+};
+
+int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+int64_t last_seen(const QueryRun& run) { return run.position + run.count - 1; }
+
+// Of the positions [from, from + block_keys), those that the run has.
+Block block_at(const Attend& a, const Task& task, int64_t from) {
+  const int64_t kv_heads = a.shape.kv_heads, kv = task.head / (a.shape.heads / kv_heads), size = a.q.dim(1) / a.shape.heads;
+  const int64_t left = last_seen(*task.run) + 1 - from, most = block_keys(size);
+  Block block{.from = from, .count = left < most ? left : most, .at = {}};
+  if (a.pages == nullptr) {
+    for (int64_t t = 0; t < block.count; ++t) block.at[t] = ((task.run->source + from + t) * kv_heads + kv) * size;
+    return block;
+  }
+  const int32_t* page = a.pages + task.run->source * a.pages_max + from / a.cache.page;
+  for (int64_t t = 0, row = from % a.cache.page; t < block.count; ++t, ++row) {
+    if (row == a.cache.page) {
+      row = 0;
+      ++page;
+    }
+    block.at[t] = a.cache.row(*page, kv, row);
+  }
+  return block;
+}
+
+Block first_block(const Attend& a, const Task& task) {
+  const int64_t keys = block_keys(a.q.dim(1) / a.shape.heads);
+  return block_at(a, task, first_seen(a.shape.window, 0, task.run->position) / keys * keys);
+}
+
 template <Lane LANE>
 class Tile {
  public:
-  Tile(const Attend& a, const QueryRun& run, int64_t head, int64_t heads, Scratch& s)
-      : a_(a), run_(run), s_(s), head_(head), heads_(heads), size_(a.q.dim(1) / a.shape.heads),
+  Tile(const Attend& a, const Task& task, Scratch& s)
+      : a_(a), task_(task), run_(*task.run), s_(s), head_(task.head), heads_(task.heads), size_(a.q.dim(1) / a.shape.heads),
         padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth), block_(block_keys(size_)),
-        rows_(run.count * heads) {}
+        rows_(run_.count * heads_),
+        lie_as_lanes_((LANE == Lane::kPair) == (a.k.dtype == DType::kBF16) && size_ == lanes_ * elements_of(LANE)) {}
 
-  void run() {
-    const int64_t last = run_.position + run_.count - 1;
-    const int64_t first = first_seen(a_.shape.window, 0, run_.position) / block_ * block_;
-    if (a_.pages != nullptr) fetch_ahead(first, last + 1 - first < block_ ? last + 1 - first : block_);
+  // `next`: what the thread is likely to do then.
+  void run(const Task& next) {
     load_queries();
-    for (int64_t from = first; from <= last; from += block_) {
-      const int64_t keys = last + 1 - from < block_ ? last + 1 - from : block_, next = from + block_;
-      if (a_.pages != nullptr && next <= last) fetch_ahead(next, last + 1 - next < block_ ? last + 1 - next : block_);
-      load_keys(from, keys);
-      for (int64_t r = 0; r < rows_; r += kTileRows) add_block(r, from, keys);
+    const int64_t last = last_seen(run_);
+    for (Block now = first_block(a_, task_);; now = ahead_) {
+      const bool more = now.from + block_ <= last;
+      ahead_ = more ? block_at(a_, task_, now.from + block_) : first_block(a_, next);
+      asked_ = 0;
+      load_keys(now);
+      for (int64_t r = 0; r < rows_; r += kTileRows) add_block(r, now.from, now.count);
+      if (!more) break;
     }
     store_outputs();
   }
 
  private:
   int64_t position_of(int64_t r) const { return run_.position + r / heads_; }
-
-  // Where the keys [from, from + count) begin in the tensors.
-  void find_keys(int64_t from, int64_t count, int64_t* at) const {
-    const int64_t kv_heads = a_.shape.kv_heads, kv = head_ / (a_.shape.heads / kv_heads);
-    if (a_.pages == nullptr) {
-      for (int64_t t = 0; t < count; ++t) at[t] = ((run_.source + from + t) * kv_heads + kv) * size_;
-      return;
-    }
-    const CacheShape& cache = a_.cache;
-    const int32_t* page = a_.pages + run_.source * a_.pages_max + from / cache.page;
-    for (int64_t t = 0, row = from % cache.page; t < count; ++t, ++row) {
-      if (row == cache.page) {
-        row = 0;
-        ++page;
-      }
-      at[t] = cache.row(*page, kv, row);
-    }
-  }
 
   int64_t query_at(int64_t r) const { return ((run_.row + r / heads_) * a_.shape.heads + head_ + r % heads_) * size_; }
 
@@ -86,26 +113,44 @@ class Tile {
     clear_rows(s_.sum, rows_ * kWidth);
   }
 
-  // Rows of pages lie apart: their lines are asked for a block before their turn.
-  void fetch_ahead(int64_t from, int64_t keys) const {
-    int64_t at[kBlockMax];
-    find_keys(from, keys, at);
+  // Asks memory for the next `rows` rows of the block that is to come, values first: a few at a time between other work,
+  // as memory has only so many lines on their way. Documents are read in order, which needs no asking.
+  void ask(int64_t rows) {
+    if (a_.pages == nullptr) return;
     const int64_t element = size_of(a_.k.dtype), bytes = size_ * element;
-    for (const Tensor* t : {&a_.k, &a_.v})
-      for (int64_t i = 0; i < keys; ++i)
-        for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(t->u8() + at[i] * element + b, 0, 2);
+    const int64_t end = least_of(asked_ + rows, 2 * ahead_.count);
+    for (; asked_ < end; ++asked_) {
+      const bool values = asked_ < ahead_.count;
+      const uint8_t* const from = (values ? a_.v : a_.k).u8() + ahead_.at[values ? asked_ : asked_ - ahead_.count] * element;
+      for (int64_t b = 0; b < bytes; b += 64) ask_for(from + b);
+    }
   }
 
-  void load_keys(int64_t from, int64_t keys) {
-    int64_t at[kBlockMax];
-    find_keys(from, keys, at);
-    float* const values = LANE == Lane::kPair ? s_.rows : s_.values;
-    for (int64_t t = 0; t < keys; ++t) load_lanes<LANE>(a_.v, at[t], size_, values + t * lanes_);
-    if constexpr (LANE == Lane::kPair) pair_rows(values, lanes_, keys, padded_, s_.values);
-    for (int64_t t = 0; t < keys; ++t) load_lanes<LANE>(a_.k, at[t], size_, s_.rows + t * lanes_);
-    const int64_t whole = vectors_of(keys) * kWidth;
-    clear_rows(s_.rows + keys * lanes_, (whole - keys) * lanes_);
-    transpose(s_.rows, whole, lanes_, s_.keys, block_);
+  // Where row t of a block lies as lanes: in the tensor, or copied to `space`.
+  NIBBLE_INLINE const float* lanes_at(const Tensor& tensor, const Block& block, int64_t t, float* space) const {
+    if (lie_as_lanes_)
+      return reinterpret_cast<const float*>(tensor.u8() + block.at[t] * (LANE == Lane::kPair ? 2 : 4));
+    load_lanes<LANE>(tensor, block.at[t], size_, space + t * lanes_);
+    return space + t * lanes_;
+  }
+
+  void load_keys(const Block& now) {
+    for (int64_t t = 0; t < now.count; t += elements_of(LANE)) {
+      ask(elements_of(LANE));
+      if constexpr (LANE == Lane::kPair) {
+        const float* const even = lanes_at(a_.v, now, t, s_.rows);
+        pair_two(even, t + 1 < now.count ? lanes_at(a_.v, now, t + 1, s_.rows) : nullptr, padded_, s_.values + t / 2 * padded_);
+      } else {
+        load_lanes<LANE>(a_.v, now.at[t], size_, s_.values + t * lanes_);
+      }
+    }
+    clear_rows(s_.nothing, lanes_);
+    for (int64_t t = 0; t < now.count; t += kWidth) {
+      const float* row[kWidth];
+      for (int64_t i = 0; i < kWidth; ++i) row[i] = t + i < now.count ? lanes_at(a_.k, now, t + i, s_.rows) : s_.nothing;
+      ask(kWidth / 2);
+      transpose(row, kWidth, lanes_, s_.keys + t, block_);
+    }
   }
 
   // The block's part of the rows r ... r + kTileRows.
@@ -114,10 +159,12 @@ class Tile {
     const int64_t ahead = position_of(r + rows - 1) + 1 - from, window = a_.shape.window;
     const int64_t seen = ahead < keys ? ahead : keys;
     if (seen <= 0 || (window > 0 && from + keys - 1 <= position_of(r) - window)) return;
+    ask(kBlockMax / 4);
     // [1] scores of the rows seen
     const int64_t vectors = vectors_of(seen);
     multiply<LANE>(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.keys, block_},
                    {s_.weights, kBlockMax, lanes_of(LANE, size_), false});
+    ask(kBlockMax / 4);
     // [2] softmax
     for (int64_t i = 0; i < rows; ++i) weigh(r + i, s_.weights + i * kBlockMax, vectors, from);
     // [3] mean of the values
@@ -172,9 +219,13 @@ class Tile {
   }
 
   const Attend& a_;
+  const Task& task_;
   const QueryRun& run_;
   Scratch& s_;
   int64_t head_, heads_, size_, padded_, lanes_, block_, rows_;
+  bool lie_as_lanes_;  // rows of the tensors, as whole vectors
+  Block ahead_{};
+  int64_t asked_ = 0;  // rows of ahead_, values before keys
 };
 
 }  // namespace
@@ -186,17 +237,18 @@ int64_t run_rows(const AttentionShape& shape, int64_t head_size) {
 void attend(const Attend& a, const QueryRun* runs, int64_t count) {
   const int64_t group = a.shape.heads / a.shape.kv_heads, heads = heads_of_tile(a.shape);
   const int64_t parts = (group + heads - 1) / heads, tiles = a.shape.kv_heads * parts;
-  parallel_for(count * tiles, [&](int64_t task) {
+  const auto task_of = [&](int64_t i) {
+    const int64_t tile = i % tiles, first = tile % parts * heads, left = group - first;
     // Backwards: late queries see most, and a long task started last would be waited for.
-    const QueryRun& run = runs[count - 1 - task / tiles];
-    const int64_t tile = task % tiles, first = tile % parts * heads;
-    const int64_t left = group - first < heads ? group - first : heads;
+    return Task{runs + count - 1 - i / tiles, tile / parts * group + first, left < heads ? left : heads};
+  };
+  parallel_for(count * tiles, [&](int64_t i) {
+    const Task task = task_of(i), next = task_of(i + 1 < count * tiles ? i + 1 : i);
     Scratch scratch;
-    const int64_t head = tile / parts * group + first;
     if constexpr (kMultipliesPairs) {
-      if (a.q.dtype == DType::kBF16) return Tile<Lane::kPair>(a, run, head, left, scratch).run();
+      if (a.q.dtype == DType::kBF16) return Tile<Lane::kPair>(a, task, scratch).run(next);
     }
-    Tile<Lane::kFloat>(a, run, head, left, scratch).run();
+    Tile<Lane::kFloat>(a, task, scratch).run(next);
   });
 }
 

@@ -10,7 +10,6 @@ namespace {
 constexpr int64_t kFewRowsMax = 32;         // in pairs
 constexpr int64_t kTaskElements = 1 << 15;  // weights read by one task
 constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
-constexpr int64_t kFetchMax = 16 << 10;     // bytes of x asked for at the start of a task
 constexpr int kPair = 2 * kWidth;
 
 int64_t pitch_of(int64_t depth) { return (depth + 15) / 16 * 16; }
@@ -151,14 +150,6 @@ struct LaidTerm {
   int64_t depth;
   int parts;       // of pairs; 0: x is float32
   const float* x;  // [m, pitch], or runs of pairs
-
-  // x lies in the cache of the core that laid it out. Asked for all at once, its lines take the time of one.
-  void fetch(int64_t m) const {
-    const int64_t pair_bytes = run_rows_in_all(m, depth, b->codes != nullptr) * chunks_of(depth) * kChunk * parts * 2;
-    const int64_t bytes = parts > 0 ? pair_bytes : m * pitch_of(depth) * 4;
-    const char* from = reinterpret_cast<const char*>(x);
-    for (int64_t i = 0; i < least(bytes, kFetchMax); i += kLine) __builtin_prefetch(from + i);
-  }
 };
 
 LaidTerm lay_out(const Term& term, int64_t m, float* space) {
@@ -259,7 +250,6 @@ Prepared prepare(const Product& product, int64_t m, const Term& first, const Lai
 void run_task(const Prepared& p, int64_t m, int64_t task) {
   const Result& result = *p.result;
   const int64_t n = result.c.dim(1), end = least((task + 1) * p.columns, n);
-  for (int t = 0; t < p.terms; ++t) p.laid[t].fetch(m);
   for (int64_t j = task * p.columns; j < end; j += kGroup) {
     const int64_t group = least(kGroup, end - j);
     float sums[kFewRowsMax * kGroup] = {};

@@ -59,6 +59,14 @@ static inline UVec widen(const uint16_t* p) {
 #endif
 }
 
+// Asks memory for the line of the cache at p: into the second level, which can have more of them on their way than the
+// first (20 GB/s instead of 11 where rows lie apart, Zen 4). The empty instruction keeps GCC from taking a function that
+// does nothing else for one that does nothing: it dropped whole loops of this.
+static inline void ask_for(const void* p) {
+  __builtin_prefetch(p, 0, 2);
+  asm volatile("");
+}
+
 static inline float sum(Vec v) {
   float s[kWidth];
   store(s, v);

@@ -104,20 +104,27 @@ static inline void exchange(Vec* row, Lanes<L...> lanes) {
   if constexpr (Step * 2 < kWidth) exchange<Step * 2>(row, lanes);
 }
 
-// to[c][r] = from[r][c] for a square of kWidth: log2(kWidth) rounds of exchanges.
-static inline void transpose_square(const float* from, int64_t from_step, float* to, int64_t to_step) {
+// to[c][r] = from[r][column + c] for a square of kWidth: log2(kWidth) rounds of exchanges.
+static inline void transpose_square(const float* const* from, int64_t column, float* to, int64_t to_step) {
   Vec row[kWidth];
-  for (int r = 0; r < kWidth; ++r) row[r] = load(from + r * from_step);
+  for (int r = 0; r < kWidth; ++r) row[r] = load(from[r] + column);
   exchange<1>(row, AllLanes{});
   for (int r = 0; r < kWidth; ++r) store(to + r * to_step, row[r]);
 }
 
-// to [columns, rows] = from [rows, columns] transposed; both counts are whole vectors.
-static inline void transpose(const float* from, int64_t rows, int64_t columns, float* to, int64_t to_step) {
+// to [columns, rows] = the rows that begin at from[r], transposed; both counts are whole vectors.
+static inline void transpose(const float* const* from, int64_t rows, int64_t columns, float* to, int64_t to_step) {
   for (int64_t r = 0; r < rows; r += kWidth)
-    for (int64_t c = 0; c < columns; c += kWidth) {
-      transpose_square(from + r * columns + c, columns, to + c * to_step + r, to_step);
-    }
+    for (int64_t c = 0; c < columns; c += kWidth) transpose_square(from + r, c, to + c * to_step + r, to_step);
+}
+
+// The same for rows that lie next to each other.
+static inline void transpose(const float* from, int64_t rows, int64_t columns, float* to, int64_t to_step) {
+  const float* row[kWidth];
+  for (int64_t r = 0; r < rows; r += kWidth) {
+    for (int64_t i = 0; i < kWidth; ++i) row[i] = from + (r + i) * columns;
+    transpose(row, kWidth, columns, to + r, to_step);
+  }
 }
 
 // `count` elements as float32, then zeros up to a whole vector.
@@ -149,15 +156,24 @@ static inline void load_lanes(const Tensor& t, int64_t start, int64_t count, flo
   else load_row(t, start, count, out);
 }
 
-// to [rows / 2, columns] = pairs of the rows of `from` [rows, from_step lanes] of bfloat16: a last odd row meets zeros.
-static inline void pair_rows(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to) {
-  static const uint16_t nothing[kWidth] = {};
-  for (int64_t r = 0; r < rows; r += 2, to += columns) {
-    const uint16_t* even = reinterpret_cast<const uint16_t*>(from + r * from_step);
-    const uint16_t* odd = reinterpret_cast<const uint16_t*>(from + (r + 1) * from_step);
-    for (int64_t c = 0; c < columns; c += kWidth)
-      store(to + c, interleave(even + c, r + 1 < rows ? odd + c : nothing));
+// to [columns] = pairs of two rows of bfloat16 numbers; without an odd one, the even one meets zeros.
+static inline void pair_two(const float* even_row, const float* odd_row, int64_t columns, float* to) {
+  static const uint16_t nothing[2 * kWidth] = {};
+  const auto *even = reinterpret_cast<const uint16_t*>(even_row), *odd = reinterpret_cast<const uint16_t*>(odd_row);
+  int64_t c = 0;
+  for (; c + 2 * kWidth <= columns; c += 2 * kWidth) {
+    Vec first, second;
+    interleave(even + c, odd != nullptr ? odd + c : nothing, first, second);
+    store(to + c, first);
+    store(to + c + kWidth, second);
   }
+  for (; c < columns; c += kWidth) store(to + c, interleave(even + c, odd != nullptr ? odd + c : nothing));
+}
+
+// to [rows / 2, columns] = pairs of the rows of `from` [rows, from_step lanes] of bfloat16.
+static inline void pair_rows(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to) {
+  for (int64_t r = 0; r < rows; r += 2, to += columns)
+    pair_two(from + r * from_step, r + 1 < rows ? from + (r + 1) * from_step : nullptr, columns, to);
 }
 
 static inline void store_row(const float* in, int64_t count, const Tensor& t, int64_t start) {
