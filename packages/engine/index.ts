@@ -5,7 +5,7 @@ export { type DeviceChoice, deviceChoices } from "./device.ts";
 export type { ExportGgufOptions, ExportGgufReport } from "./export-gguf.ts";
 export { pageTokens } from "./generation/kv-cache.ts";
 export type { SchedulerStats } from "./generation/scheduler.ts";
-export type { FinishReason, GeneratedToken, SequenceTiming } from "./generation/sequence.ts";
+export type { FinishReason, GeneratedToken, SequenceTiming, TokenScore } from "./generation/sequence.ts";
 export { type CallOptions, Engine, EngineModel } from "./host/engine.ts";
 export type { LogitDrift } from "./logit-drift.ts";
 export type { MergeOptions, MergeReport, TensorProgress } from "./merge.ts";

@@ -16,7 +16,14 @@ import { loadWholeAdapter } from "./adapter-extras.ts";
 import { type DeviceChoice, usableDevice } from "./device.ts";
 import type { HeadScreening } from "./generation/head.ts";
 import { Scheduler, type SchedulerStats } from "./generation/scheduler.ts";
-import type { FinishReason, GeneratedToken, GenerationRequest, SequenceTiming } from "./generation/sequence.ts";
+import type {
+  FinishReason,
+  GeneratedToken,
+  GenerationRequest,
+  SequenceListener,
+  SequenceTiming,
+  TokenScore,
+} from "./generation/sequence.ts";
 import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
@@ -26,6 +33,14 @@ import { storedIn } from "./run-shape.ts";
 import { admitServing } from "./serving-memory.ts";
 
 const op = "serve";
+
+/** A score draws nothing. */
+const unsampled = {
+  maxNewTokens: 0,
+  sampling: { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 },
+  stopIds: [],
+  wantLogits: false,
+};
 
 export interface ServeOptions {
   modelDir: string;
@@ -39,6 +54,8 @@ export interface ServeOptions {
   waitingMax: number;
   /** Heads kept in 8 bits as well, for tokens whose log-probabilities nobody wants. Default: "large". */
   headScreening?: HeadScreening;
+  /** Whether requests with the same beginning share its keys and values. Default: false, each is computed whole. */
+  prefixCache?: boolean;
 }
 
 /** With the device that was found for it. */
@@ -68,10 +85,20 @@ export interface AdapterInfo {
   baseDigest: string | null;
 }
 
-export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds" | "constraint"> & {
+export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds" | "constraint" | "cacheKey" | "score"> & {
   adapterId: string | null;
   ignoreEos: boolean;
 };
+
+export interface ScoreInput {
+  adapterId: string | null;
+  /** Context and continuation. */
+  inputIds: readonly number[];
+  /** Index of the continuation's first token, 1 or more. */
+  from: number;
+  topLogprobs: number;
+  caller: string;
+}
 
 export interface GenerateResult {
   reason: FinishReason;
@@ -80,6 +107,8 @@ export interface GenerateResult {
 
 interface LoadedAdapter {
   info: AdapterInfo;
+  /** Tells it from others, also from one of this id that was loaded before: keys and values in the cache are its own. */
+  cacheKey: string;
   adapter: Adapter;
   /** Being unloaded: no new requests. */
   draining: boolean;
@@ -92,11 +121,14 @@ export class ServedModel {
   private readonly scheduler: Scheduler;
   private readonly adapters = new Map<string, LoadedAdapter>();
   private turning = false;
+  private loads = 0;
+  private readonly sharesPrefixes: boolean;
 
   private constructor(model: LlamaModel, digest: ModelDigest, options: PlacedOptions) {
     this.model = model;
     this.modelDigest = digest;
     this.scheduler = new Scheduler(model, options);
+    this.sharesPrefixes = options.prefixCache ?? false;
     const { parameters, bitsPerParameter } = linearFootprint(model);
     const { architecture, vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
     this.info = {
@@ -144,7 +176,8 @@ export class ServedModel {
     const adapter = freeOnThrow(() => loadWholeAdapter(folder, this.model));
     const bytes = adapterBytes(adapter);
     const info = { ...describe(folder), id, bytes };
-    this.adapters.set(id, { info, adapter, draining: false });
+    const cacheKey = `${id} ${this.loads++}`;
+    this.adapters.set(id, { info, adapter, cacheKey, draining: false });
     return info;
   }
 
@@ -183,11 +216,32 @@ export class ServedModel {
     signal: AbortSignal,
   ): Promise<GenerateResult> {
     const { adapterId, ignoreEos, ...rest } = input;
-    const adapter = adapterId === null ? null : this.adapter(adapterId).adapter;
     const stopIds = ignoreEos ? [] : this.info.eosTokenIds;
+    return this.run({ ...rest, ...this.overAdapter(adapterId), stopIds }, { onToken }, signal);
+  }
+
+  /** How likely the tokens from `from` on are, each after all before it. */
+  async score({ adapterId, from, ...rest }: ScoreInput, signal: AbortSignal): Promise<TokenScore[]> {
+    const scores: TokenScore[] = [];
+    const request = { ...rest, ...this.overAdapter(adapterId), ...unsampled, score: { from } };
+    await this.run(request, { onToken() {}, onScore: (score) => scores.push(score) }, signal);
+    return scores;
+  }
+
+  private overAdapter(id: string | null): Pick<GenerationRequest, "adapter" | "cacheKey"> {
+    if (id === null) return { adapter: null, cacheKey: this.sharesPrefixes ? "" : null };
+    const { adapter, cacheKey } = this.adapter(id);
+    return { adapter, cacheKey: this.sharesPrefixes ? cacheKey : null };
+  }
+
+  private run(
+    request: GenerationRequest,
+    listener: Pick<SequenceListener, "onToken" | "onScore">,
+    signal: AbortSignal,
+  ): Promise<GenerateResult> {
     return new Promise((resolve, reject) => {
       const onFinish = (reason: FinishReason, timing: SequenceTiming) => resolve({ reason, timing });
-      const ticket = this.scheduler.submit({ ...rest, adapter, stopIds }, { onToken, onFinish, onError: reject });
+      const ticket = this.scheduler.submit(request, { ...listener, onFinish, onError: reject });
       if (signal.aborted) ticket.cancel();
       signal.addEventListener("abort", () => ticket.cancel(), { once: true });
       void this.turn();
@@ -199,7 +253,12 @@ export class ServedModel {
     if (this.turning) return;
     this.turning = true;
     while (this.scheduler.hasWork) {
-      this.scheduler.step();
+      try {
+        await this.scheduler.ready();
+        this.scheduler.step();
+      } catch (error) {
+        this.scheduler.fail(error);
+      }
       await nextTurn();
     }
     this.turning = false;

@@ -6,7 +6,7 @@ import type { LlamaConfig } from "#packages/hub";
 import { availableNow, type Need, refusalOf } from "./admission.ts";
 import { screenOf } from "./generation/head.ts";
 import { KvCache, type KvCacheOptions } from "./generation/kv-cache.ts";
-import type { SchedulerOptions } from "./generation/scheduler.ts";
+import { outputRowsMax, type SchedulerOptions } from "./generation/scheduler.ts";
 import { type GenerationRequest, Sequence } from "./generation/sequence.ts";
 import { forwardShares, type Share } from "./generation/step.ts";
 import { freeModel } from "./model-load.ts";
@@ -26,7 +26,7 @@ const device = "meta";
 const listener = { onToken() {}, onFinish() {}, onError() {} };
 const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 };
 
-/** A step of as many sequences and tokens as the limits and the cache allow: one prompt, the others a token each. */
+/** A step of as many sequences, tokens and outputs as the limits and the cache allow: one prompt, the others a token each. */
 function largestStep(cache: KvCache, { sequencesMax, stepTokensMax }: ServingShape["limits"], positions: number) {
   const count = Math.min(sequencesMax, stepTokensMax, cache.pageCount);
   const tokens = (i: number) => (i > 0 ? 1 : Math.min(stepTokensMax - count + 1, cache.tokensMax, positions));
@@ -37,7 +37,9 @@ function largestStep(cache: KvCache, { sequencesMax, stepTokensMax }: ServingSha
     };
     // The pages' addresses do not matter, so sequences may share them.
     const pages = Array.from({ length: KvCache.pagesFor(inputIds.length) }, (_, page) => page % cache.pageCount);
-    return { sequence: new Sequence(request, listener, pages), count: inputIds.length };
+    const rows = outputRowsMax(sequencesMax) - count + 1;
+    const outputs = i > 0 ? 1 : Math.min(rows, inputIds.length);
+    return { sequence: new Sequence(request, listener, pages), count: inputIds.length, outputs, guesses: [] };
   });
 }
 

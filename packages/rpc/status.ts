@@ -1,12 +1,18 @@
 // NibbleError to and from google.rpc.Status. A status travels in the trailer grpc-status-details-bin with ErrorInfo
-// (reason, domain "nibble", the error's details) and, for bad input, BadRequest with a violation for each field.
+// (reason, domain "nibble", the error's details), for bad input BadRequest with a violation for each field, and for a limit
+// that an error's detail `quota` names, QuotaFailure.
 import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Any } from "@bufbuild/protobuf/wkt";
 import { anyPack, anyUnpack } from "@bufbuild/protobuf/wkt";
 import type { ServiceError } from "@grpc/grpc-js";
 import { status as grpcStatus, Metadata } from "@grpc/grpc-js";
-import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema } from "#gen/google/rpc/error_details_pb.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  QuotaFailureSchema,
+  RequestInfoSchema,
+} from "#gen/google/rpc/error_details_pb.ts";
 import type { Status } from "#gen/google/rpc/status_pb.ts";
 import { StatusSchema } from "#gen/google/rpc/status_pb.ts";
 import type { ErrorCode } from "#packages/errors";
@@ -71,6 +77,11 @@ export function toStatus(thrown: unknown, requestId?: string): Status {
       description: limited(description, detailCharsMax),
     }));
     details.push(packed(BadRequestSchema, { fieldViolations }));
+  }
+  const { quota } = error.details;
+  if (error.code === "RESOURCE_EXHAUSTED" && quota !== undefined) {
+    const violation = { subject: limited(quota, detailCharsMax), description: limited(error.message, detailCharsMax) };
+    details.push(packed(QuotaFailureSchema, { violations: [violation] }));
   }
   if (requestId) details.push(packed(RequestInfoSchema, { requestId }));
   return create(StatusSchema, {

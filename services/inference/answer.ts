@@ -3,7 +3,7 @@ import { StreamDecoder, type TextTokenizer } from "#packages/data";
 import type { GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
 import { orAborted } from "#packages/rpc";
 import type { LoadedModel } from "./model.ts";
-import { encodePrompt, type Prompt, refuse } from "./prompt.ts";
+import { encodePrompt, type Prompt, refuse, textOfToken } from "./prompt.ts";
 import { StopMatcher } from "./stop-matcher.ts";
 import { type ToolCall, ToolCallReader } from "./tool-calls.ts";
 
@@ -20,6 +20,12 @@ export interface AnswerRequest {
   wantLogits: boolean;
   wantLogprobs: boolean;
   topLogprobs: number;
+  /** Tokens at most that are guessed in a step. */
+  lookupTokens: number;
+  /** Who asks: callers are served alike. */
+  caller: string;
+  /** Requests with one prompt that share its computation. */
+  group?: string;
 }
 
 export interface AnswerToken {
@@ -69,17 +75,13 @@ class Writer {
   push({ id, logprob, top }: GeneratedToken): AnswerToken {
     this.tokens++;
     const text = this.#stops.push(this.#hasText(id) ? (this.#decoder?.push(id) ?? "") : "");
-    const alone = top.map((one) => ({ ...one, text: this.#hasText(one.id) ? this.#alone(one.id) : "" }));
+    const alone = top.map((one) => ({ ...one, text: textOfToken(this.#tokenizer, one.id) }));
     return { id, logprob, text: this.#tools?.push(text) ?? text, top: alone };
   }
 
   /** A model may have more ids than its tokenizer: padding of the embedding. They have no text. */
   #hasText(id: number): boolean {
     return this.#tokenizer !== null && id < this.#tokenizer.vocabSize;
-  }
-
-  #alone(id: number): string {
-    return this.#tokenizer?.decode([id], { skipSpecial: false }) ?? "";
   }
 
   finish(): string {

@@ -1,4 +1,5 @@
 // The n answers of one request as one stream of numbered events. It knows no transport.
+import { randomUUID } from "node:crypto";
 import { type AnswerEvent, type AnswerRequest, answer } from "./answer.ts";
 import type { LoadedModel } from "./model.ts";
 
@@ -23,9 +24,11 @@ export async function* answers(
 ): AsyncGenerator<NumberedEvent> {
   const over = new AbortController();
   const both = AbortSignal.any([signal, over.signal]);
+  // They share the prompt's computation.
+  const group = n > 1 ? { group: randomUUID() } : {};
   const streams = Array.from({ length: n }, (_, i) => {
     const sampling = { ...request.sampling, seed: (request.sampling.seed + i) % seeds };
-    return answer(model, { ...request, sampling }, both);
+    return answer(model, { ...request, sampling, ...group }, both);
   });
   let sequence = 0;
   try {

@@ -30,6 +30,8 @@ export interface Config {
   cacheTokensMax: number;
   /** NIBBLE_INFERENCE_WAITING_MAX: requests that may wait for a place. Default: 256. */
   waitingMax: number;
+  /** NIBBLE_INFERENCE_PREFIX_CACHE: on or off: requests with the same beginning share its keys and values. Default: on. */
+  prefixCache: boolean;
   /** NIBBLE_INFERENCE_RESUME_MS: time that a named answer goes on, or is kept, without a reader. Default: 30,000. */
   resumeMs: number;
   /** NIBBLE_INFERENCE_RESUMABLE_MAX: named answers that are kept at a time. Default: 1024. */
@@ -57,6 +59,7 @@ export function readConfig(env: Environment = process.env): Config {
     stepTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_STEP_TOKENS_MAX", 512, { min: 1 }),
     cacheTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_CACHE_TOKENS_MAX", 8192, { min: 16 }),
     waitingMax: wholeSetting(env, "NIBBLE_INFERENCE_WAITING_MAX", 256),
+    prefixCache: choiceSetting(env, "NIBBLE_INFERENCE_PREFIX_CACHE", ["on", "off"], "on") === "on",
     resumeMs: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_MS", 30_000),
     resumableMax: wholeSetting(env, "NIBBLE_INFERENCE_RESUMABLE_MAX", 1024),
     resumeEventsMax: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_EVENTS_MAX", 4096, { min: 1 }),

@@ -16,6 +16,7 @@ import {
   type ModelSchema,
   Residency,
 } from "#gen/nibble/inference/v1/inference_pb.ts";
+import type { ScoreInput, ScoreSchema } from "#gen/nibble/inference/v1/scoring_pb.ts";
 import type { ChatMessage as PlainMessage, ToolDefinition } from "#packages/data";
 import { defaultQuant, type MemoryReport, type QuantOptions } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
@@ -24,6 +25,7 @@ import type { ServedAdapter } from "./adapters.ts";
 import type { AnswerEnd, AnswerRequest } from "./answer.ts";
 import type { NumberedEvent } from "./answers.ts";
 import type { LoadedModel, ModelSettings } from "./model.ts";
+import type { ContinuationScore, ScoreText } from "./score.ts";
 
 const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
 const quantNames = new Map<QuantType, QuantOptions["type"]>([
@@ -166,12 +168,9 @@ export function decodeTools(tools: readonly Tool[]): ToolDefinition[] {
 /** The contract's defaults: greedy, all tokens, 256 of them, one answer. */
 export function decodeSampling(
   params: SamplingParams | undefined,
-): Omit<AnswerRequest, "adapterId" | "prompt" | "wantLogits" | "wantLogprobs"> & { n: number } {
-  if (params?.constraint || params?.promptLookupTokens) {
-    throw new NibbleError("sampling: constraints and look-up are not built yet", {
-      code: "UNIMPLEMENTED",
-      op: "generate",
-    });
+): Omit<AnswerRequest, "adapterId" | "prompt" | "wantLogits" | "wantLogprobs" | "caller"> & { n: number } {
+  if (params?.constraint) {
+    throw new NibbleError("sampling.constraint: not built yet", { code: "UNIMPLEMENTED", op: "generate" });
   }
   return {
     n: params?.n ?? 1,
@@ -187,6 +186,7 @@ export function decodeSampling(
     frequencyPenalty: params?.frequencyPenalty ?? 0,
     presencePenalty: params?.presencePenalty ?? 0,
     topLogprobs: params?.topLogprobs ?? 0,
+    lookupTokens: params?.promptLookupTokens ?? 0,
     stops: params?.stop ?? [],
     ignoreEos: params?.ignoreEos ?? false,
   };
@@ -195,7 +195,7 @@ export function decodeSampling(
 const rate = (count: number, seconds: number) => (seconds > 0 ? count / seconds : 0);
 
 function encodeEnd({ reason, text, tokens, timing, logits, toolCalls }: AnswerEnd) {
-  const { promptTokens, prefillSeconds, decodeSeconds, queueSeconds } = timing;
+  const { promptTokens, cachedTokens, prefillSeconds, decodeSeconds, queueSeconds } = timing;
   return {
     finishReason: reasons[reason],
     text,
@@ -205,11 +205,12 @@ function encodeEnd({ reason, text, tokens, timing, logits, toolCalls }: AnswerEn
       promptTokens,
       completionTokens: tokens,
       prefillSeconds,
-      prefillTokensPerSecond: rate(promptTokens, prefillSeconds),
+      prefillTokensPerSecond: rate(promptTokens - cachedTokens, prefillSeconds),
       decodeSeconds,
       // The engine may have computed a token more than a stop text let through.
       decodeTokensPerSecond: rate(Math.max(0, timing.newTokens - 1), decodeSeconds),
       queueSeconds,
+      cachedPromptTokens: cachedTokens,
     },
   };
 }
@@ -225,4 +226,24 @@ export function encodeEvent({ index, sequence, event }: NumberedEvent): {
   const { id, text, logprob, top } = event.token;
   const known = Number.isNaN(logprob) ? {} : { logprob };
   return { ...place, event: { case: "token", value: { id, text, ...known, top: [...top] } } };
+}
+
+export function decodeScoreText(text: ScoreInput | undefined): ScoreText | null {
+  const { input } = text ?? { input: { case: undefined } };
+  if (input.case === "inputIds") return { ids: input.value.ids };
+  return input.case === "text" ? { text: input.value } : null;
+}
+
+/** `textOf` gives a token alone as text. */
+export function encodeScore(
+  { tokens, ...whole }: ContinuationScore,
+  textOf: (id: number) => string,
+): MessageInitShape<typeof ScoreSchema> {
+  return {
+    ...whole,
+    tokens: tokens.map(({ top, ...token }) => ({
+      ...token,
+      top: top.map((one) => ({ ...one, text: textOf(one.id) })),
+    })),
+  };
 }

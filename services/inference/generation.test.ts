@@ -131,6 +131,42 @@ describe("a request's options", () => {
     await assert.rejects(all(broken), { code: "INVALID_ARGUMENT", message: /tools\[0\]\.parameters/ });
   });
 
+  test("given texts score as they would be drawn, whichever adapter or cache", async () => {
+    const { inference } = started.clients;
+    const drawn = await generate({ sampling, returnLogprobs: true });
+    const logprobs = drawn.flatMap(({ event }) => (event.case === "token" ? [event.value.logprob!] : []));
+    const context = { input: { case: "text", value: "Hello" } } as const;
+    const ids = (list: number[]) => ({ input: { case: "inputIds", value: { ids: list } } }) as const;
+    const given = idsOf(drawn);
+    const continuations = [ids(given), ids(given.toReversed()), { input: { case: "text", value: " world" } } as const];
+    const { scores } = await inference.score({ context, continuations, topLogprobs: 1 });
+    assert.equal(scores.length, 3);
+    const sum = logprobs.reduce((all, one) => all + one, 0);
+    assert.ok(Math.abs(scores[0]!.logprob - sum) < 1e-3);
+    assert.deepEqual([scores[0]?.isGreedy, scores[1]?.isGreedy], [true, false]);
+    const tokenizer = loadTokenizer(base);
+    const whole = tokenizer.encode("Hello world");
+    assert.deepEqual(
+      scores[2]?.tokens.map(({ id }) => id),
+      whole.slice(tokenizer.encode("Hello").length),
+    );
+    const nothing = inference.score({ context: ids([1, 2]), continuations: [{}] });
+    await assert.rejects(nothing, { code: "INVALID_ARGUMENT" });
+    const outside = inference.score({ context: ids([1]), continuations: [ids([512])] });
+    await assert.rejects(outside, { code: "INVALID_ARGUMENT", message: /0\.\.511/ });
+  });
+
+  test("a beginning that is there is told in the usage, and guesses change no token", async () => {
+    const request = { input: { case: "prompt", value: "Hello hello hello hello, how are you today, you?" } as const };
+    const repeating = { ...sampling, maxNewTokens: 30, repetitionPenalty: 0.1 };
+    const first = await generate({ ...request, sampling: repeating });
+    const again = await generate({ ...request, sampling: { ...repeating, promptLookupTokens: 8 } });
+    assert.deepEqual(idsOf(again), idsOf(first));
+    assert.ok(ends(again)[0]!.usage!.cachedPromptTokens > 0);
+    const stats = await started.clients.inference.getServingStats({});
+    assert.ok(stats.lookupTokensAcceptedTotal > 0n && stats.promptTokensCachedTotal > 0n && stats.kvPagesCached > 0n);
+  });
+
   test("the figures count what was done", async () => {
     const before = await started.clients.inference.getServingStats({});
     await generate({ sampling });

@@ -20,7 +20,10 @@ export interface ModelSettings {
   device: DeviceChoice;
 }
 
-export type ServingLimits = Pick<Config, "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "waitingMax">;
+export type ServingLimits = Pick<
+  Config,
+  "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "waitingMax" | "prefixCache"
+>;
 
 export class LoadedModel {
   readonly settings: ModelSettings;

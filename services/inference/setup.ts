@@ -19,12 +19,12 @@ export interface Surroundings {
 export async function openInference(config: Config, { now, logger }: Surroundings): Promise<ServiceSetup> {
   const cacheDir = join(resolve(config.dir), "adapters");
   mkdirSync(cacheDir, { recursive: true });
-  const { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax } = config;
+  const { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, prefixCache } = config;
   const serving = new Serving({
     now,
     logger,
     fetcher: adapterFetcher({ registry: config.registry, cacheDir }),
-    limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax },
+    limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, prefixCache },
   });
   const resumable = new Resumable({
     keptMs: config.resumeMs,

@@ -1,8 +1,6 @@
 // The paged key/value cache (Kwon et al., arXiv:2309.06180): pages of a fixed number of tokens, one pool
-// for all sequences, a table of pages for each. Pages are given for the whole life of a sequence at its
-// admission, so a running sequence never waits for memory.
+// for all sequences, a table of pages for each. Who holds which page is page-table.ts's business.
 import { type Device, type DType, Tensor } from "#native";
-import { NibbleError } from "#packages/errors";
 import type { LlamaConfig } from "#packages/hub";
 
 /** Tokens of a page. */
@@ -20,11 +18,9 @@ export class KvCache {
   readonly keys: Tensor[] = [];
   readonly values: Tensor[] = [];
   readonly pageCount: number;
-  private readonly freePages: number[];
 
   constructor(config: LlamaConfig, { device, dtype, tokensMax }: KvCacheOptions) {
     this.pageCount = Math.ceil(tokensMax / pageTokens);
-    this.freePages = Array.from({ length: this.pageCount }, (_, i) => this.pageCount - 1 - i);
     const shape = [this.pageCount, config.kvHeadCount, pageTokens, config.headDim];
     for (let layer = 0; layer < config.layerCount; layer++) {
       this.keys.push(Tensor.empty(dtype, shape, { device, kind: "activations" }));
@@ -38,21 +34,6 @@ export class KvCache {
 
   static pagesFor(tokens: number): number {
     return Math.ceil(tokens / pageTokens);
-  }
-
-  /** Pages for `tokens` tokens; null while too few are free. */
-  take(tokens: number): number[] | null {
-    const count = KvCache.pagesFor(tokens);
-    if (count > this.pageCount) {
-      const message = `sequence: expected at most ${this.tokensMax} tokens (prompt and answer), got ${tokens}`;
-      throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op: "generate" });
-    }
-    if (count > this.freePages.length) return null;
-    return this.freePages.splice(this.freePages.length - count);
-  }
-
-  give(pages: readonly number[]): void {
-    this.freePages.push(...pages);
   }
 
   free(): void {

@@ -2,14 +2,21 @@
 // requests ask for: penalties for what the answer has, a constraint's mask, the likeliest tokens.
 import { type SampledToken, sample, Tensor } from "#native";
 import { int32Tensor } from "../batch.ts";
-import type { GeneratedToken, GenerationRequest, Sequence, TokenLogprob } from "./sequence.ts";
+import type { GeneratedToken, GenerationRequest, Sequence, TokenLogprob, TokenScore } from "./sequence.ts";
 
-/** Whether the token is drawn from other logits than the model's, or needs more of them than the largest. */
-export function needsAllLogits({ topLogprobs = 0, constraint = null, ...request }: GenerationRequest): boolean {
-  return topLogprobs > 0 || constraint !== null || hasPenalty(request);
+/** A row of float32 [rows, V]. */
+export interface RowOfLogits {
+  logits: Tensor;
+  row: number;
 }
 
-function hasPenalty({ frequencyPenalty = 0, presencePenalty = 0 }: Partial<GenerationRequest>): boolean {
+/** Whether the token is drawn from other logits than the model's, or needs more of them than the largest. */
+export function needsAllLogits(request: GenerationRequest): boolean {
+  const { topLogprobs = 0, constraint = null, score } = request;
+  return topLogprobs > 0 || constraint !== null || score !== undefined || hasPenalty(request);
+}
+
+function hasPenalty({ frequencyPenalty = 0, presencePenalty = 0 }: GenerationRequest): boolean {
   return frequencyPenalty !== 0 || presencePenalty !== 0;
 }
 
@@ -70,8 +77,16 @@ function draw(logits: Tensor, row: number, sequence: Sequence, wantLogprob: bool
   }
 }
 
+/** How likely a given token is. */
+export function scoreOf({ logits, row }: RowOfLogits, id: number, { topLogprobs = 0 }: GenerationRequest): TokenScore {
+  const raw = readRow(logits, row);
+  const logTotal = logSumExp(raw);
+  const isGreedy = likeliest(raw, 1, 0)[0]?.id === id;
+  return { id, logprob: raw[id]! - logTotal, isGreedy, top: likeliest(raw, topLogprobs, logTotal) };
+}
+
 /** Log-probabilities are the model's own: before penalties, constraints and temperature. */
-export function pick({ logits, row }: { logits: Tensor; row: number }, sequence: Sequence): GeneratedToken {
+export function pick({ logits, row }: RowOfLogits, sequence: Sequence): GeneratedToken {
   const { request } = sequence;
   const { wantLogits, wantLogprobs = true, topLogprobs = 0 } = request;
   const mask = request.constraint?.mask ?? null;

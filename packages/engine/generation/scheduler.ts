@@ -1,12 +1,17 @@
-// Continuous batching (Orca, OSDI 2022): each step takes all running sequences, a token each, and as much
-// of the waiting prompts as the step's token budget holds. Sequences come and go between steps.
+// Continuous batching (Orca, OSDI 2022): each step takes all running sequences, a token each, and as much of the waiting
+// prompts as the step's token budget holds. Sequences come and go between steps. Pages of the cache are taken as they are
+// needed; when none is left, the sequence that came last gives its own up and is computed again later (vLLM's recompute
+// preemption). The oldest one never does, so there is always progress.
 import type { HeadScreen } from "#native";
-import { NibbleError } from "#packages/errors";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
+import { checkRequest } from "./check-request.ts";
+import { FairQueue, tokenCosts } from "./fair-queue.ts";
 import { type HeadScreening, keepOfAll, screenOf } from "./head.ts";
 import { KvCache } from "./kv-cache.ts";
-import { pick } from "./pick.ts";
+import { lookUp } from "./lookup.ts";
+import { PageTable } from "./page-table.ts";
+import { pick, scoreOf } from "./pick.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
 import { forwardShares, type Share } from "./step.ts";
 import type { StepLogits } from "./step-logits.ts";
@@ -22,14 +27,6 @@ export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> 
   waitingMax: number;
   /** Default: "large". */
   headScreening?: HeadScreening;
-}
-
-interface Waiting {
-  request: GenerationRequest;
-  listener: SequenceListener;
-  /** Milliseconds of performance.now(). */
-  since: number;
-  cancelled: boolean;
 }
 
 /** Gauges are of now; counters grow from the scheduler's beginning. */
@@ -49,21 +46,24 @@ export interface SchedulerStats {
   lookupAccepted: number;
 }
 
-type RowOfLogits = ReturnType<StepLogits["of"]>;
-
-const secondsSince = (ms: number): number => (performance.now() - ms) / 1000;
-
 /** What a caller holds of its request. */
 export interface Ticket {
   cancel(): void;
 }
 
+/** Rows of logits of a step at most: a token each for all sequences; where few run, guesses and scores use the rest. */
+export const outputRowsMax = (sequencesMax: number): number => Math.max(sequencesMax, 16);
+
 export class Scheduler {
   private readonly model: LlamaModel;
   private readonly options: SchedulerOptions;
   private readonly cache: KvCache;
+  private readonly pages: PageTable;
   private readonly screen: HeadScreen | null;
-  private readonly waiting: Waiting[] = [];
+  private readonly queue = new FairQueue<Sequence>();
+  /** Have lost their pages; they come before all that wait, in the order in which they were admitted. */
+  private preempted: Sequence[] = [];
+  /** In the order of their admission. */
   private running: Sequence[] = [];
   private readonly counters = {
     promptTokens: 0,
@@ -79,55 +79,56 @@ export class Scheduler {
     this.model = model;
     this.options = options;
     this.cache = new KvCache(model.config, { ...options, tokensMax: options.cacheTokensMax });
+    this.pages = new PageTable(this.cache);
     this.screen = screenOf(model, options.device, options.headScreening ?? "large");
   }
 
+  /** All that are not in the batch: in the queue, preempted, or behind the one that computes their prompt. */
+  private *waiting(): Generator<Sequence> {
+    yield* this.preempted;
+    yield* this.queue;
+    for (const leader of [...this.running, ...this.preempted, ...this.queue]) yield* leader.forks;
+  }
+
   get hasWork(): boolean {
-    return this.running.length > 0 || this.waiting.length > 0;
+    return this.running.length > 0 || this.preempted.length > 0 || this.queue.size > 0;
+  }
+
+  private get waitingCount(): number {
+    return [...this.waiting()].length;
   }
 
   get stats(): SchedulerStats {
-    const { pageCount } = this.cache;
-    const pagesUsed = this.running.reduce((sum, s) => sum + s.pages.length, 0);
-    const pages = { pagesUsed, pagesCached: 0, pagesTotal: pageCount };
-    return { running: this.running.length, waiting: this.waiting.length, ...pages, ...this.counters };
+    const { pool } = this.pages;
+    const pages = { pagesUsed: pool.count - pool.free, pagesCached: pool.cached, pagesTotal: pool.count };
+    return { running: this.running.length, waiting: this.waitingCount, ...pages, ...this.counters };
   }
 
   /** @throws INVALID_ARGUMENT for ids or lengths that the model cannot take, RESOURCE_EXHAUSTED when the queue is full. */
   submit(request: GenerationRequest, listener: SequenceListener): Ticket {
-    this.check(request);
-    const entry: Waiting = { request, listener, since: performance.now(), cancelled: false };
-    this.waiting.push(entry);
+    const { waitingMax } = this.options;
+    checkRequest(request, { model: this.model, cache: this.cache, waiting: this.waitingCount, waitingMax });
+    const sequence = new Sequence(request, listener);
+    sequence.leader = this.leaderOf(request.group);
+    if (sequence.leader?.isPrefilling) sequence.leader.forks.push(sequence);
+    else this.queue.push(sequence);
     return {
       cancel: () => {
-        entry.cancelled = true;
-        for (const s of this.running) if (s.listener === listener) s.cancelled = true;
+        sequence.cancelled = true;
       },
     };
   }
 
-  private check({ inputIds, maxNewTokens, adapter }: GenerationRequest): void {
-    const fail = (message: string, code: "INVALID_ARGUMENT" | "RESOURCE_EXHAUSTED" = "INVALID_ARGUMENT"): never => {
-      throw new NibbleError(message, { code, op: "generate" });
-    };
-    const vocabSize = adapter?.embed?.shape[0] ?? this.model.config.vocabSize;
-    const positions = this.model.tables.cos.shape[0] ?? 0;
-    const total = inputIds.length + maxNewTokens;
-    if (inputIds.length === 0) fail("input_ids: expected at least one token, got none");
-    if (!(maxNewTokens >= 1)) fail(`max_new_tokens: expected at least 1, got ${maxNewTokens}`);
-    const bad = inputIds.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-    if (bad !== undefined) fail(`input_ids: expected ids in 0..${vocabSize - 1}, got ${bad}`);
-    if (total > positions) {
-      fail(
-        `length: expected at most ${positions} tokens (prompt and answer), got ${inputIds.length} + ${maxNewTokens}`,
-      );
-    }
-    if (KvCache.pagesFor(total) > this.cache.pageCount) {
-      fail(`length: the cache holds ${this.cache.tokensMax} tokens, got ${total}`, "RESOURCE_EXHAUSTED");
-    }
-    if (this.waiting.length >= this.options.waitingMax) {
-      fail(`queue: expected at most ${this.options.waitingMax} waiting requests`, "RESOURCE_EXHAUSTED");
-    }
+  private leaderOf(group: string | undefined): Sequence | null {
+    if (group === undefined) return null;
+    const all = [...this.running, ...this.preempted, ...this.queue];
+    return all.find((s) => s.request.group === group && s.leader === null) ?? null;
+  }
+
+  /** Resolves when a step can be taken: constraints know what may come next. */
+  async ready(): Promise<void> {
+    const constrained = this.running.filter((s) => s.request.constraint);
+    await Promise.all(constrained.map((s) => s.request.constraint?.ready()));
   }
 
   /** One forward pass and a token for every sequence whose prompt is done. */
@@ -139,7 +140,7 @@ export class Scheduler {
     const started = performance.now();
     let logits: StepLogits;
     try {
-      const keep = keepOfAll(shares.map((s) => s.sequence.request));
+      const keep = keepOfAll(shares.flatMap((s) => new Array<GenerationRequest>(s.outputs).fill(s.sequence.request)));
       logits = forwardShares(this.model, this.cache, shares, this.options, { screen: this.screen, keep });
     } catch (error) {
       for (const { sequence } of shares) this.end(sequence, (listener) => listener.onError(error));
@@ -148,64 +149,160 @@ export class Scheduler {
     this.counters.steps++;
     const seconds = (performance.now() - started) / 1000;
     const tokens = shares.reduce((sum, s) => sum + s.count, 0);
-    shares.forEach((share, i) => {
-      this.advance(share, logits.of(i), (seconds * share.count) / tokens, seconds);
-    });
+    let row = 0;
+    for (const share of shares) {
+      this.advance(share, logits, row, { share: (seconds * share.count) / tokens, whole: seconds });
+      row += share.outputs;
+    }
     logits.free();
   }
 
   private dropCancelled(): void {
     for (const s of this.running.filter((r) => r.cancelled)) this.finish(s, "cancelled");
-    for (const entry of this.waiting.filter((w) => w.cancelled)) {
-      this.waiting.splice(this.waiting.indexOf(entry), 1);
-      const promptTokens = entry.request.inputIds.length;
-      const nothing = { newTokens: 0, prefillSeconds: 0, decodeSeconds: 0 };
-      entry.listener.onFinish("cancelled", { promptTokens, ...nothing, queueSeconds: secondsSince(entry.since) });
+    for (const s of [...this.waiting()].filter((w) => w.cancelled)) {
+      this.preempted = this.preempted.filter((p) => p !== s);
+      this.queue.remove(s);
+      if (s.leader) s.leader.forks = s.leader.forks.filter((f) => f !== s);
+      this.finish(s, "cancelled");
     }
   }
 
   private admit(): void {
     while (this.running.length < this.options.sequencesMax) {
-      const next = this.waiting[0];
-      if (!next) return;
-      const pages = this.cache.take(next.request.inputIds.length + next.request.maxNewTokens);
-      if (!pages) return;
-      this.waiting.shift();
-      this.counters.promptTokens += next.request.inputIds.length;
-      this.running.push(new Sequence(next.request, next.listener, pages, secondsSince(next.since)));
+      const next = this.preempted[0] ?? this.queue.peek();
+      // Each running sequence may need a page soon: a prompt must not take the last ones.
+      if (!next || !this.pages.open(next, this.running.length)) return;
+      if (this.preempted[0] === next) this.preempted.shift();
+      else this.queue.remove(next);
+      if (next.queueSeconds === null) {
+        next.queueSeconds = (performance.now() - next.since) / 1000;
+        next.cachedTokens = Math.min(next.cached, next.request.inputIds.length);
+        this.counters.promptTokens += next.request.inputIds.length;
+        this.counters.promptTokensCached += next.cachedTokens;
+        this.queue.charge(next.caller, tokenCosts.prompt * next.request.inputIds.length);
+      }
+      this.running.push(next);
     }
   }
 
   /** Decoding sequences first, then prompts as far as the budget goes; rows of one adapter together. */
   private shares(): Share[] {
-    let budget = this.options.stepTokensMax;
+    const budget = { tokens: this.options.stepTokensMax, rows: outputRowsMax(this.options.sequencesMax) };
     const shares: Share[] = [];
-    const byPhase = [...this.running].sort((a, b) => Number(a.isPrefilling) - Number(b.isPrefilling));
-    for (const sequence of byPhase) {
-      const count = Math.min(sequence.ids.length - sequence.cached, budget);
-      if (count <= 0) continue;
-      shares.push({ sequence, count });
-      budget -= count;
+    const decoding = this.running.filter((s) => !s.isPrefilling);
+    const prefilling = this.running.filter((s) => s.isPrefilling);
+    // A row for each of them is put by before any guess.
+    budget.rows -= this.running.length;
+    for (const sequence of [...decoding, ...prefilling]) {
+      if (budget.tokens <= 0 || !this.running.includes(sequence)) continue;
+      const share = this.shareOf(sequence, budget);
+      if (!share) continue;
+      shares.push(share);
+      budget.tokens -= share.count;
+      budget.rows -= Math.max(0, share.outputs - 1);
     }
     const groups = Map.groupBy(shares, (s) => s.sequence.request.adapter);
     return [...groups.values()].flat();
   }
 
-  private advance({ sequence, count }: Share, { logits, row }: RowOfLogits, share: number, whole: number): void {
+  /** Null for one that had to give up its pages. */
+  private shareOf(sequence: Sequence, budget: { tokens: number; rows: number }): Share | null {
+    const { request, cached, length } = sequence;
+    if (request.score) {
+      // Positions from `from - 1` on have an output each.
+      const first = Math.max(cached, request.score.from - 1);
+      const count = Math.min(length - cached, budget.tokens, first - cached + budget.rows + 1);
+      const outputs = Math.max(0, cached + count - first);
+      return this.makeRoom(sequence, count) ? { sequence, count, outputs, guesses: [] } : null;
+    }
+    const count = Math.min(length - cached, budget.tokens);
+    if (!this.makeRoom(sequence, count)) return null;
+    const isLast = cached + count === length;
+    const guesses = isLast && !sequence.isPrefilling ? this.guess(sequence, budget) : [];
+    return { sequence, count: count + guesses.length, outputs: isLast ? 1 + guesses.length : 0, guesses };
+  }
+
+  private guess(sequence: Sequence, { tokens, rows }: { tokens: number; rows: number }): number[] {
+    const { request, ids, newTokens } = sequence;
+    const { lookupTokens = 0, constraint = null, maxNewTokens } = request;
+    if (lookupTokens === 0 || constraint) return [];
+    const most = Math.min(lookupTokens, tokens - 1, rows, maxNewTokens - newTokens - 1);
+    const guesses = lookUp(ids, most);
+    // A guess is not worth another sequence's pages.
+    if (guesses.length === 0 || !this.pages.extend(sequence, 1 + guesses.length)) return [];
+    this.counters.lookupGuessed += guesses.length;
+    return guesses;
+  }
+
+  /** Pages for `count` more tokens, at the cost of those that came later. False: it was the last itself. */
+  private makeRoom(sequence: Sequence, count: number): boolean {
+    while (!this.pages.extend(sequence, count)) {
+      const victim = this.running.at(-1)!;
+      this.running.pop();
+      this.pages.close(victim);
+      this.preempted.unshift(victim);
+      this.counters.preemptions++;
+      if (victim === sequence) return false;
+    }
+    return true;
+  }
+
+  private advance(
+    { sequence, count, outputs, guesses }: Share,
+    logits: StepLogits,
+    firstRow: number,
+    seconds: { share: number; whole: number },
+  ): void {
     const prefilled = sequence.isPrefilling;
-    sequence.cached += count;
-    if (prefilled) sequence.prefillSeconds += share;
-    else sequence.decodeSeconds += whole;
-    if (sequence.cached < sequence.ids.length) return;
-    const { stopIds, maxNewTokens } = sequence.request;
-    const token = pick({ logits, row }, sequence);
-    const { id } = token;
-    this.counters.newTokens++;
-    sequence.ids.push(id);
-    sequence.listener.onToken(token);
-    // The token that ends the answer is part of it, as in transformers' generate.
-    if (stopIds.includes(id)) this.finish(sequence, "eos");
-    else if (sequence.newTokens >= maxNewTokens) this.finish(sequence, "length");
+    if (prefilled) sequence.prefillSeconds += seconds.share;
+    else sequence.decodeSeconds += seconds.whole;
+    sequence.cached += count - guesses.length;
+    try {
+      if (sequence.request.score) this.addScores(sequence, logits, firstRow, outputs);
+      else if (outputs > 0) this.addTokens(sequence, logits, firstRow, guesses);
+    } catch (error) {
+      this.end(sequence, (listener) => listener.onError(error));
+    }
+    if (!this.running.includes(sequence)) return;
+    this.pages.record(sequence);
+    if (!sequence.isPrefilling) this.release(sequence);
+  }
+
+  private addScores(sequence: Sequence, logits: StepLogits, firstRow: number, outputs: number): void {
+    const { ids, cached, length, listener } = sequence;
+    for (let i = 0; i < outputs; i++) {
+      const target = ids[cached - outputs + i + 1] ?? 0;
+      listener.onScore?.(scoreOf(logits.of(firstRow + i), target, sequence.request));
+    }
+    if (cached === length) this.finish(sequence, "length");
+  }
+
+  /** The next token, and as many more as were guessed right: each is drawn as it would be without guesses. */
+  private addTokens(sequence: Sequence, logits: StepLogits, firstRow: number, guesses: readonly number[]): void {
+    const { request, listener } = sequence;
+    for (let i = 0; i <= guesses.length; i++) {
+      const token = pick(logits.of(firstRow + i), sequence);
+      const { id } = token;
+      this.counters.newTokens++;
+      this.queue.charge(sequence.caller, tokenCosts.answer);
+      sequence.ids.push(id);
+      request.constraint?.accept(id);
+      listener.onToken(token);
+      // The token that ends the answer is part of it, as in transformers' generate.
+      const isFull = sequence.newTokens >= request.maxNewTokens;
+      const reason = request.stopIds.includes(id) ? "eos" : isFull ? "length" : null;
+      if (reason) this.finish(sequence, reason);
+      if (reason || guesses[i] !== id) return;
+      sequence.cached++;
+      this.counters.lookupAccepted++;
+    }
+  }
+
+  /** Ends everything with an error: the batch is in an unknown state. */
+  fail(error: unknown): void {
+    for (const s of [...this.running, ...this.waiting()]) this.end(s, (listener) => listener.onError(error));
+    for (const s of [...this.queue]) this.queue.remove(s);
+    this.preempted = [];
   }
 
   private finish(sequence: Sequence, reason: FinishReason): void {
@@ -214,13 +311,21 @@ export class Scheduler {
 
   private end(sequence: Sequence, tell: (listener: SequenceListener) => void): void {
     this.running = this.running.filter((s) => s !== sequence);
-    this.cache.give(sequence.pages);
+    this.pages.record(sequence);
+    this.pages.close(sequence);
+    this.release(sequence);
     tell(sequence.listener);
+  }
+
+  /** Those of its group need not wait any longer. */
+  private release(sequence: Sequence): void {
+    for (const fork of sequence.forks.toReversed()) this.queue.pushFront(fork);
+    sequence.forks = [];
   }
 
   /** Whether a running or waiting request uses the adapter: it may not be freed then. */
   uses(adapter: GenerationRequest["adapter"]): boolean {
-    return [...this.running, ...this.waiting].some(({ request }) => request.adapter === adapter);
+    return [...this.running, ...this.waiting()].some(({ request }) => request.adapter === adapter);
   }
 
   free(): void {

@@ -4,6 +4,7 @@ import type { Adapter } from "../lora.ts";
 
 export interface GenerationRequest {
   inputIds: readonly number[];
+  /** 0 for a request that is scored. */
   maxNewTokens: number;
   sampling: SamplingOptions;
   adapter: Adapter | null;
@@ -21,6 +22,21 @@ export interface GenerationRequest {
   presencePenalty?: number;
   /** What the answer may say. Default: null, anything. */
   constraint?: TokenConstraint | null;
+  /** Who asks: callers are served alike. Default: "". */
+  caller?: string;
+  /** Tells adapters apart in the prefix cache, "" for the base. Null: nothing is shared. Default: null. */
+  cacheKey?: string | null;
+  /** Requests with one prompt that share its computation, pages included. Default: none. */
+  group?: string;
+  /** Tokens at most that are guessed in a step. Default: 0. */
+  lookupTokens?: number;
+  /** Asks how likely the given tokens are, instead of new ones. */
+  score?: ScoreWish;
+}
+
+export interface ScoreWish {
+  /** Index of the first token that is scored, 1 or more: nothing comes before the first one. */
+  from: number;
 }
 
 /** Tells which tokens may come next, and hears of those that came. */
@@ -28,6 +44,8 @@ export interface TokenConstraint {
   /** A bit for each token, the lowest of a word first; null: all may come. */
   readonly mask: Int32Array | null;
   accept(id: number): void;
+  /** Resolves when `mask` is of what was accepted. */
+  ready(): Promise<void>;
 }
 
 export interface TokenLogprob {
@@ -46,8 +64,19 @@ export interface GeneratedToken {
   top: readonly TokenLogprob[];
 }
 
+export interface TokenScore {
+  id: number;
+  logprob: number;
+  /** Whether it is the most likely one. */
+  isGreedy: boolean;
+  /** As many as were asked for, likeliest first. */
+  top: readonly TokenLogprob[];
+}
+
 export interface SequenceListener {
   onToken(token: GeneratedToken): void;
+  /** Of a request that is scored. */
+  onScore?(score: TokenScore): void;
   onFinish(reason: FinishReason, timing: SequenceTiming): void;
   onError(error: unknown): void;
 }
@@ -55,6 +84,8 @@ export interface SequenceListener {
 /** Seconds of the process's monotonic clock that the sequence's own steps took. */
 export interface SequenceTiming {
   promptTokens: number;
+  /** Tokens of the prompt that were in the cache already. */
+  cachedTokens: number;
   newTokens: number;
   prefillSeconds: number;
   decodeSeconds: number;
@@ -65,21 +96,35 @@ export interface SequenceTiming {
 export class Sequence {
   readonly request: GenerationRequest;
   readonly listener: SequenceListener;
-  readonly pages: number[];
-  readonly queueSeconds: number;
+  readonly caller: string;
+  /** Those of the cache that it holds, in order. */
+  pages: number[];
+  /** Keys of its full pages, as far as they were needed. */
+  readonly keys: string[] = [];
+  /** Pages that others can find. */
+  recorded = 0;
+  /** Milliseconds of performance.now(). */
+  readonly since = performance.now();
+  queueSeconds: number | null = null;
   /** Prompt and answer so far. */
   readonly ids: number[];
   /** Tokens whose keys and values are in the cache. */
   cached = 0;
+  /** Of the prompt, when it was first admitted. */
+  cachedTokens = 0;
   cancelled = false;
   prefillSeconds = 0;
   decodeSeconds = 0;
+  /** Of its group: the one that computes the prompt. */
+  leader: Sequence | null = null;
+  /** Those of its group that wait until it has computed the prompt. */
+  forks: Sequence[] = [];
 
-  constructor(request: GenerationRequest, listener: SequenceListener, pages: number[], queueSeconds = 0) {
+  constructor(request: GenerationRequest, listener: SequenceListener, pages: number[] = []) {
     this.request = request;
     this.listener = listener;
+    this.caller = request.caller ?? "";
     this.pages = pages;
-    this.queueSeconds = queueSeconds;
     this.ids = [...request.inputIds];
   }
 
@@ -87,12 +132,25 @@ export class Sequence {
     return this.ids.length - this.request.inputIds.length;
   }
 
+  /** Tokens to be computed before the next one can be drawn; what follows the last token of a score does not matter. */
+  get length(): number {
+    return this.request.score ? this.ids.length - 1 : this.ids.length;
+  }
+
+  /** While it computes its prompt, or all of it again after it lost its pages. */
   get isPrefilling(): boolean {
-    return this.cached < this.request.inputIds.length;
+    return this.cached < Math.max(this.request.inputIds.length, this.length - 1);
+  }
+
+  /** Tokens at most that may come from the cache: the logits of the one after are needed. */
+  get reusable(): number {
+    return this.request.score ? this.request.score.from - 1 : this.ids.length - 1;
   }
 
   get timing(): SequenceTiming {
-    const { newTokens, prefillSeconds, decodeSeconds, queueSeconds } = this;
-    return { promptTokens: this.request.inputIds.length, newTokens, prefillSeconds, decodeSeconds, queueSeconds };
+    const { newTokens, cachedTokens, prefillSeconds, decodeSeconds } = this;
+    const queueSeconds = this.queueSeconds ?? (performance.now() - this.since) / 1000;
+    const promptTokens = this.request.inputIds.length;
+    return { promptTokens, cachedTokens, newTokens, prefillSeconds, decodeSeconds, queueSeconds };
   }
 }

@@ -1,4 +1,4 @@
-// The end of a step: logits after the last token of each share. Shares of adapters with an embedding or a head of their
+// The end of a step: logits of the tokens of which they are wanted. Shares of adapters with an embedding or a head of their
 // own are runs apart; their vocabularies may differ in size.
 import { convert, embeddingForward, type HeadScreen, type Tensor } from "#native";
 import { int32Tensor } from "../batch.ts";
@@ -7,7 +7,7 @@ import { finalNorm, type LlamaModel } from "../models/llama.ts";
 import type { Tape } from "../tape.ts";
 import { headLogits } from "./head.ts";
 
-/** Shares [begin, end) that have one embedding and one head; tokens [firstRow, endRow). */
+/** Tokens [firstRow, endRow) that have one embedding and one head; [begin, end) of the outputs are theirs. */
 export interface TableRun {
   embed: Tensor;
   head: Tensor;
@@ -20,19 +20,21 @@ export interface TableRun {
 /** @param shares in the order of the step: those of one adapter side by side. */
 export function tableRuns(
   model: LlamaModel,
-  shares: readonly { adapter: Adapter | null; count: number }[],
+  shares: readonly { adapter: Adapter | null; count: number; outputs: number }[],
 ): TableRun[] {
   const runs: TableRun[] = [];
   let row = 0;
-  for (const [i, { adapter, count }] of shares.entries()) {
+  let output = 0;
+  for (const { adapter, count, outputs } of shares) {
     const embed = adapter?.embed ?? model.embed;
     const head = adapter?.head ?? model.head.weight.data;
     const open = runs.at(-1);
     if (open?.embed === embed && open.head === head) {
-      open.end = i + 1;
-      open.endRow = row + count;
-    } else runs.push({ embed, head, begin: i, end: i + 1, firstRow: row, endRow: row + count });
+      open.end += outputs;
+      open.endRow += count;
+    } else runs.push({ embed, head, begin: output, end: output + outputs, firstRow: row, endRow: row + count });
     row += count;
+    output += outputs;
   }
   return runs;
 }
@@ -50,11 +52,11 @@ export class StepLogits {
     this.parts.push({ run, logits });
   }
 
-  /** Of a share: float32 [shares of its run, V], and the row that is its own. */
-  of(share: number): { logits: Tensor; row: number } {
-    const part = this.parts.find(({ run }) => share < run.end);
-    if (!part) throw new RangeError(`[generate] share ${share} has no logits`);
-    return { logits: part.logits, row: share - part.run.begin };
+  /** Of an output: float32 [outputs of its run, V], and the row that is its own. */
+  of(output: number): { logits: Tensor; row: number } {
+    const part = this.parts.find(({ run }) => output < run.end);
+    if (!part) throw new RangeError(`[generate] output ${output} has no logits`);
+    return { logits: part.logits, row: output - part.run.begin };
   }
 
   free(): void {
@@ -62,18 +64,19 @@ export class StepLogits {
   }
 }
 
-/** @param last row of the last token of each share. The caller frees the logits. */
+/** @param outputs rows of `hidden` of which logits are wanted. The caller frees them. */
 export function lastLogits(
   tape: Tape,
   model: LlamaModel,
   hidden: Tensor,
-  last: Int32Array,
+  outputs: Int32Array,
   runs: readonly TableRun[],
   { screen, keep }: HeadUse,
 ): StepLogits {
   const all = new StepLogits();
   for (const run of runs) {
-    const rows = int32Tensor(last.subarray(run.begin, run.end), hidden.device);
+    if (run.begin === run.end) continue;
+    const rows = int32Tensor(outputs.subarray(run.begin, run.end), hidden.device);
     const gathered = tape.empty([rows.count, hidden.shape[1] ?? 0]);
     embeddingForward(hidden, rows, gathered);
     rows.free();

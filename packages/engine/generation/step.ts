@@ -10,10 +10,13 @@ import { type KvCache, pageTokens } from "./kv-cache.ts";
 import type { Sequence } from "./sequence.ts";
 import { type HeadUse, lastLogits, type StepLogits, type TableRun, tableRuns } from "./step-logits.ts";
 
-/** Tokens [cached, cached + count) of a sequence. */
+/** Tokens [cached, cached + count) of a sequence and of the guesses that follow it. */
 export interface Share {
   sequence: Sequence;
   count: number;
+  /** Of so many of its last tokens, logits are wanted. */
+  outputs: number;
+  guesses: readonly number[];
 }
 
 interface Rows {
@@ -22,8 +25,8 @@ interface Rows {
   sequence: Tensor;
   slot: Tensor;
   blockTable: Tensor;
-  /** Row of the last token of each share. */
-  last: Int32Array;
+  /** Rows of which logits are wanted. */
+  outputs: Int32Array;
   runs: TableRun[];
   segments: { adapter: Adapter; begin: number; end: number }[];
 }
@@ -38,10 +41,10 @@ function layOut(model: LlamaModel, shares: readonly Share[], device: TapeOptions
     Int32Array,
   ];
   const table = new Int32Array(shares.length * width);
-  const last = new Int32Array(shares.length);
+  const outputs: number[] = [];
   const segments: Rows["segments"] = [];
   let row = 0;
-  shares.forEach(({ sequence: s, count }, i) => {
+  shares.forEach(({ sequence: s, count, outputs: wanted, guesses }, i) => {
     table.set(s.pages, i * width);
     const adapter = s.request.adapter;
     const open = segments.at(-1);
@@ -49,12 +52,12 @@ function layOut(model: LlamaModel, shares: readonly Share[], device: TapeOptions
     else if (adapter) segments.push({ adapter, begin: row, end: row + count });
     for (let k = 0; k < count; k++, row++) {
       const position = s.cached + k;
-      ids[row] = s.ids[position] ?? 0;
+      ids[row] = s.ids[position] ?? guesses[position - s.ids.length] ?? 0;
       positions[row] = position;
       sequence[row] = i;
       slot[row] = (s.pages[Math.floor(position / pageTokens)] ?? 0) * pageTokens + (position % pageTokens);
     }
-    last[i] = row - 1;
+    for (let k = row - wanted; k < row; k++) outputs.push(k);
   });
   const bytes = new Uint8Array(table.buffer);
   const blockTable = Tensor.fromBytes(bytes, "int32", [shares.length, width], { device, kind: "activations" });
@@ -62,9 +65,9 @@ function layOut(model: LlamaModel, shares: readonly Share[], device: TapeOptions
   const tensors = { ids: upload(ids), positions: upload(positions), sequence: upload(sequence), slot: upload(slot) };
   const runs = tableRuns(
     model,
-    shares.map(({ sequence: s, count }) => ({ adapter: s.request.adapter, count })),
+    shares.map(({ sequence: s, count, outputs: wanted }) => ({ adapter: s.request.adapter, count, outputs: wanted })),
   );
-  return { ...tensors, last, runs, blockTable, segments };
+  return { ...tensors, outputs: Int32Array.from(outputs), runs, blockTable, segments };
 }
 
 function freeRows({ ids, positions, sequence, slot, blockTable }: Rows): void {
@@ -112,7 +115,7 @@ function packedSegments(layer: LlamaBlock, segments: Rows["segments"]): Float64A
   );
 }
 
-/** Logits after the last token of each share. The caller frees them. */
+/** Logits of the last `outputs` tokens of each share, in order. The caller frees them. */
 export function forwardShares(
   model: LlamaModel,
   cache: KvCache,
@@ -132,7 +135,7 @@ export function forwardShares(
       const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
       llamaBlock(packed(layer), packedSegments(layer, rows.segments), shape, call);
     });
-    return lastLogits(tape, model, x, rows.last, rows.runs, head);
+    return lastLogits(tape, model, x, rows.outputs, rows.runs, head);
   } finally {
     freeRows(rows);
   }

@@ -4,13 +4,20 @@ import type { MemoryReport } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ExportGgufOptions, ExportGgufReport } from "../export-gguf.ts";
 import type { SchedulerStats } from "../generation/scheduler.ts";
-import type { GeneratedToken } from "../generation/sequence.ts";
+import type { GeneratedToken, TokenScore } from "../generation/sequence.ts";
 import type { MergeOptions, MergeReport, TensorProgress } from "../merge.ts";
 import type { NewModelOptions } from "../new-model.ts";
 import type { DataPreview, PreviewJob } from "../preview.ts";
 import type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "../quantize-model.ts";
 import type { Quote, QuoteJob } from "../quote.ts";
-import type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "../served-model.ts";
+import type {
+  AdapterInfo,
+  GenerateInput,
+  GenerateResult,
+  ModelInfo,
+  ScoreInput,
+  ServeOptions,
+} from "../served-model.ts";
 import type { TrainJob, TrainReport } from "../train-job.ts";
 import type { TrainEvent } from "../train-run.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
@@ -185,6 +192,11 @@ export class EngineModel {
   /** Tokens come through `onEvent`; the promise resolves at the end. Aborting stops the work within a step. */
   generate(input: GenerateInput, call: CallOptions<GeneratedToken> = {}): Promise<GenerateResult> {
     return this.engine.call("generate", { modelId: this.modelId, input }, call);
+  }
+
+  /** How likely given tokens are, each after all before it. */
+  score(input: ScoreInput, call: CallOptions = {}): Promise<TokenScore[]> {
+    return this.engine.call("score", { modelId: this.modelId, input }, call);
   }
 
   close(): Promise<void> {

@@ -10,7 +10,7 @@ import { writeNewModel } from "../new-model.ts";
 import { type PreviewJob, previewData } from "../preview.ts";
 import { type QuantizeModelOptions, quantizeModel } from "../quantize-model.ts";
 import { type QuoteJob, quoteTrainJob } from "../quote.ts";
-import { type GenerateInput, ServedModel, type ServeOptions } from "../served-model.ts";
+import { type GenerateInput, type ScoreInput, ServedModel, type ServeOptions } from "../served-model.ts";
 import { runTrainJob, type TrainJob } from "../train-job.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
 
@@ -60,6 +60,8 @@ const methods = {
   stats: (modelId: number) => model(modelId).stats,
   generate: ({ modelId, input }: { modelId: number; input: GenerateInput }, { signal, emit }: CallContext) =>
     model(modelId).generate(input, (token: GeneratedToken) => emit(token), signal),
+  score: ({ modelId, input }: { modelId: number; input: ScoreInput }, { signal }: CallContext) =>
+    model(modelId).score(input, signal),
 };
 
 const controllers = new Map<number, AbortController>();

@@ -562,7 +562,7 @@ export type Usage = Message<"nibble.inference.v1.Usage"> & {
   prefillSeconds: number;
 
   /**
-   * Prompt tokens a second.
+   * Prompt tokens a second, without those that were there already.
    *
    * @generated from field: double prefill_tokens_per_second = 4;
    */
