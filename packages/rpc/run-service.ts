@@ -55,31 +55,34 @@ function stopSignal(logger: Logger): Promise<NodeJS.Signals> {
   return first.promise;
 }
 
-async function stop(setup: ServiceSetup, server: RunningServer, logger: Logger): Promise<void> {
-  const [allFinished] = await Promise.all([server.drain(setup.drainMs), setup.onDrain?.()]);
-  await setup.close?.();
-  logger.info({ allFinished }, "stopped");
+/** What runs until the process is told to stop. */
+export interface Running {
+  /** host:port, for the log line by which others know that it listens. */
+  address: string;
+  /** More for that line. */
+  listening?: Record<string, unknown>;
+  /** More for the line that says what is still under way. */
+  underWay?: () => Record<string, unknown>;
+  /** True if everything under way finished by itself. */
+  stop(): Promise<boolean>;
 }
 
 /**
- * Runs a service until it is told to stop, then exits the process: 0 after a drain, 78 for bad configuration (a port in
- * use, a missing folder), 69 or 70 otherwise. `build` reads the configuration and makes the handlers.
+ * Runs a server until it is told to stop, then exits the process: 0 after a drain, 78 for bad configuration (a port in
+ * use, a missing folder), 69 or 70 otherwise. `start` reads the configuration.
  */
-export async function runService(name: string, build: (logger: Logger) => Promise<ServiceSetup> | ServiceSetup) {
+export async function runProcess(name: string, start: (logger: Logger) => Promise<Running>) {
   const logger = createLogger(name, process.env["NIBBLE_LOG_LEVEL"] ?? "info");
   const stopping = stopSignal(logger);
   const telemetry = await startTelemetry({ serviceName: `nibble-${name}` });
   let code: number = exitCodes.ok;
   try {
-    const setup = await build(logger);
-    const server = await createServer({ ...setup, logger });
-    logger.info(
-      { address: server.address, services: setup.services.map(({ service }) => service.typeName) },
-      "listening",
-    );
+    const running = await start(logger);
+    logger.info({ address: running.address, ...running.listening }, "listening");
     const signal = await stopping;
-    logger.info({ signal, callsInFlight: server.callsInFlight }, "draining");
-    await stop(setup, server, logger);
+    logger.info({ signal, ...running.underWay?.() }, "draining");
+    const allFinished = await running.stop();
+    logger.info({ allFinished }, "stopped");
   } catch (thrown) {
     const error = NibbleError.from(thrown, name);
     logger.fatal({ err: error }, error.message);
@@ -90,4 +93,24 @@ export async function runService(name: string, build: (logger: Logger) => Promis
     .catch((error: unknown) => logger.warn({ err: error }, "telemetry: not all of it was sent"));
   logger.flush();
   process.exit(code);
+}
+
+async function stop(setup: ServiceSetup, server: RunningServer): Promise<boolean> {
+  const [allFinished] = await Promise.all([server.drain(setup.drainMs), setup.onDrain?.()]);
+  await setup.close?.();
+  return allFinished;
+}
+
+/** A gRPC service as a process. `build` reads the configuration and makes the handlers. */
+export function runService(name: string, build: (logger: Logger) => Promise<ServiceSetup> | ServiceSetup) {
+  return runProcess(name, async (logger) => {
+    const setup = await build(logger);
+    const server = await createServer({ ...setup, logger });
+    return {
+      address: server.address,
+      listening: { services: setup.services.map(({ service }) => service.typeName) },
+      underWay: () => ({ callsInFlight: server.callsInFlight }),
+      stop: () => stop(setup, server),
+    };
+  });
 }
