@@ -155,11 +155,13 @@ function dropRest(incoming: IncomingMessage): void {
 }
 
 async function send(incoming: IncomingMessage, response: ServerResponse, answer: Answer): Promise<void> {
-  const { status = 200, headers = {}, json, stream } = answer;
-  const body = json === undefined ? undefined : Buffer.from(JSON.stringify(json));
+  const { status = 200, headers = {}, json, text, stream } = answer;
+  const type = json === undefined ? {} : { "Content-Type": "application/json; charset=utf-8" };
+  const body = text === undefined && json === undefined ? undefined : Buffer.from(text ?? JSON.stringify(json));
   if (!incoming.complete) dropRest(incoming);
   response.writeHead(status, {
-    ...(body ? { "Content-Type": "application/json; charset=utf-8", "Content-Length": String(body.length) } : {}),
+    ...type,
+    ...(body ? { "Content-Length": String(body.length) } : {}),
     ...headers,
   });
   if (stream) await pipeline(stream(), response);

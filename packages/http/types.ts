@@ -27,6 +27,8 @@ export interface Answer {
   status?: number;
   headers?: Record<string, string>;
   json?: unknown;
+  /** Of the type that the headers say. */
+  text?: string;
   /** Its length, where it is known, is among the headers. */
   stream?: () => Readable;
 }
