@@ -1,6 +1,13 @@
 // What programs use to talk to a running stack: typed clients of the services, and helpers for what takes more than
 // one call. It decides nothing about training or serving, and prints nothing.
-export type { Connection, ConnectOptions, Endpoints, RegistryClient, TrainerClient } from "./connect.ts";
+export type {
+  Connection,
+  ConnectOptions,
+  Endpoints,
+  InferenceClient,
+  RegistryClient,
+  TrainerClient,
+} from "./connect.ts";
 export { connect, defaultEndpoints } from "./connect.ts";
 export type { DownloadOptions } from "./download.ts";
 export { downloadAdapter, resolveVersion } from "./download.ts";
