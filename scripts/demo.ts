@@ -1,4 +1,4 @@
-// `npm run demo`: the main job end to end, through the four services over gRPC on loopback, with storage in a
+// `npm run demo`: the main job end to end, through the services over gRPC on loopback, with storage in a
 // temporary folder. `--short` makes a few steps and asks a few questions, to show that it works.
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -134,7 +134,7 @@ async function demo(io: Io): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "nibble-demo-"));
   const log: string[] = [];
   try {
-    title("four services on loopback");
+    title("five services on loopback");
     const config = { host: "127.0.0.1", port: 0, home: folder };
     const stack = await Stack.start({ config, signal: io.signal, onLog: (_, text) => log.push(text) });
     try {

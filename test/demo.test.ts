@@ -42,7 +42,7 @@ function isFree(port: number): Promise<boolean> {
 }
 
 test("Ctrl-C leaves no service and no file", async (t) => {
-  for (const after of ["== four services", "== trainer"]) {
+  for (const after of ["== five services", "== trainer"]) {
     const { code, stderr, ports, left } = await interrupted(t, after);
     assert.deepEqual([code, left], [130, []], stderr);
     assert.match(stderr, /^error: \[demo\] cancelled$/m);

@@ -1,4 +1,4 @@
-// The main job through the four services, step by step: quantize, train, register, load, answer.
+// The main job through the services, step by step: quantize, train, register, load, answer.
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { MemoryUsage } from "#gen/nibble/common/v1/common_pb.ts";

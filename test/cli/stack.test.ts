@@ -101,10 +101,15 @@ describe("a stack", () => {
       ["adapters/tiny"],
     );
 
+    const openai = messages.map((text) => /^OPENAI_BASE_URL=(\S+)/.exec(text)?.[1]).find((url) => url !== undefined);
     const ask = ["generate", "--model", base, "--prompt", "one", "--max-new-tokens", "6", "--ignore-eos"];
     const served = await run(...ask, "--adapter", "adapters/tiny/aliases/live");
     const local = await nibble([...ask, "--adapter", adapter, "--json"]);
     assert.deepEqual(served.token_ids, JSON.parse(local.stdout).token_ids);
+    const body = { model: "tiny:live", prompt: "one", max_tokens: 6, temperature: 0, ignore_eos: true };
+    const answer = await fetch(`${openai}/completions`, { method: "POST", body: JSON.stringify(body) });
+    const { model: by, choices } = (await answer.json()) as { model: string; choices: { text: string }[] };
+    assert.deepEqual([by, choices[0]?.text], ["tiny@1", served.text]);
     const refused = await nibble(["jobs", "get", "none", "--endpoint", endpoint]);
     assert.deepEqual([refused.code, refused.stdout], [2, ""]);
     assert.match(refused.stderr, /^error: \[training_job\] trainingJobs\/none: expected a job, got none\n$/);
@@ -139,7 +144,7 @@ describe("a stack", () => {
 
   test("SIGTERM ends it and its services with exit code 0", async (t) => {
     const { child, pids } = await startStack(t, temporaryFolder(t));
-    assert.equal(pids.length, 4);
+    assert.equal(pids.length, 5);
     child.kill("SIGTERM");
     const [code] = await once(child, "exit");
     assert.equal(code, 0);

@@ -1,5 +1,6 @@
 // What nibble start does once its options are read; it is loaded then, and gRPC with it.
 import { table } from "../format.ts";
+import { localFolder } from "../hub-folder.ts";
 import { type Io, line } from "../io.ts";
 import { type StackConfig, serviceNames, stackConfig } from "../stack/config.ts";
 import { Stack } from "../stack/stack.ts";
@@ -12,11 +13,16 @@ function configOf(io: Io, { host, port, home }: StartOptions): StackConfig {
 
 export async function runStack(io: Io, options: StartOptions): Promise<void> {
   const config = configOf(io, options);
+  if (options.model !== undefined) config.model = await localFolder(io, options.model);
   line(io.stderr, `starting the services, storage in ${config.home} …`);
   const stack = await Stack.start({ config, signal: io.signal, onLog: (_, text) => line(io.stdout, text) });
   const rows = serviceNames.map((name) => [`  ${name}`, stack.addresses[name]]);
   line(io.stderr, table([...rows, ["  all of them", stack.endpoint]], "left"));
   line(io.stderr, `HF_ENDPOINT=${stack.hub} makes the registry the Hub of Python, JavaScript and nibble pull and push`);
+  line(
+    io.stderr,
+    `OPENAI_BASE_URL=http://${stack.addresses.gateway}/v1 is the gateway for programs that know OpenAI's API`,
+  );
   line(io.stderr, `ready: nibble … --endpoint ${stack.endpoint}; Ctrl-C stops it`);
   const stopped = new Promise<void>((resolve) => io.signal.addEventListener("abort", () => resolve(), { once: true }));
   try {

@@ -2,7 +2,7 @@
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-export const serviceNames = ["quantizer", "trainer", "registry", "inference"] as const;
+export const serviceNames = ["quantizer", "trainer", "registry", "inference", "gateway"] as const;
 export type ServiceName = (typeof serviceNames)[number];
 
 export interface StackConfig {
@@ -12,6 +12,8 @@ export interface StackConfig {
   port: number;
   /** Jobs, adapters and databases are kept here. */
   home: string;
+  /** Folder of the base that is served from the start; undefined: whoever asks for one loads it. */
+  model?: string;
 }
 
 export const portDefault = 50050;
@@ -47,18 +49,23 @@ export function portsOf({ port }: StackConfig): number[] {
   return port === 0 ? [] : [port, ...serviceNames.map((name) => portOf(port, name)), hubPortOf(port)];
 }
 
-/** What a service of the stack is told: its own address and folder, and where the registry is. */
+/** What a service of the stack is told: its own address and folder, and where those are that it may call. */
 export function serviceEnv(
-  { host, port, home }: StackConfig,
+  { host, port, home, model }: StackConfig,
   name: ServiceName,
-  registry: string | undefined,
+  known: Partial<Record<ServiceName, string>>,
 ): Record<string, string> {
   const prefix = `NIBBLE_${name.toUpperCase()}`;
+  const endpoints = Object.entries(known).map(([other, address]) => [
+    `NIBBLE_${other.toUpperCase()}_ENDPOINT`,
+    address,
+  ]);
   return {
     [`${prefix}_HOST`]: host,
     [`${prefix}_PORT`]: String(portOf(port, name)),
     [`${prefix}_DIR`]: join(home, name),
     ...(name === "registry" ? { NIBBLE_REGISTRY_HUB_PORT: String(hubPortOf(port)) } : {}),
-    ...(registry === undefined ? {} : { NIBBLE_REGISTRY_ENDPOINT: registry }),
+    ...(name === "inference" && model !== undefined ? { NIBBLE_INFERENCE_MODEL: resolve(model) } : {}),
+    ...Object.fromEntries(endpoints),
   };
 }

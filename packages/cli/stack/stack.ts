@@ -18,8 +18,8 @@ export interface StackOptions {
   signal?: AbortSignal;
 }
 
-/** Started after the registry and stopped before it: some of them call it. */
-const callers: readonly ServiceName[] = ["quantizer", "inference", "trainer"];
+/** Each starts when those before it listen, and stops before they do: it may call them. */
+const layers: readonly (readonly ServiceName[])[] = [["registry"], ["quantizer", "inference", "trainer"], ["gateway"]];
 const drainMs = 10_000;
 
 export class Stack {
@@ -64,10 +64,11 @@ export class Stack {
       addresses[name] = process.address;
     };
     try {
-      await start("registry");
-      const others = await Promise.allSettled(callers.map(start));
-      const failed = others.find((one) => one.status === "rejected");
-      if (failed) throw failed.reason;
+      for (const layer of layers) {
+        const started = await Promise.allSettled(layer.map(start));
+        const failed = started.find((one) => one.status === "rejected");
+        if (failed) throw failed.reason;
+      }
       forwards.push(...frontServices(addresses));
       const front = await createServer({ services: forwards, host: config.host, port: config.port });
       return new Stack(addresses, hub, processes, forwards, front);
@@ -78,7 +79,7 @@ export class Stack {
     }
   }
 
-  /** The address at which all services are. */
+  /** The address at which all services are that speak gRPC. */
   get endpoint(): string {
     return this.front.address;
   }
@@ -110,10 +111,10 @@ function frontServices(addresses: Record<ServiceName, string>): Forwarded[] {
 }
 
 async function stopAll(processes: readonly ServiceProcess[]): Promise<void> {
-  const stop = (isRegistry: boolean) =>
-    processes.filter(({ name }) => (name === "registry") === isRegistry).map((process) => process.stop());
-  await Promise.all(stop(false));
-  await Promise.all(stop(true));
+  for (const layer of layers.toReversed()) {
+    const these = processes.filter(({ name }) => layer.some((one) => one === name));
+    await Promise.all(these.map((process) => process.stop()));
+  }
 }
 
 /** One service by itself; `known` are the addresses of those it may call. */
@@ -125,7 +126,7 @@ export function startService(
   return ServiceProcess.start({
     name,
     script: mainOf(name),
-    env: serviceEnv(config, name, known.registry),
+    env: serviceEnv(config, name, known),
     ...(onLog ? { onLog: (line) => onLog(name, line) } : {}),
     ...(signal ? { signal } : {}),
   });
