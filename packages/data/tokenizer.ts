@@ -27,10 +27,13 @@ export class TextTokenizer {
   readonly specialIds: ReadonlySet<number>;
   /** Null where the folder has none. */
   readonly chatTemplate: ChatTemplate | null;
+  /** How the vocabulary spells bytes: as letters of their own (GPT-2), as <0x..> beside text (SentencePiece), or not at all. */
+  readonly bytesIn: "byte_level" | "byte_fallback" | "raw";
   private readonly inner: HuggingFaceTokenizer;
 
   constructor(tokenizerJson: object, config: Record<string, unknown>, template: string | null) {
     this.inner = new HuggingFaceTokenizer(tokenizerJson, config);
+    this.bytesIn = bytesIn(tokenizerJson);
     const ids = [...this.inner.get_vocab().values()];
     this.vocabSize = ids.reduce((max, id) => Math.max(max, id), -1) + 1;
     const added = [...this.inner.get_added_tokens_decoder().values()];
@@ -62,6 +65,11 @@ export class TextTokenizer {
     return this.inner.id_to_token(id) ?? "";
   }
 
+  /** As `tokenOf`; "" for an id that the vocabulary leaves out. */
+  spellingOf(id: number): string {
+    return this.inner.id_to_token(id) ?? "";
+  }
+
   /** The id of a token as the vocabulary spells it, or null. */
   idOf(token: string): number | null {
     return this.inner.token_to_id(token) ?? null;
@@ -72,6 +80,12 @@ export class TextTokenizer {
     const message = `token id: expected one of the vocabulary (0..${this.vocabSize - 1}), got ${id}`;
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op });
   }
+}
+
+function bytesIn(tokenizerJson: object): TextTokenizer["bytesIn"] {
+  const decoder = JSON.stringify((tokenizerJson as { decoder?: unknown }).decoder ?? null);
+  if (decoder.includes('"ByteLevel"')) return "byte_level";
+  return decoder.includes('"ByteFallback"') ? "byte_fallback" : "raw";
 }
 
 /** tokenizer_config.json spells a token as a string or as an object with its content. */

@@ -3,6 +3,7 @@
 export type { MemoryReport, QuantType, SamplingOptions } from "#native";
 export { type DeviceChoice, deviceChoices } from "./device.ts";
 export type { ExportGgufOptions, ExportGgufReport } from "./export-gguf.ts";
+export type { ConstraintForm } from "./generation/constraint.ts";
 export { pageTokens } from "./generation/kv-cache.ts";
 export type { SchedulerStats } from "./generation/scheduler.ts";
 export type { FinishReason, GeneratedToken, SequenceTiming, TokenScore } from "./generation/sequence.ts";

@@ -1,6 +1,7 @@
 // A base model with its adapters, ready to answer: loading and unloading while requests run, and the
 // loop that turns the scheduler. It knows no transport; text is its callers' business.
 import { type Device, type DType, freeOnThrow } from "#native";
+import { loadTokenizer } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterFolder,
@@ -14,6 +15,7 @@ import {
 } from "#packages/hub";
 import { loadWholeAdapter } from "./adapter-extras.ts";
 import { type DeviceChoice, usableDevice } from "./device.ts";
+import { ConstraintCompiler, type ConstraintForm } from "./generation/constraint.ts";
 import type { HeadScreening } from "./generation/head.ts";
 import { Scheduler, type SchedulerStats } from "./generation/scheduler.ts";
 import type {
@@ -22,6 +24,7 @@ import type {
   GenerationRequest,
   SequenceListener,
   SequenceTiming,
+  TokenConstraint,
   TokenScore,
 } from "./generation/sequence.ts";
 import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
@@ -88,6 +91,8 @@ export interface AdapterInfo {
 export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds" | "constraint" | "cacheKey" | "score"> & {
   adapterId: string | null;
   ignoreEos: boolean;
+  /** What the answer's text must look like; it then ends with its end, whatever `ignoreEos` says. Default: anything. */
+  constraint?: ConstraintForm | null;
 };
 
 export interface ScoreInput {
@@ -123,12 +128,16 @@ export class ServedModel {
   private turning = false;
   private loads = 0;
   private readonly sharesPrefixes: boolean;
+  private readonly modelDir: string;
+  /** Made for the first request that needs it. */
+  private constraints: ConstraintCompiler | null = null;
 
   private constructor(model: LlamaModel, digest: ModelDigest, options: PlacedOptions) {
     this.model = model;
     this.modelDigest = digest;
     this.scheduler = new Scheduler(model, options);
     this.sharesPrefixes = options.prefixCache ?? false;
+    this.modelDir = options.modelDir;
     const { parameters, bitsPerParameter } = linearFootprint(model);
     const { architecture, vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
     this.info = {
@@ -215,9 +224,25 @@ export class ServedModel {
     onToken: (token: GeneratedToken) => void,
     signal: AbortSignal,
   ): Promise<GenerateResult> {
-    const { adapterId, ignoreEos, ...rest } = input;
-    const stopIds = ignoreEos ? [] : this.info.eosTokenIds;
-    return this.run({ ...rest, ...this.overAdapter(adapterId), stopIds }, { onToken }, signal);
+    const { adapterId, ignoreEos, constraint: form = null, ...rest } = input;
+    const stopIds = ignoreEos && form === null ? [] : this.info.eosTokenIds;
+    const start = (constraint: TokenConstraint | null) =>
+      this.run({ ...rest, ...this.overAdapter(adapterId), stopIds, constraint }, { onToken }, signal);
+    return form === null ? start(null) : this.constrained(form, start);
+  }
+
+  private async constrained(
+    form: ConstraintForm,
+    start: (constraint: TokenConstraint) => Promise<GenerateResult>,
+  ): Promise<GenerateResult> {
+    const { vocabSize, eosTokenIds } = this.info;
+    this.constraints ??= new ConstraintCompiler(loadTokenizer(this.modelDir, { vocabSize }), vocabSize, eosTokenIds);
+    const constraint = await this.constraints.compile(form);
+    try {
+      return await start(constraint);
+    } finally {
+      constraint.free();
+    }
   }
 
   /** How likely the tokens from `from` on are, each after all before it. */

@@ -1,6 +1,6 @@
 // One answer: the prompt as tokens, the engine's tokens as text, stop texts, figures. It knows no transport.
 import { StreamDecoder, type TextTokenizer } from "#packages/data";
-import type { GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
+import type { ConstraintForm, GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
 import { orAborted } from "#packages/rpc";
 import type { LoadedModel } from "./model.ts";
 import { encodePrompt, type Prompt, refuse, textOfToken } from "./prompt.ts";
@@ -22,6 +22,8 @@ export interface AnswerRequest {
   topLogprobs: number;
   /** Tokens at most that are guessed in a step. */
   lookupTokens: number;
+  /** What the text must look like; null: anything. */
+  constraint: ConstraintForm | null;
   /** Who asks: callers are served alike. */
   caller: string;
   /** Requests with one prompt that share its computation. */

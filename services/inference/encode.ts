@@ -4,6 +4,7 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
 import {
   type ChatMessage,
+  type Constraint,
   FinishReason,
   type GenerateResponseSchema,
   Role,
@@ -18,7 +19,7 @@ import {
 } from "#gen/nibble/inference/v1/inference_pb.ts";
 import type { ScoreInput, ScoreSchema } from "#gen/nibble/inference/v1/scoring_pb.ts";
 import type { ChatMessage as PlainMessage, ToolDefinition } from "#packages/data";
-import { defaultQuant, type MemoryReport, type QuantOptions } from "#packages/engine";
+import { type ConstraintForm, defaultQuant, type MemoryReport, type QuantOptions } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { checkId } from "#packages/rpc";
 import type { ServedAdapter } from "./adapters.ts";
@@ -165,13 +166,17 @@ export function decodeTools(tools: readonly Tool[]): ToolDefinition[] {
   }));
 }
 
+function decodeConstraint(constraint: Constraint | undefined): ConstraintForm | null {
+  const { form } = constraint ?? { form: { case: undefined } };
+  if (form.case === "jsonSchema") return { jsonSchema: form.value };
+  if (form.case === "regex") return { regex: form.value };
+  return form.case === "json" ? { json: true } : null;
+}
+
 /** The contract's defaults: greedy, all tokens, 256 of them, one answer. */
 export function decodeSampling(
   params: SamplingParams | undefined,
 ): Omit<AnswerRequest, "adapterId" | "prompt" | "wantLogits" | "wantLogprobs" | "caller"> & { n: number } {
-  if (params?.constraint) {
-    throw new NibbleError("sampling.constraint: not built yet", { code: "UNIMPLEMENTED", op: "generate" });
-  }
   return {
     n: params?.n ?? 1,
     maxNewTokens: params?.maxNewTokens ?? maxNewTokensDefault,
@@ -187,6 +192,7 @@ export function decodeSampling(
     presencePenalty: params?.presencePenalty ?? 0,
     topLogprobs: params?.topLogprobs ?? 0,
     lookupTokens: params?.promptLookupTokens ?? 0,
+    constraint: decodeConstraint(params?.constraint),
     stops: params?.stop ?? [],
     ignoreEos: params?.ignoreEos ?? false,
   };

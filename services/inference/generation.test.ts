@@ -5,6 +5,7 @@ import { after, before, describe, type TestContext, test } from "node:test";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   type ChatResponse,
+  type ConstraintSchema,
   FinishReason,
   type GenerateRequestSchema,
   type GenerateResponse,
@@ -165,6 +166,37 @@ describe("a request's options", () => {
     assert.ok(ends(again)[0]!.usage!.cachedPromptTokens > 0);
     const stats = await started.clients.inference.getServingStats({});
     assert.ok(stats.lookupTokensAcceptedTotal > 0n && stats.promptTokensCachedTotal > 0n && stats.kvPagesCached > 0n);
+  });
+
+  test("a constraint shapes the text, in a batch with free answers; a forced call is read as one", async () => {
+    const { inference } = started.clients;
+    const shaped = (form: NonNullable<MessageInitShape<typeof ConstraintSchema>["form"]>, more = {}) => ({
+      ...{ maxNewTokens: 120, constraint: { form }, ...more },
+    });
+    const jsonSchema =
+      '{"type":"object","properties":{"ok":{"type":"boolean"},"n":{"enum":[1,2]}},"required":["ok","n"]}';
+    const [free, json, again] = await Promise.all([
+      generate({ sampling }),
+      generate({ sampling: shaped({ case: "jsonSchema", value: jsonSchema }) }),
+      generate({ sampling: shaped({ case: "jsonSchema", value: jsonSchema }, { temperature: 2, n: 2 }) }),
+    ]);
+    const textOf = (messages: Message[], index = 0) =>
+      messages.map(({ event, index: i }) => (event.case && i === index ? event.value.text : "")).join("");
+    for (const text of [textOf(json), textOf(again, 0), textOf(again, 1)]) {
+      assert.deepEqual(Object.keys(JSON.parse(text)), ["ok", "n"]);
+    }
+    assert.equal(ends(json)[0]?.finishReason, FinishReason.EOS);
+    assert.deepEqual(idsOf(free), idsOf(await generate({ sampling })));
+    const regex = '<tool_call>\\{"name": "add", "arguments": \\{"a": [12]\\}\\}</tool_call>';
+    const messages = [{ role: Role.USER, content: "2+2?" }];
+    const request = { messages, tools: [{ name: "add" }], sampling: shaped({ case: "regex", value: regex }) };
+    const chat = await all(inference.chat(request));
+    const [end] = ends(chat);
+    assert.deepEqual([textOf(chat), end?.finishReason], ["", FinishReason.TOOL_CALLS]);
+    assert.deepEqual([end?.toolCalls[0]?.name, end?.toolCalls.length], ["add", 1]);
+    assert.match(end!.toolCalls[0]!.arguments, /^\{"a":[12]\}$/);
+    const broken = generate({ sampling: shaped({ case: "regex", value: "(" }) });
+    await assert.rejects(broken, { code: "INVALID_ARGUMENT", message: /regex/ });
   });
 
   test("the figures count what was done", async () => {

@@ -286,13 +286,14 @@ export class Scheduler {
       this.counters.newTokens++;
       this.queue.charge(sequence.caller, tokenCosts.answer);
       sequence.ids.push(id);
-      request.constraint?.accept(id);
       listener.onToken(token);
       // The token that ends the answer is part of it, as in transformers' generate.
       const isFull = sequence.newTokens >= request.maxNewTokens;
       const reason = request.stopIds.includes(id) ? "eos" : isFull ? "length" : null;
       if (reason) this.finish(sequence, reason);
-      if (reason || guesses[i] !== id) return;
+      if (reason) return;
+      request.constraint?.accept(id);
+      if (guesses[i] !== id) return;
       sequence.cached++;
       this.counters.lookupAccepted++;
     }

@@ -43,6 +43,7 @@ export interface ScoreWish {
 export interface TokenConstraint {
   /** A bit for each token, the lowest of a word first; null: all may come. */
   readonly mask: Int32Array | null;
+  /** Not asked after the token that ends the answer. */
   accept(id: number): void;
   /** Resolves when `mask` is of what was accepted. */
   ready(): Promise<void>;
