@@ -5,6 +5,7 @@
 
 #include "backends/cpu/elements.h"
 #include "backends/cpu/gemm.h"
+#include "backends/cpu/transpose.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
@@ -192,6 +193,16 @@ struct CodeRows {
     bytes += rows * pitch;
     constants += rows * blocks;
   }
+  // The chunk at element k of row c: the even elements, whose codes are the high nibbles, and the odd ones.
+  void decode(int64_t c, int64_t k, __m512 values, __m512i& even, __m512i& odd) const {
+    // A block's 16 values, twice: then a look-up takes bit 4 of its index as it comes.
+    const __m512 scaled = _mm512_mul_ps(values, _mm512_set1_ps(constants[c * blocks + (k >> shift)]));
+    const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(scaled, scaled);
+    const __m512i codes =
+        _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + c * pitch + k / 2)));
+    even = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table);
+    odd = _mm512_permutexvar_epi16(codes, table);
+  }
 };
 
 // x is laid out with the even elements of a chunk before the odd ones.
@@ -204,15 +215,7 @@ static inline void dot_pairs(const CodeRows& w, const Run& x, __m512* to) {
     for (int64_t line = 0; line < W * kChunk / 2; line += kLine) __builtin_prefetch(w.bytes + kAhead + k / 2 * W + line);
     __m512i high[W], low[W];
 #pragma GCC unroll 4
-    for (int c = 0; c < W; ++c) {
-      // A block's 16 values, twice: then a look-up takes bit 4 of its index as it comes.
-      const __m512 values = _mm512_mul_ps(book, _mm512_set1_ps(w.constants[c * w.blocks + (k >> w.shift)]));
-      const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(values, values);
-      const __m512i codes = _mm512_cvtepu8_epi16(
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.bytes + c * w.pitch + k / 2)));
-      high[c] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table);
-      low[c] = _mm512_permutexvar_epi16(codes, table);
-    }
+    for (int c = 0; c < W; ++c) w.decode(c, k, book, high[c], low[c]);
     for (int part = 0; part < x.parts; ++part, from += M * kChunk) {
       sums.add(high, from);
       sums.add(low, from + kChunk / 2);
@@ -253,11 +256,37 @@ static inline void dot_pairs(const DenseRows& w, const Run& x, __m512* to) {
   }
 }
 
+// out[r * kGroup + c] += totals[r * kGroup / M + c]
+template <int M>
+static inline void add_totals(__m512 totals, float* out) {
+  constexpr int kColumns = kGroup / M;
+  if constexpr (M == 4) {
+    const auto add = [out](int r, __m128 four) { _mm_storeu_ps(out + r * kGroup, _mm_add_ps(_mm_loadu_ps(out + r * kGroup), four)); };
+    add(0, _mm512_castps512_ps128(totals));
+    add(1, _mm512_extractf32x4_ps(totals, 1));
+    add(2, _mm512_extractf32x4_ps(totals, 2));
+    add(3, _mm512_extractf32x4_ps(totals, 3));
+  } else {
+    float each[kGroup];
+    _mm512_storeu_ps(each, totals);
+    for (int r = 0; r < M; ++r)
+      for (int c = 0; c < kColumns; ++c) out[r * kGroup + c] += each[r * kColumns + c];
+  }
+}
+
+// The same for kGroup rows of x: totals [columns, rows].
+static inline void add_turned(const __m512* totals, float* out) {
+  float square[kGroup * kGroup];
+  transpose_block(reinterpret_cast<const float*>(totals), kGroup, square, kGroup);
+  for (int i = 0; i < kGroup * kGroup; i += kWidth) store(out + i, load(out + i) + load(square + i));
+}
+
 // out[r * kGroup + c] += row r of x . row c of w, for c < count <= kGroup
 template <int M, typename Rows>
 static void dot_run(Rows w, int64_t count, const Run& x, float* out) {
   constexpr int kColumns = kGroup / M;                 // whose sums fill 16 vectors
   constexpr int kAtOnce = kColumns < 4 ? kColumns : 4;  // as many as registers hold
+  __m512 turned[kGroup] = {};
   for (int64_t column = 0; column < count; column += kColumns) {
     __m512 sums[16];
     if (column + kColumns <= count) {
@@ -266,38 +295,40 @@ static void dot_run(Rows w, int64_t count, const Run& x, float* out) {
       memset(sums, 0, sizeof sums);
       for (int c = 0; column + c < count; ++c, w.skip(1)) dot_pairs<1, M>(w, x, sums + c);
     }
-    float totals[16];
-    _mm512_storeu_ps(totals, sums_of(sums));
-    for (int r = 0; r < M; ++r)
-      for (int c = 0; c < kColumns; ++c) out[r * kGroup + column + c] += totals[r * kColumns + c];
+    if constexpr (M == kGroup) turned[column] = sums_of(sums);
+    else add_totals<M>(sums_of(sums), out + column);
   }
+  if constexpr (M == kGroup) add_turned(turned, out);
 }
 
 constexpr int kTile = 4;                  // rows of weights, and of x, whose sums are made together
 
-// kTile rows of codes as [chunks, kTile, kChunk] bfloat16 numbers, the even elements of a chunk before the odd ones.
-static inline void decode_rows(const CodeRows& w, uint16_t* to) {
-  const __m512 book = _mm512_loadu_ps(w.book);
-  for (int64_t k = 0; k < w.depth; k += kChunk, to += kTile * kChunk) {
-    for (int64_t line = 0; line < kTile * kChunk / 2; line += kLine)
-      __builtin_prefetch(w.bytes + kAhead + k / 2 * kTile + line);
-#pragma GCC unroll 4
-    for (int c = 0; c < kTile; ++c) {
-      const __m512 values = _mm512_mul_ps(book, _mm512_set1_ps(w.constants[c * w.blocks + (k >> w.shift)]));
-      const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(values, values);
-      const __m512i codes = _mm512_cvtepu8_epi16(
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.bytes + c * w.pitch + k / 2)));
-      _mm512_store_si512(to + c * kChunk, _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table));
-      _mm512_store_si512(to + c * kChunk + kChunk / 2, _mm512_permutexvar_epi16(codes, table));
-    }
-  }
-}
+// Writes rows of codes as [chunks, kTile, kChunk] bfloat16 numbers, the even elements of a chunk before the odd ones.
+struct Decoder {
+  CodeRows rows;
+  __m512 book;
+  uint16_t* to;
 
-// to[r * kTile + c]: row `first` + r of x times row c of the decoded ones.
-static inline void dot_tile(const uint16_t* decoded, int64_t depth, const Run& x, int first, __m512* to) {
+  Decoder(const CodeRows& w, uint16_t* at) : rows(w), book(_mm512_loadu_ps(w.book)), to(at) {}
+  void put(int64_t c, int64_t k) const {
+    __m512i even, odd;
+    rows.decode(c, k, book, even, odd);
+    __builtin_prefetch(rows.bytes + c * rows.pitch + k / 2 + kAhead);
+    _mm512_store_si512(to + k * kTile + c * kChunk, even);
+    _mm512_store_si512(to + k * kTile + c * kChunk + kChunk / 2, odd);
+  }
+};
+
+// to[r * kTile + c]: row `first` + r of x times row c of the decoded ones. Beside it, BESIDE rows of the next tile are
+// decoded, from row `next` on: look-ups and products use different units of a core.
+template <int BESIDE>
+static inline void dot_tile(const uint16_t* decoded, int64_t depth, const Run& x, int first, const Decoder& decoder,
+                            int next, __m512* to) {
   __m512 sum[kTile][kTile] = {};
   const uint16_t* from = x.data + first * kChunk;
   for (int64_t k = 0; k < depth; k += kChunk, decoded += kTile * kChunk) {
+#pragma GCC unroll 4
+    for (int c = 0; c < BESIDE; ++c) decoder.put(next + c, k);
     for (int part = 0; part < x.parts; ++part, from += x.rows * kChunk) {
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
@@ -316,19 +347,25 @@ static inline void dot_tile(const uint16_t* decoded, int64_t depth, const Run& x
   memcpy(to, sum, sizeof sum);
 }
 
-// The same sums as dot_run's, for 8 or 16 rows of x and count a multiple of kTile: codes are decoded once for all rows,
-// and a vector from memory serves kTile products. (Rows of a dense matrix come from memory faster one by one.)
-static void dot_decoded(CodeRows w, int64_t count, const Run& x, float* out) {
-  alignas(64) uint16_t decoded[kTile * kDecodedMax];
-  for (int64_t column = 0; column < count; column += kTile, w.skip(kTile)) {
-    decode_rows(w, decoded);
-    for (int first = 0; first < x.rows; first += kTile) {
+// The same sums as dot_run's, for M = 8 or 16 rows of x and count a multiple of kTile: codes are decoded once for all
+// rows, and a vector from memory serves kTile products. (Rows of a dense matrix come from memory faster one by one.)
+template <int M>
+static void dot_decoded(const CodeRows& w, int64_t count, const Run& x, float* out) {
+  constexpr int kBeside = kTile * kTile / M;
+  alignas(64) uint16_t space[2][kTile * kDecodedMax];
+  Decoder decoder(w, space[0]);
+  for (int64_t k = 0; k < w.depth; k += kChunk)
+    for (int c = 0; c < kTile; ++c) decoder.put(c, k);
+  for (int64_t column = 0; column < count; column += kTile) {
+    const uint16_t* const decoded = decoder.to;
+    decoder.rows.skip(kTile);
+    decoder.to = decoded == space[0] ? space[1] : space[0];
+    const bool more = column + kTile < count;
+    for (int first = 0; first < M; first += kTile) {
       __m512 sums[kTile * kTile];
-      dot_tile(decoded, w.depth, x, first, sums);
-      float totals[kTile * kTile];
-      _mm512_storeu_ps(totals, sums_of(sums));
-      for (int r = 0; r < kTile; ++r)
-        for (int c = 0; c < kTile; ++c) out[(first + r) * kGroup + column + c] += totals[r * kTile + c];
+      if (more) dot_tile<kBeside>(decoded, w.depth, x, first, decoder, first / kTile * kBeside, sums);
+      else dot_tile<0>(decoded, w.depth, x, first, decoder, 0, sums);
+      add_totals<kTile>(sums_of(sums), out + first * kGroup + column);
     }
   }
 }
@@ -351,7 +388,8 @@ static inline void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t d
   b.codes->constants(n * blocks, count * blocks, constants);
   const CodeRows rows{b.codes->bytes + n * b.columns / 2, b.codes->book(), constants, blocks, depth, b.columns / 2,
                       b.codes->shift()};
-  if (x.rows >= 2 * kTile && count % kTile == 0 && depth <= kDecodedMax) return dot_decoded(rows, count, x, out);
+  if (x.rows >= 2 * kTile && count % kTile == 0 && depth <= kDecodedMax)
+    return x.rows == 8 ? dot_decoded<8>(rows, count, x, out) : dot_decoded<16>(rows, count, x, out);
   dot_pairs_of(rows, count, x, out);
 }
 
