@@ -1,5 +1,6 @@
 // One pass over the head's rows in 8 bits bounds every logit; then only what may be among the largest is multiplied as
-// it is stored. x is taken as two 8-bit numbers an element, 254 hi + lo, so nearly all of the bound is what rows lost.
+// it is stored. Few rows of x wait for memory, and are taken as two 8-bit numbers an element, 254 hi + lo, so that nearly
+// all of the bound is what the head lost. For many rows the products take longer: hi alone bounds less well, and costs half.
 #include "ops/screened_head.h"
 
 #include <float.h>
@@ -22,6 +23,8 @@ constexpr int64_t kCandidateShare = 16;    // of so many rows one: beyond that t
 constexpr float kSumError = 1.001f;        // of a sum of squares in float32, at most
 constexpr float kLeast = 1e-30f;           // below, numbers have no 8-bit form
 constexpr int kLow = 254;                  // parts of a step of hi
+constexpr int64_t kFineRows = 1;           // of x at most, to be taken as two numbers an element
+constexpr int kTogether = 4;               // rows of x, and of codes, whose sums are made together
 
 int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -67,32 +70,34 @@ void screen_row(const ScreenHeadArgs& a, int64_t row, float* values, int32_t* wh
   a.screen.error.f32()[row] = finite ? norm_of(values, pitch) : INFINITY;
 }
 
-// A row of x in 8-bit parts, and what bounds its logits: |logit - screened| <= of_error * error + of_norm * norm.
+// A row of x in one or two 8-bit parts, and what bounds its logits: |logit - screened| <= of_error * error + of_norm * norm.
 struct Screened {
-  const int8_t *hi, *lo;       // [pitch]
-  int32_t start_hi[16], start_lo[16];  // -128 times what a lane of four codes each is multiplied with
-  float step;                  // of lo; 0: the row has no such form
+  int parts;
+  const int8_t* part[2];  // hi, lo: [pitch]
+  int32_t start[2][16];   // -128 times what a lane of four codes each is multiplied with
+  float step;             // of the last part; 0: the row has no such form
   float of_error, of_norm;
+
+  bool is_fine() const { return parts == 2; }
 };
 
-Screened screen_x(const float* x, int64_t columns, float* values, int8_t* parts) {
+Screened screen_x(const float* x, int64_t columns, int count, float* values, int8_t* parts) {
   const int64_t pitch = screen_pitch(columns);
   memset(values, 0, size_t(pitch) * 4);
   memcpy(values, x, size_t(columns) * 4);
   const float largest = largest_of(values, pitch);
-  Screened s{.hi = parts, .lo = parts + pitch, .start_hi = {}, .start_lo = {}, .step = 0, .of_error = 0, .of_norm = 0};
+  Screened s{.parts = count, .part = {parts, parts + pitch}, .start = {}, .step = 0, .of_error = 0, .of_norm = 0};
+  memset(parts, 0, size_t(pitch) * 2);
   if (!(largest < INFINITY) || largest <= kLeast) return s;
-  const float norm = norm_of(values, pitch), step = largest / 127;
-  s.step = step / kLow;
+  const float norm = norm_of(values, pitch);
   int32_t whole[kScreenPad];
-  for (int part = 0; part < 2; ++part) {
-    int8_t* to = parts + part * pitch;
-    int32_t* start = part == 0 ? s.start_hi : s.start_lo;
+  for (int part = 0; part < count; ++part) {
+    s.step = part == 0 ? largest / 127 : s.step / kLow;
     for (int64_t k = 0; k < pitch; k += kScreenPad) {
-      take_steps(values + k, kScreenPad, part == 0 ? step : s.step, whole);
+      take_steps(values + k, kScreenPad, s.step, whole);
       for (int64_t i = 0; i < kScreenPad; ++i) {
-        to[k + i] = int8_t(whole[i]);
-        start[i / 4] -= 128 * whole[i];
+        parts[part * pitch + k + i] = int8_t(whole[i]);
+        s.start[part][i / 4] -= 128 * whole[i];
       }
     }
   }
@@ -104,21 +109,51 @@ Screened screen_x(const float* x, int64_t columns, float* values, int8_t* parts)
   return s;
 }
 
-// out[c] = codes of row c . (254 hi + lo), for `count` rows <= kGroup.
+#if defined(__AVX512BF16__)
+// The same as dot_codes8 for up to kTogether coarse rows of x at out[r * kGroup], and count a multiple of kTogether.
+void dot_together(const uint8_t* codes, int64_t pitch, int64_t count, const Screened* x, int rows, float* out) {
+  const Screened* row_of[kTogether];
+  for (int r = 0; r < kTogether; ++r) row_of[r] = x + (r < rows ? r : 0);
+  for (int64_t column = 0; column < count; column += kTogether, codes += kTogether * pitch) {
+    __m512i sum[kTogether][kTogether];
+    for (int r = 0; r < kTogether; ++r)
+      for (int c = 0; c < kTogether; ++c) sum[r][c] = _mm512_loadu_si512(row_of[r]->start[0]);
+    for (int64_t k = 0; k < pitch; k += kScreenPad) {
+      __m512i row[kTogether];
+#pragma GCC unroll 4
+      for (int c = 0; c < kTogether; ++c) {
+        row[c] = _mm512_loadu_si512(codes + c * pitch + k);
+        ask_for(codes + c * pitch + k + kAhead);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < kTogether; ++r) {
+        const __m512i hi = _mm512_loadu_si512(row_of[r]->part[0] + k);
+#pragma GCC unroll 4
+        for (int c = 0; c < kTogether; ++c) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], row[c], hi);
+      }
+    }
+    __m512 floats[kTogether * kTogether];
+    for (int i = 0; i < kTogether * kTogether; ++i) floats[i] = _mm512_cvtepi32_ps(sum[i / kTogether][i % kTogether]);
+    add_totals<kTogether>(sums_of(floats), out + column);
+  }
+}
+#endif
+
+// out[c] += codes of row c . hi, or . (254 hi + lo), for `count` rows <= kGroup.
 void dot_codes8(const uint8_t* codes, int64_t pitch, int64_t count, const Screened& x, float* out) {
 #if defined(__AVX512BF16__)
   __m512 sums[kGroup] = {};
   for (int64_t c = 0; c < count; ++c, codes += pitch) {
-    __m512i hi = _mm512_loadu_si512(x.start_hi), lo = _mm512_loadu_si512(x.start_lo);
+    __m512i hi = _mm512_loadu_si512(x.start[0]), lo = _mm512_loadu_si512(x.start[1]);
     for (int64_t k = 0; k < pitch; k += kScreenPad) {
       __builtin_prefetch(codes + kAhead + k);
       const __m512i row = _mm512_loadu_si512(codes + k);
-      hi = _mm512_dpbusd_epi32(hi, row, _mm512_loadu_si512(x.hi + k));
-      lo = _mm512_dpbusd_epi32(lo, row, _mm512_loadu_si512(x.lo + k));
+      hi = _mm512_dpbusd_epi32(hi, row, _mm512_loadu_si512(x.part[0] + k));
+      lo = _mm512_dpbusd_epi32(lo, row, _mm512_loadu_si512(x.part[1] + k));
     }
-    sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi), _mm512_set1_ps(kLow), _mm512_cvtepi32_ps(lo));
+    sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi), _mm512_set1_ps(x.is_fine() ? kLow : 1), _mm512_cvtepi32_ps(lo));
   }
-  _mm512_storeu_ps(out, sums_of(sums));
+  add_totals<1>(sums_of(sums), out);
 #elif defined(__AVX2__)
   const __m256i middle = _mm256_set1_epi16(128);
   for (int64_t c = 0; c < count; ++c, codes += pitch) {
@@ -126,24 +161,38 @@ void dot_codes8(const uint8_t* codes, int64_t pitch, int64_t count, const Screen
     for (int64_t k = 0; k < pitch; k += 16) {
       const auto bytes = [k](const void* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + k)); };
       const __m256i row = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes(codes)), middle);
-      hi = _mm256_add_epi32(hi, _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(bytes(x.hi))));
-      lo = _mm256_add_epi32(lo, _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(bytes(x.lo))));
+      hi = _mm256_add_epi32(hi, _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(bytes(x.part[0]))));
+      if (x.is_fine()) lo = _mm256_add_epi32(lo, _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(bytes(x.part[1]))));
     }
     float lanes[8], total = 0;
-    _mm256_storeu_ps(lanes, _mm256_fmadd_ps(_mm256_cvtepi32_ps(hi), _mm256_set1_ps(kLow), _mm256_cvtepi32_ps(lo)));
+    const __m256 by = _mm256_set1_ps(x.is_fine() ? kLow : 1);
+    _mm256_storeu_ps(lanes, _mm256_fmadd_ps(_mm256_cvtepi32_ps(hi), by, _mm256_cvtepi32_ps(lo)));
     for (float lane : lanes) total += lane;
-    out[c] = total;
+    out[c] += total;
   }
 #else
   for (int64_t c = 0; c < count; ++c, codes += pitch) {
     int32_t hi = 0, lo = 0;
     for (int64_t k = 0; k < pitch; ++k) {
-      hi += (int32_t(codes[k]) - 128) * x.hi[k];
-      lo += (int32_t(codes[k]) - 128) * x.lo[k];
+      hi += (int32_t(codes[k]) - 128) * x.part[0][k];
+      lo += (int32_t(codes[k]) - 128) * x.part[1][k];
     }
-    out[c] = float(hi) * kLow + float(lo);
+    out[c] += float(hi) * float(x.is_fine() ? kLow : 1) + float(lo);
   }
 #endif
+}
+
+// The products of one or more of `left` rows of x, at out[r * kGroup]; of how many.
+int64_t dot_some(const uint8_t* codes, int64_t pitch, int64_t count, const Screened* x, int64_t left, float* out) {
+  (void)left;
+#if defined(__AVX512BF16__)
+  if (!x->is_fine() && count % kTogether == 0) {
+    dot_together(codes, pitch, count, x, left < kTogether ? int(left) : kTogether, out);
+    return left < kTogether ? left : kTogether;
+  }
+#endif
+  dot_codes8(codes, pitch, count, *x, out);
+  return 1;
 }
 
 void screen_logits(const ScreenedHeadArgs& a, const Screened* rows) {
@@ -152,11 +201,15 @@ void screen_logits(const ScreenedHeadArgs& a, const Screened* rows) {
     const int64_t end = least_of((task + 1) * kTaskRows, vocabulary);
     for (int64_t i = task * kTaskRows; i < end; i += kGroup) {
       const int64_t count = least_of(kGroup, end - i);
-      for (int64_t r = 0; r < n; ++r) {
-        float sums[kGroup];
-        dot_codes8(a.screen.codes.u8() + i * pitch, pitch, count, rows[r], sums);
-        float* y = a.y.f32() + r * vocabulary + i;
-        for (int64_t c = 0; c < count; ++c) y[c] = sums[c] * (rows[r].step * a.screen.scale.f32()[i + c]);
+      const uint8_t* const codes = a.screen.codes.u8() + i * pitch;
+      for (int64_t r = 0; r < n;) {
+        float sums[kTogether * kGroup] = {};
+        const int64_t some = dot_some(codes, pitch, count, rows + r, n - r, sums);
+        for (const int64_t next = r + some; r < next; ++r) {
+          const float* const row = sums + (some - (next - r)) * kGroup;
+          float* y = a.y.f32() + r * vocabulary + i;
+          for (int64_t c = 0; c < count; ++c) y[c] = row[c] * (rows[r].step * a.screen.scale.f32()[i + c]);
+        }
       }
     }
   });
@@ -264,7 +317,7 @@ void screened_head(const ScreenedHeadArgs& a) {
   Workspace ids(vocabulary / kCandidateShare), rows(kGathered * columns);
   auto* x = reinterpret_cast<Screened*>(screened.data());
   for (int64_t r = 0; r < n; ++r)
-    x[r] = screen_x(a.x.f32() + r * columns, columns, parts.data(), reinterpret_cast<int8_t*>(parts.data() + pitch) + r * 2 * pitch);
+    x[r] = screen_x(a.x.f32() + r * columns, columns, n <= kFineRows ? 2 : 1, parts.data(), reinterpret_cast<int8_t*>(parts.data() + pitch) + r * 2 * pitch);
   if (few) screen_logits(a, x);
   for (int64_t r = 0; r < n; ++r) {
     float *row = a.x.f32() + r * columns, *y = a.y.f32() + r * vocabulary;
