@@ -97,7 +97,7 @@ async function afterLoads(adapter: string): Promise<Looks> {
   const input = { inputIds: [5, 6, 7], maxNewTokens: 2, sampling, ignoreEos: true, wantLogits: false };
   const looks = new Looks();
   for (let i = 1; i <= late; i++) {
-    served.loadAdapter("a", adapter);
+    await served.loadAdapter("a", adapter);
     await served.generate({ ...input, adapterId: "a" }, () => {}, new AbortController().signal);
     await served.unloadAdapter("a");
     looks.at(i);

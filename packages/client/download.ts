@@ -21,8 +21,22 @@ export interface DownloadOptions extends RetryOptions {
   onProgress?: (progress: TransferProgress) => void;
 }
 
-/** The version that a name of a version or of an alias means now. */
+/** The version of an adapter that has a digest. */
+async function versionOfDigest(registry: RegistryClient, name: string, signal?: AbortSignal): Promise<Version> {
+  const [parent = "", digest = ""] = name.split("/versions/");
+  for (let pageToken = ""; ; ) {
+    const page = await registry.listVersions({ parent, pageSize: 1000, pageToken }, callOptions(signal));
+    const found = page.versions.find((version) => version.digest === digest);
+    if (found) return found;
+    pageToken = page.nextPageToken;
+    if (pageToken !== "") continue;
+    throw new NibbleError(`${name}: expected a version with this digest, got none`, { code: "NOT_FOUND", op });
+  }
+}
+
+/** The version that a name of a version (by number or by digest) or of an alias means now. */
 export async function resolveVersion(registry: RegistryClient, name: string, signal?: AbortSignal): Promise<Version> {
+  if (name.includes("/versions/sha256:")) return versionOfDigest(registry, name, signal);
   const isAlias = name.split("/")[2] === "aliases";
   const answer = isAlias
     ? await registry.resolveAlias({ name }, callOptions(signal))

@@ -1,10 +1,10 @@
 // What a PEFT adapter may bring beside LoRA: DoRA's magnitudes (arXiv:2402.09353, eq. 5), an embedding and a head of its
 // own, rows of the embedding. For inference, merging and export; none of it is trained here.
-import { Tensor } from "#native";
+import { freeOnThrow, Tensor } from "#native";
 import type { AdapterFolder, FloatDType, SavedModule } from "#packages/hub";
 import { addAdapter, denseValues, floatsOf } from "./dense.ts";
 import type { LinearLayer } from "./layers.ts";
-import { type Adapter, loadAdapter } from "./lora.ts";
+import { type Adapter, adapterInPieces, freeAdapter, inOne } from "./lora.ts";
 import { denseWeight } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 
@@ -72,20 +72,37 @@ class ExtrasReader {
  * was saved, and follows rows that were trained, as in PEFT.
  */
 export function loadWholeAdapter(folder: AdapterFolder, model: LlamaModel): Adapter {
-  const adapter = loadAdapter(folder, model.embed.device, false);
-  const reader = new ExtrasReader(model, folder);
-  for (const layer of model.blocks.flatMap(linearsOf)) {
-    const [key, lora] = [folder.extras.magnitudes.get(layer.name), adapter.layers.get(layer.name)];
-    if (key !== undefined && lora) lora.factor = reader.factor({ ...layer, lora }, key);
+  return inOne(wholeAdapterInPieces(folder, model));
+}
+
+/** The same, giving way after each module. Whoever leaves it half-way, or an error, frees what was read by then. */
+export function* wholeAdapterInPieces(folder: AdapterFolder, model: LlamaModel): Generator<undefined, Adapter> {
+  const adapter = yield* adapterInPieces(folder, model.embed.device, false);
+  let isWhole = false;
+  try {
+    const reader = new ExtrasReader(model, folder);
+    for (const layer of model.blocks.flatMap(linearsOf)) {
+      const [key, lora] = [folder.extras.magnitudes.get(layer.name), adapter.layers.get(layer.name)];
+      if (key === undefined || !lora) continue;
+      lora.factor = freeOnThrow(() => reader.factor({ ...layer, lora }, key));
+      yield;
+    }
+    addTables(adapter, reader, model);
+    isWhole = true;
+    return adapter;
+  } finally {
+    if (!isWhole) freeAdapter(adapter);
   }
+}
+
+function addTables(adapter: Adapter, reader: ExtrasReader, model: LlamaModel): void {
   adapter.embed = reader.table("embed_tokens");
   adapter.head = reader.table("lm_head");
-  const trained = reader.withTokens(adapter.embed ?? model.embed);
-  if (trained === null) return adapter;
+  const trained = freeOnThrow(() => reader.withTokens(adapter.embed ?? model.embed));
+  if (trained === null) return;
   adapter.embed?.free();
   adapter.embed = trained;
   if (model.head.weight.data === model.embed) adapter.head = trained;
-  return adapter;
 }
 
 /** The model as the adapter has it: with its embedding and head, if it has any. Their owners stay who they were. */

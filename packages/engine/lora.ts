@@ -5,6 +5,7 @@ import { NibbleError } from "#packages/errors";
 import {
   type AdapterCard,
   type AdapterFolder,
+  type AdapterProbe,
   type LlamaConfig,
   type LoraConfig,
   loraModules,
@@ -65,25 +66,58 @@ export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Dev
  * @throws FAILED_PRECONDITION to train an adapter that is more than LoRA.
  */
 export function loadAdapter(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
+  return inOne(adapterInPieces(folder, device, trainable));
+}
+
+/** Work that gives way now and then, done at once. */
+export function inOne<T>(pieces: Generator<undefined, T>): T {
+  for (;;) {
+    const { done, value } = pieces.next();
+    if (done) return value;
+  }
+}
+
+/** As loadAdapter, a module at a time. Whoever leaves it half-way, or an error, frees what was read by then. */
+export function* adapterInPieces(
+  folder: AdapterFolder,
+  device: Device,
+  trainable: boolean,
+): Generator<undefined, Adapter> {
   if (trainable && !folder.isPlain) {
     const message = `${folder.path}: expected plain LoRA to go on from, got DoRA, saved modules or trained tokens`;
     throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "lora" });
   }
-  return freeOnThrow(() => readLayers(folder, device, trainable));
+  const adapter: Adapter = { config: folder.config, layers: new Map(), embed: null, head: null };
+  let isWhole = false;
+  try {
+    for (const module of folder.modules.keys()) {
+      const stream = adapter.layers.size;
+      adapter.layers.set(
+        module,
+        freeOnThrow(() => readLayer(folder, module, { device, stream, trainable })),
+      );
+      yield;
+    }
+    isWhole = true;
+    return adapter;
+  } finally {
+    if (!isWhole) freeAdapter(adapter);
+  }
 }
 
-function readLayers(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
-  const layers = new Map<string, LoraLayer>();
-  for (const [module, { scaling, rank, inFeatures, outFeatures }] of folder.modules) {
-    const read = (matrix: "lora_A" | "lora_B", shape: number[]) => {
-      const dtype = folder.dtype(module, matrix);
-      const stored = Tensor.fromBytes(folder.read(module, matrix), dtype, shape, { device, kind: "adapter" });
-      return asFloat32(stored, "adapter");
-    };
-    const [a, b] = [read("lora_A", [rank, inFeatures]), read("lora_B", [outFeatures, rank])];
-    layers.set(module, layerOf(a, b, scaling, folder.config, layers.size, trainable ? module : null));
-  }
-  return { config: folder.config, layers, embed: null, head: null };
+function readLayer(
+  folder: AdapterFolder,
+  module: string,
+  { device, stream, trainable }: { device: Device; stream: number; trainable: boolean },
+): LoraLayer {
+  const { scaling = 1, rank = 0, inFeatures = 0, outFeatures = 0 } = folder.modules.get(module) ?? {};
+  const read = (matrix: "lora_A" | "lora_B", shape: number[]) => {
+    const dtype = folder.dtype(module, matrix);
+    const stored = Tensor.fromBytes(folder.read(module, matrix), dtype, shape, { device, kind: "adapter" });
+    return asFloat32(stored, "adapter");
+  };
+  const [a, b] = [read("lora_A", [rank, inFeatures]), read("lora_B", [outFeatures, rank])];
+  return layerOf(a, b, scaling, folder.config, stream, trainable ? module : null);
 }
 
 export function attachAdapter(model: LlamaModel, adapter: Adapter | null): void {
@@ -126,7 +160,7 @@ export function freeAdapter(adapter: Adapter): number {
 export function saveAdapter(
   path: string,
   adapter: Adapter,
-  about: { base: LlamaConfig; baseDigest: string | null; card: AdapterCard },
+  about: { base: LlamaConfig; baseDigest: string | null; probes?: readonly AdapterProbe[]; card: AdapterCard },
 ): void {
   const bytesOf = (module: string, matrix: "lora_A" | "lora_B"): Uint8Array => {
     const layer = adapter.layers.get(module);

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { memory, normalFill } from "#native";
-import { openModelFolder } from "#packages/hub";
+import { type AdapterProbe, openModelFolder } from "#packages/hub";
 import { goldenPath } from "../../test/support/golden-model.ts";
 import { createAdapter, freeAdapter, saveAdapter } from "./lora.ts";
 import { type GenerateInput, ServedModel } from "./served-model.ts";
@@ -22,14 +22,24 @@ const options = {
 } as const;
 
 /** An adapter with random B, so that it changes every answer. */
-function writeAdapter(name: string, seed: number, targetModules: "all-linear" | readonly string[]): string {
+function writeAdapter(
+  name: string,
+  seed: number,
+  targetModules: "all-linear" | readonly string[],
+  probes: readonly AdapterProbe[] = [],
+): string {
   using base = openModelFolder(options.modelDir);
   const shape = { rank: 2 + seed, alpha: 8, dropout: 0, useRslora: false, rankPattern: {}, alphaPattern: {} };
   const adapter = createAdapter({ ...shape, targetModules, baseModelNameOrPath: "" }, base.config, "cpu", seed);
   let stream = 0;
   for (const { b } of adapter.layers.values()) normalFill(b, { mean: 0, std: 0.3, seed, stream: stream++ });
   const path = join(folder, name);
-  saveAdapter(path, adapter, { base: base.config, baseDigest: null, card: { title: name, summary: "", figures: [] } });
+  saveAdapter(path, adapter, {
+    base: base.config,
+    baseDigest: null,
+    probes,
+    card: { title: name, summary: "", figures: [] },
+  });
   freeAdapter(adapter);
   return path;
 }
@@ -41,10 +51,10 @@ function input(inputIds: number[], adapterId: string | null, maxNewTokens = 10):
 describe("a served model", () => {
   let model: ServedModel;
 
-  before(() => {
+  before(async () => {
     model = ServedModel.open(options);
-    model.loadAdapter("one", writeAdapter("one", 1, "all-linear"));
-    model.loadAdapter("two", writeAdapter("two", 2, ["q_proj", "down_proj"]));
+    await model.loadAdapter("one", writeAdapter("one", 1, "all-linear"));
+    await model.loadAdapter("two", writeAdapter("two", 2, ["q_proj", "down_proj"]));
   });
   after(() => {
     model.free();
@@ -89,14 +99,39 @@ describe("a served model", () => {
     assert.equal((await answer(input([9, 9], null, 240))).length, 240);
   });
 
+  test("an adapter is loaded between the steps of the others, and one that answers otherwise than at its training is refused", async () => {
+    const ids = [3, 1, 4, 1, 5];
+    const asked = { ...input(ids, "one", 1), topLogprobs: 4 };
+    let top: AdapterProbe["top"] = [];
+    const onToken = (token: { top: readonly { id: number; logprob: number }[] }) => {
+      top = token.top.map(({ id, logprob }) => [id, logprob] as const);
+    };
+    await model.generate(asked, onToken, new AbortController().signal);
+    assert.equal(top.length, 4);
+    let steps = 0;
+    const running = model.generate(input([7, 7], null, 60), () => steps++, new AbortController().signal);
+    await new Promise((resolve) => setImmediate(resolve));
+    const before = memory.report().current.adapter;
+    const said = [{ ids, top }];
+    await model.loadAdapter("same", writeAdapter("same", 1, "all-linear", said));
+    assert.ok(steps > 2, `${steps} steps meanwhile`);
+    const other = model.loadAdapter("other", writeAdapter("other", 3, "all-linear", said));
+    await assert.rejects(other, { code: "FAILED_PRECONDITION", message: /log-probabilities within 0\.05/ });
+    await running;
+    await assert.rejects(answer(input([1], "other")), { code: "NOT_FOUND" });
+    const { bytesFreed } = await model.unloadAdapter("same");
+    assert.ok(bytesFreed > 0);
+    assert.equal(memory.report().current.adapter, before);
+  });
+
   test("what it refuses", async () => {
     const refuses = (request: GenerateInput, expected: object) => assert.rejects(answer(request), expected);
     await refuses(input([], null), { code: "INVALID_ARGUMENT" });
     await refuses(input([512], null), { code: "INVALID_ARGUMENT", message: /0\.\.511, got 512/ });
     await refuses(input([1], null, 256), { code: "INVALID_ARGUMENT", message: /at most 256/ });
     await refuses(input([1], "three"), { code: "NOT_FOUND", message: /three.*one, two/ });
-    assert.throws(() => model.loadAdapter("one", join(folder, "one")), { code: "ALREADY_EXISTS" });
-    assert.throws(() => model.loadAdapter("gone", join(folder, "gone")), { code: "NOT_FOUND" });
+    await assert.rejects(model.loadAdapter("one", join(folder, "one")), { code: "ALREADY_EXISTS" });
+    await assert.rejects(model.loadAdapter("gone", join(folder, "gone")), { code: "NOT_FOUND" });
   });
 
   test("unloading waits for requests under way and gives the memory back", async () => {

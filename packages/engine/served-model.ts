@@ -13,7 +13,7 @@ import {
   openAdapterFolder,
   openModelFolder,
 } from "#packages/hub";
-import { loadWholeAdapter } from "./adapter-extras.ts";
+import { wholeAdapterInPieces } from "./adapter-extras.ts";
 import { type DeviceChoice, usableDevice } from "./device.ts";
 import { ConstraintCompiler, type ConstraintForm } from "./generation/constraint.ts";
 import type { HeadScreening } from "./generation/head.ts";
@@ -31,6 +31,7 @@ import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
+import { driftMax, driftOf } from "./probes.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
 import { storedIn } from "./run-shape.ts";
 import { admitServing } from "./serving-memory.ts";
@@ -125,6 +126,8 @@ export class ServedModel {
   private readonly modelDigest: ModelDigest;
   private readonly scheduler: Scheduler;
   private readonly adapters = new Map<string, LoadedAdapter>();
+  private readonly loading = new Set<string>();
+  private readonly dtype: "float32" | "bfloat16";
   private turning = false;
   private loads = 0;
   private readonly sharesPrefixes: boolean;
@@ -138,6 +141,7 @@ export class ServedModel {
     this.scheduler = new Scheduler(model, options);
     this.sharesPrefixes = options.prefixCache ?? false;
     this.modelDir = options.modelDir;
+    this.dtype = options.dtype === "bfloat16" ? "bfloat16" : "float32";
     const { parameters, bitsPerParameter } = linearFootprint(model);
     const { architecture, vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
     this.info = {
@@ -176,18 +180,67 @@ export class ServedModel {
     return this.modelDigest.value;
   }
 
-  /** @throws ALREADY_EXISTS, or FAILED_PRECONDITION for an adapter of another base. */
-  loadAdapter(id: string, dir: string): AdapterInfo {
-    if (this.adapters.has(id)) {
+  /**
+   * Loads an adapter a module at a time, between steps of the others, and asks it the probes of its training.
+   * @throws ALREADY_EXISTS; FAILED_PRECONDITION for an adapter of another base, or one that answers otherwise here.
+   */
+  async loadAdapter(id: string, dir: string, signal = new AbortController().signal): Promise<AdapterInfo> {
+    if (this.adapters.has(id) || this.loading.has(id)) {
       throw new NibbleError(`adapter ${id} is loaded already`, { code: "ALREADY_EXISTS", op });
     }
-    using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
-    const adapter = freeOnThrow(() => loadWholeAdapter(folder, this.model));
-    const bytes = adapterBytes(adapter);
-    const info = { ...describe(folder), id, bytes };
-    const cacheKey = `${id} ${this.loads++}`;
-    this.adapters.set(id, { info, adapter, cacheKey, draining: false });
-    return info;
+    this.loading.add(id);
+    try {
+      using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
+      const adapter = await this.inTurns(wholeAdapterInPieces(folder, this.model), signal);
+      const loaded = { adapter, cacheKey: `${id} ${this.loads++}`, draining: false };
+      try {
+        await this.checkProbes(folder, loaded, signal);
+      } catch (thrown) {
+        freeAdapter(adapter);
+        throw thrown;
+      }
+      const info = { ...describe(folder), id, bytes: adapterBytes(adapter) };
+      this.adapters.set(id, { ...loaded, info });
+      return info;
+    } finally {
+      this.loading.delete(id);
+    }
+  }
+
+  private async inTurns<T>(pieces: Generator<undefined, T>, signal: AbortSignal): Promise<T> {
+    try {
+      for (;;) {
+        const { done, value } = pieces.next();
+        if (done) return value;
+        await nextTurn();
+        signal.throwIfAborted();
+      }
+    } finally {
+      // Frees what is there, if it was left half-way.
+      pieces.return(undefined as T);
+    }
+  }
+
+  private async checkProbes(
+    { path, probes }: AdapterFolder,
+    { adapter, cacheKey }: Pick<LoadedAdapter, "adapter" | "cacheKey">,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const most = driftMax[this.dtype];
+    const over = { adapter, cacheKey: this.sharesPrefixes ? cacheKey : null, ...unsampled };
+    for (const probe of probes) {
+      let drift = Number.POSITIVE_INFINITY;
+      const onToken = ({ logits }: GeneratedToken) => {
+        drift = logits ? driftOf(probe, logits) : drift;
+      };
+      const request = { ...over, inputIds: probe.ids, maxNewTokens: 1, wantLogits: true };
+      const { reason } = await this.run(request, { onToken }, signal);
+      if (reason === "cancelled") signal.throwIfAborted();
+      if (drift <= most) continue;
+      const message = `${path}: expected log-probabilities within ${most} of those at its training, got one ${drift.toFixed(3)} away: base, quantization or weights are not the same`;
+      const details = { expected: String(most), got: String(drift) };
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details });
+    }
   }
 
   /** Waits for the requests that use it, then frees it; bytes given back. */

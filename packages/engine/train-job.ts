@@ -27,6 +27,7 @@ import { saveModel } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import { Adamw, isPaged } from "./optimizer.ts";
 import type { Parameter } from "./parameters.ts";
+import { recordProbes } from "./probes.ts";
 import { loraOf, quantOf, runShapeOf, storedIn } from "./run-shape.ts";
 import { type RunContext, TrainRun } from "./train-run.ts";
 import { Trainer } from "./trainer.ts";
@@ -89,6 +90,7 @@ function prepareAdapter(job: PlacedJob, model: LlamaModel, baseDigest: string): 
       saveAdapter(job.recipe.out, adapter, {
         base: config,
         baseDigest,
+        probes: recordProbes(model, job.device),
         card: { title: "LoRA adapter", summary, figures },
       });
     },

@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:f
 import { basename, dirname, join, resolve } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { adapterKey, type KeyMeaning, type LoraMatrix, meaningOf } from "./adapter-keys.ts";
+import { type AdapterProbe, parseProbes, printProbes, probesKey } from "./adapter-probes.ts";
 import { publishFolder, readTextIfPresent, syncFolder, type WriteCall } from "./files.ts";
 import { parseObject } from "./json.ts";
 import type { LlamaConfig } from "./llama-config.ts";
@@ -51,6 +52,8 @@ export class AdapterFolder {
   readonly config: LoraConfig;
   /** What the adapter was trained on; null where it was made by somebody else's tool. */
   readonly baseDigest: string | null;
+  /** What the trained model said to a few prompts; none where it was made by somebody else's tool. */
+  readonly probes: readonly AdapterProbe[];
   /** By module path, in the order of the file. */
   readonly modules: ReadonlyMap<string, AdapterModule>;
   /** Keys of what is more than LoRA. */
@@ -62,6 +65,8 @@ export class AdapterFolder {
     this.config = config;
     this.file = file;
     this.baseDigest = file.metadata[digestKey] ?? null;
+    const probes = file.metadata[probesKey];
+    this.probes = probes === undefined ? [] : parseProbes(probes, path);
     const keys = meanings(path, file);
     this.modules = readModules(path, config, file, keys);
     this.extras = readExtras(path, config, file, keys);
@@ -245,6 +250,8 @@ export interface AdapterToWrite {
   config: LoraConfig;
   base: LlamaConfig;
   baseDigest: string | null;
+  /** What the trained model says to a few prompts. */
+  probes?: readonly AdapterProbe[];
   dtype: FloatDType;
   /** The bytes of one matrix, asked for once each; only one is held at a time. */
   bytesOf(module: string, matrix: LoraMatrix): Uint8Array;
@@ -291,6 +298,7 @@ function writeWeights(path: string, adapter: AdapterToWrite): void {
   }
   const metadata: Record<string, string> = { format: "pt" };
   if (adapter.baseDigest !== null) metadata[digestKey] = adapter.baseDigest;
+  if (adapter.probes) metadata[probesKey] = printProbes(adapter.probes);
   const writer = new SafetensorsWriter(path, specs, { metadata, ...(adapter.write ? { write: adapter.write } : {}) });
   try {
     for (const { name, module, matrix } of specs) writer.write(name, adapter.bytesOf(module, matrix));

@@ -12,6 +12,7 @@ export {
   writeAdapterFolder,
 } from "./adapter-folder.ts";
 export { adapterKey, type LoraMatrix } from "./adapter-keys.ts";
+export type { AdapterProbe } from "./adapter-probes.ts";
 export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
 export { publishFolder, replaceFile, syncFolder } from "./files.ts";

@@ -1,10 +1,10 @@
 // Where adapters come from: a folder, or the registry by way of a cache folder. It knows no engine.
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { createReadStream } from "node:fs";
 import { join } from "node:path";
 import { connect, downloadAdapter, resolveVersion } from "#packages/client";
 import { NibbleError } from "#packages/errors";
-import { adapterConfigFileName, adapterWeightsFileName, openAdapterFolder } from "#packages/hub";
+import { type AdapterFolder, adapterConfigFileName, adapterWeightsFileName, openAdapterFolder } from "#packages/hub";
 
 const op = "load_adapter";
 /** Failed calls in a row before the registry counts as gone: about a second. */
@@ -21,6 +21,8 @@ export interface LocalAdapter {
   content: string;
   /** Null where the adapter does not say. */
   baseDigest: string | null;
+  /** That its matrices take in memory, as float32. */
+  bytes: number;
 }
 
 export interface AdapterFetcher {
@@ -29,6 +31,8 @@ export interface AdapterFetcher {
    * @throws NOT_FOUND, UNAVAILABLE, DATA_LOSS, FAILED_PRECONDITION.
    */
   fetch(source: AdapterSource, baseDigest: string, signal: AbortSignal): Promise<LocalAdapter>;
+  /** What is in the folder of one that was fetched, now. */
+  again(adapter: LocalAdapter): Promise<LocalAdapter>;
 }
 
 export function refuseOtherBase(what: string, expected: string, got: string): never {
@@ -37,11 +41,21 @@ export function refuseOtherBase(what: string, expected: string, got: string): ne
 }
 
 async function local(dir: string, version: string): Promise<LocalAdapter> {
-  const folder = openAdapterFolder(dir);
-  folder.close();
+  using folder = openAdapterFolder(dir);
+  const { baseDigest } = folder;
   const hash = createHash("sha256");
-  for (const name of [adapterConfigFileName, adapterWeightsFileName]) hash.update(await readFile(join(dir, name)));
-  return { dir, version, content: hash.digest("hex"), baseDigest: folder.baseDigest };
+  for (const name of [adapterConfigFileName, adapterWeightsFileName]) {
+    for await (const bytes of createReadStream(join(dir, name))) hash.update(bytes);
+  }
+  return { dir, version, content: hash.digest("hex"), baseDigest, bytes: bytesInMemory(folder) };
+}
+
+function bytesInMemory({ modules, extras, file }: AdapterFolder): number {
+  const elements = [...modules.values()].map(({ rank, inFeatures, outFeatures }) => rank * (inFeatures + outFeatures));
+  const more = [...extras.magnitudes.values(), ...extras.saved.values()].map((key) =>
+    file.info(key).shape.reduce((product, n) => product * n, 1),
+  );
+  return [...elements, ...more].reduce((sum, n) => sum + n, 0) * Float32Array.BYTES_PER_ELEMENT;
 }
 
 /** `cacheDir` holds what came from the registry, a folder a version's digest. */
@@ -56,5 +70,6 @@ export function adapterFetcher({ registry, cacheDir }: { registry: string; cache
       await downloadAdapter(connection.registry, version.name, dir, { signal, retriesMax: registryRetriesMax });
       return local(dir, version.name);
     },
+    again: ({ dir, version }) => local(dir, version),
   };
 }

@@ -1,7 +1,7 @@
-// The adapters over a loaded base: loading, unloading while requests run, looking up. It knows no transport.
+// The adapters over a loaded base: in memory or on disk, by id. Loading, giving up memory for others, unloading and
+// replacing while requests run. What a request holds stays until it has ended. It knows no transport.
 import type { AdapterInfo } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
-import { Once } from "#packages/jobs";
 import { type AdapterFetcher, type AdapterSource, type LocalAdapter, refuseOtherBase } from "./adapter-source.ts";
 import type { LoadedModel } from "./model.ts";
 
@@ -9,9 +9,17 @@ const op = "load_adapter";
 
 export interface ServedAdapter {
   id: string;
+  /** Its id in the engine; null while it is on disk. Two that have one id after another are two there. */
+  engineId: string | null;
   source: LocalAdapter;
   info: AdapterInfo;
+  pinned: boolean;
+  /** Requests that hold it. */
+  users: number;
   loadMs: number;
+  lastUseMs: number | null;
+  /** Being unloaded: its requests run to the end, new ones are refused. */
+  isLeaving: boolean;
 }
 
 export interface LoadAdapterOptions {
@@ -19,73 +27,187 @@ export interface LoadAdapterOptions {
   source: AdapterSource;
   /** Digest that the adapter must name; "": whatever it names must be the loaded base's. */
   expectedBaseDigest: string;
+  /** Takes the place of one with other content. */
+  replace: boolean;
+  pinned: boolean;
+}
+
+/** An adapter that a request uses until `release`. */
+export interface HeldAdapter {
+  engineId: string;
+  release(): void;
+}
+
+export interface AdapterParts {
+  now: () => number;
+  fetcher: AdapterFetcher;
+  model: LoadedModel;
+  /** Of all adapters in memory; 0: as many as there are. */
+  bytesMax: number;
 }
 
 export class Adapters {
-  readonly #now: () => number;
-  readonly #fetcher: AdapterFetcher;
-  readonly #model: LoadedModel;
-  readonly #loaded = new Map<string, ServedAdapter>();
-  /** Being unloaded: their requests run to the end, new ones are refused. */
-  readonly #draining = new Set<string>();
-  readonly #loading = new Once<ServedAdapter>();
+  readonly #parts: AdapterParts;
+  readonly #known = new Map<string, ServedAdapter>();
+  /** What comes into memory and what leaves it takes turns, so that the budget is one sum. */
+  #turn: Promise<unknown> = Promise.resolve();
+  #loads = 0;
 
-  constructor(now: () => number, fetcher: AdapterFetcher, model: LoadedModel) {
-    this.#now = now;
-    this.#fetcher = fetcher;
-    this.#model = model;
+  constructor(parts: AdapterParts) {
+    this.#parts = parts;
   }
 
-  /** An id that is loaded from the same content is returned as it is. */
-  async load({ id, source, expectedBaseDigest }: LoadAdapterOptions, signal: AbortSignal): Promise<ServedAdapter> {
-    const { digest } = this.#model;
-    if (expectedBaseDigest !== "" && expectedBaseDigest !== digest) {
-      refuseOtherBase("expected_base_digest", expectedBaseDigest, digest);
+  get bytesMax(): number {
+    return this.#parts.bytesMax;
+  }
+
+  get bytesResident(): number {
+    return this.#resident().reduce((sum, { info }) => sum + info.bytes, 0);
+  }
+
+  #resident(): ServedAdapter[] {
+    return [...this.#known.values()].filter(({ engineId }) => engineId !== null);
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#turn.then(work);
+    this.#turn = mine.catch(() => {});
+    return mine;
+  }
+
+  /** An id that stands for the same content is returned as it is. */
+  async load(options: LoadAdapterOptions, signal: AbortSignal): Promise<ServedAdapter> {
+    const { source, expectedBaseDigest } = options;
+    const { fetcher, model } = this.#parts;
+    if (expectedBaseDigest !== "" && expectedBaseDigest !== model.digest) {
+      refuseOtherBase("expected_base_digest", expectedBaseDigest, model.digest);
     }
-    const found = await this.#fetcher.fetch(source, digest, signal);
+    const found = await fetcher.fetch(source, model.digest, signal);
     if (expectedBaseDigest !== "" && found.baseDigest !== expectedBaseDigest) {
       refuseOtherBase(found.dir, expectedBaseDigest, found.baseDigest ?? "an adapter that names no base");
     }
-    const served = this.#loaded.get(id) ?? (await this.#loading.run(id, () => this.#load(id, found)));
-    if (served.source.content === found.content && !this.#draining.has(id)) return served;
-    const message = this.#draining.has(id)
-      ? `loadedAdapters/${id}: is being unloaded`
-      : `adapter_id: ${id} is taken by an adapter with other content`;
+    return this.#inTurn(() => this.#place(options, found, signal));
+  }
+
+  async #place(options: LoadAdapterOptions, found: LocalAdapter, signal: AbortSignal): Promise<ServedAdapter> {
+    const { id, replace, pinned } = options;
+    const before = this.#known.get(id);
+    if (before?.source.content === found.content && !before.isLeaving) {
+      before.pinned ||= pinned;
+      if (before.engineId === null) await this.#bring(before, signal);
+      return before;
+    }
+    if (before?.isLeaving) this.#taken(`loadedAdapters/${id}: is being unloaded`);
+    if (before && !replace) this.#taken(`adapter_id: ${id} is taken by an adapter with other content`);
+    const served = await this.#read(id, found, signal);
+    served.pinned = pinned;
+    this.#known.set(id, served);
+    // Requests that run end with the one they began with; its bytes are freed then.
+    if (before?.engineId) void this.#free(before.engineId).catch(() => {});
+    return served;
+  }
+
+  #taken(message: string): never {
     throw new NibbleError(message, { code: "ALREADY_EXISTS", op, details: { field: "adapter_id" } });
   }
 
-  async #load(id: string, source: LocalAdapter): Promise<ServedAdapter> {
-    const info = await this.#model.engineModel.loadAdapter(id, source.dir);
-    const served = { id, source, info, loadMs: this.#now() };
-    this.#loaded.set(id, served);
-    return served;
+  async #read(id: string, source: LocalAdapter, signal: AbortSignal): Promise<ServedAdapter> {
+    const { now, model } = this.#parts;
+    await this.#makeRoom(source.bytes);
+    const engineId = `${id} ${this.#loads++}`;
+    const info = await model.engineModel.loadAdapter(engineId, source.dir, { signal });
+    return {
+      ...{ id, engineId, source, info, pinned: false, users: 0, loadMs: now(), lastUseMs: null, isLeaving: false },
+    };
+  }
+
+  /** From disk into memory. @throws FAILED_PRECONDITION where the folder has other content by now. */
+  async #bring(served: ServedAdapter, signal: AbortSignal): Promise<void> {
+    const { fetcher } = this.#parts;
+    const { content } = await fetcher.again(served.source);
+    if (content !== served.source.content) {
+      const message = `loadedAdapters/${served.id}: expected ${served.source.dir} as it was loaded, got other content`;
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+    }
+    const { engineId, info, loadMs } = await this.#read(served.id, served.source, signal);
+    Object.assign(served, { engineId, info, loadMs });
+  }
+
+  /** Those used longest ago go to disk until there is room. @throws RESOURCE_EXHAUSTED. */
+  async #makeRoom(bytes: number): Promise<void> {
+    const { bytesMax } = this.#parts;
+    if (bytesMax === 0) return;
+    const idle = this.#resident()
+      .filter(({ pinned, users, isLeaving }) => !pinned && users === 0 && !isLeaving)
+      .sort((a, b) => (a.lastUseMs ?? a.loadMs) - (b.lastUseMs ?? b.loadMs));
+    const freed = idle.reduce((sum, { info }) => sum + info.bytes, 0);
+    if (this.bytesResident - freed + bytes > bytesMax) {
+      const held = this.bytesResident - freed;
+      const message = `adapter: expected at most ${bytesMax} bytes of adapters in memory, got ${bytes} more than the ${held} that are pinned or in use`;
+      const details = { quota: "bytes of adapters", limit: String(bytesMax) };
+      throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op, details });
+    }
+    for (const served of idle) {
+      if (this.bytesResident + bytes <= bytesMax) return;
+      // A request may have come for it meanwhile.
+      const { engineId, users } = served;
+      if (engineId === null || users > 0) continue;
+      served.engineId = null;
+      await this.#free(engineId);
+    }
+  }
+
+  async #free(engineId: string, signal?: AbortSignal): Promise<number> {
+    const { bytesFreed } = await this.#parts.model.engineModel.unloadAdapter(engineId, signal ? { signal } : {});
+    return bytesFreed;
+  }
+
+  /** For a request; one on disk comes back first. @throws NOT_FOUND, RESOURCE_EXHAUSTED. */
+  async hold(id: string, signal: AbortSignal): Promise<HeldAdapter> {
+    const served = this.get(id);
+    served.lastUseMs = this.#parts.now();
+    served.users++;
+    const release = () => {
+      served.users--;
+    };
+    try {
+      if (served.engineId === null) {
+        await this.#inTurn(async () => {
+          if (served.engineId === null) await this.#bring(served, signal);
+        });
+      }
+      return { engineId: served.engineId!, release };
+    } catch (thrown) {
+      release();
+      throw thrown;
+    }
   }
 
   /** Resolves when its requests have ended and its bytes are free. */
   async unload(id: string, signal: AbortSignal): Promise<number> {
-    this.get(id);
-    this.#draining.add(id);
+    const served = this.get(id);
+    served.isLeaving = true;
     try {
-      const { bytesFreed } = await this.#model.engineModel.unloadAdapter(id, { signal });
-      this.#loaded.delete(id);
-      return bytesFreed;
+      const bytes = served.engineId === null ? 0 : await this.#free(served.engineId, signal);
+      this.#known.delete(id);
+      return bytes;
     } finally {
-      this.#draining.delete(id);
+      served.isLeaving = false;
     }
   }
 
-  /** @throws NOT_FOUND for one that is not loaded or is being unloaded. */
+  /** @throws NOT_FOUND for one that is not known or is being unloaded. */
   get(id: string): ServedAdapter {
-    const found = this.#loaded.get(id);
-    if (found && !this.#draining.has(id)) return found;
+    const found = this.#known.get(id);
+    if (found && !found.isLeaving) return found;
     const names = this.list().map((adapter) => adapter.id);
     const message = `loadedAdapters/${id}: expected a loaded adapter, got none; loaded: ${names.join(", ") || "none"}`;
     throw new NibbleError(message, { code: "NOT_FOUND", op: "adapter" });
   }
 
-  /** By id. */
+  /** By id, in memory or on disk. */
   list(): ServedAdapter[] {
-    const all = [...this.#loaded.values()].filter(({ id }) => !this.#draining.has(id));
+    const all = [...this.#known.values()].filter(({ isLeaving }) => !isLeaving);
     return all.sort((a, b) => (a.id < b.id ? -1 : 1));
   }
 }

@@ -3,13 +3,12 @@ import type { ChatRequest, GenerateRequest } from "#gen/nibble/inference/v1/gene
 import type { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
 import type { TokenizeRequest } from "#gen/nibble/inference/v1/scoring_pb.ts";
 import { type CallContext, type Handlers, parseName } from "#packages/rpc";
-import type { AnswerRequest } from "./answer.ts";
 import { answers } from "./answers.ts";
 import { decodeMessages, decodeSampling, decodeScoreText, decodeTools, encodeEvent, encodeScore } from "./encode.ts";
 import { encodePrompt, needTokenizer, type Prompt, textOfToken } from "./prompt.ts";
 import type { Resumable } from "./resumable.ts";
 import { score } from "./score.ts";
-import type { Serving } from "./serving.ts";
+import type { Served, Serving } from "./serving.ts";
 
 type Answering = "generate" | "chat" | "resumeAnswer" | "tokenize" | "countTokens" | "score";
 
@@ -19,6 +18,26 @@ export const adapterIdOf = (name: string) => parseName("loadedAdapters/{adapter}
 function callerOf({ metadata, peer }: CallContext): string {
   const [given] = metadata.get("x-nibble-caller");
   return typeof given === "string" && given.length <= 256 ? given : peer.replace(/:\d+$/, "");
+}
+
+/** Counts a request, and keeps its adapter in memory, for as long as its events come: also without a client. */
+async function* holding<T>(
+  { adapters, requests }: Served,
+  id: string | null,
+  signal: AbortSignal,
+  events: (engineId: string | null) => AsyncIterable<T>,
+): AsyncGenerator<T> {
+  const ended = requests.begin(id ?? "");
+  try {
+    const held = id === null ? null : await adapters.hold(id, signal);
+    try {
+      yield* events(held?.engineId ?? null);
+    } finally {
+      held?.release();
+    }
+  } finally {
+    ended();
+  }
 }
 
 const conversation = ({ messages, tools }: Pick<ChatRequest, "messages" | "tools">): Prompt => ({
@@ -33,22 +52,15 @@ export function answerHandlers(
   /** Generate and Chat differ in their prompt alone. */
   async function* answer(asked: GenerateRequest | ChatRequest, prompt: Prompt, context: CallContext) {
     const { signal } = context;
-    const { model, adapters, requests } = serving.served;
-    const adapterId = asked.adapter === "" ? null : adapters.get(adapterIdOf(asked.adapter)).id;
+    const { served } = serving;
+    const id = asked.adapter === "" ? null : served.adapters.get(adapterIdOf(asked.adapter)).id;
     const { returnLogits: wantLogits, returnLogprobs: wantLogprobs } = asked;
     const { n, ...sampling } = decodeSampling(asked.sampling);
-    const request: AnswerRequest = {
-      ...sampling,
-      ...{ adapterId, prompt, wantLogits, wantLogprobs, caller: callerOf(context) },
-    };
-    const start = (until: AbortSignal) => answers(model, request, n, until);
+    const request = { ...sampling, prompt, wantLogits, wantLogprobs, caller: callerOf(context) };
+    const start = (until: AbortSignal) =>
+      holding(served, id, until, (adapterId) => answers(served.model, { ...request, adapterId }, n, until));
     const events = asked.requestId === "" ? start(signal) : resumable.begin(asked.requestId, start, signal);
-    const ended = requests.begin(adapterId ?? "");
-    try {
-      for await (const event of events) yield encodeEvent(event);
-    } finally {
-      ended();
-    }
+    for await (const event of events) yield encodeEvent(event);
   }
   const tokensOf = ({ input, skipSpecialTokens }: Pick<TokenizeRequest, "input" | "skipSpecialTokens">) => {
     const { model } = serving.served;
@@ -75,10 +87,12 @@ export function answerHandlers(
     },
     score: async ({ adapter, context, continuations, topLogprobs }, call) => {
       const { model, adapters } = serving.served;
-      const adapterId = adapter === "" ? null : adapters.get(adapterIdOf(adapter)).id;
+      const held = adapter === "" ? null : await adapters.hold(adapterIdOf(adapter), call.signal);
+      const adapterId = held?.engineId ?? null;
       const texts = continuations.map((one) => decodeScoreText(one) ?? { ids: [] });
       const request = { adapterId, continuations: texts, topLogprobs, caller: callerOf(call) };
-      const scores = await score(model, { ...request, context: decodeScoreText(context) }, call.signal);
+      const scoring = score(model, { ...request, context: decodeScoreText(context) }, call.signal);
+      const scores = await scoring.finally(() => held?.release());
       return { scores: scores.map((one) => encodeScore(one, (id) => textOfToken(model.tokenizer, id))) };
     },
     countTokens: (request) => {

@@ -32,6 +32,8 @@ export interface Config {
   waitingMax: number;
   /** NIBBLE_INFERENCE_PREFIX_CACHE: on or off: requests with the same beginning share its keys and values. Default: on. */
   prefixCache: boolean;
+  /** NIBBLE_INFERENCE_ADAPTER_BYTES_MAX: of adapters in memory; others wait on disk. 0: no limit. Default: 1 GiB. */
+  adapterBytesMax: number;
   /** NIBBLE_INFERENCE_RESUME_MS: time that a named answer goes on, or is kept, without a reader. Default: 30,000. */
   resumeMs: number;
   /** NIBBLE_INFERENCE_RESUMABLE_MAX: named answers that are kept at a time. Default: 1024. */
@@ -60,6 +62,7 @@ export function readConfig(env: Environment = process.env): Config {
     cacheTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_CACHE_TOKENS_MAX", 8192, { min: 16 }),
     waitingMax: wholeSetting(env, "NIBBLE_INFERENCE_WAITING_MAX", 256),
     prefixCache: choiceSetting(env, "NIBBLE_INFERENCE_PREFIX_CACHE", ["on", "off"], "on") === "on",
+    adapterBytesMax: wholeSetting(env, "NIBBLE_INFERENCE_ADAPTER_BYTES_MAX", 1 << 30),
     resumeMs: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_MS", 30_000),
     resumableMax: wholeSetting(env, "NIBBLE_INFERENCE_RESUMABLE_MAX", 1024),
     resumeEventsMax: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_EVENTS_MAX", 4096, { min: 1 }),

@@ -106,10 +106,16 @@ export async function encodeModel(model: LoadedModel): Promise<MessageInitShape<
   };
 }
 
-export function encodeAdapter(
-  { id, source, info, loadMs }: ServedAdapter,
-  requestsRunning: number,
-): MessageInitShape<typeof LoadedAdapterSchema> {
+export function encodeAdapter({
+  id,
+  engineId,
+  source,
+  info,
+  pinned,
+  users,
+  loadMs,
+  lastUseMs,
+}: ServedAdapter): MessageInitShape<typeof LoadedAdapterSchema> {
   return {
     name: `loadedAdapters/${id}`,
     adapterDir: source.version === "" ? source.dir : "",
@@ -120,8 +126,10 @@ export function encodeAdapter(
     targetModules: [...info.targetModules],
     bytes: BigInt(info.bytes),
     loadTime: timestampFromMs(loadMs),
-    residency: Residency.HOST,
-    requestsRunning,
+    residency: engineId === null ? Residency.DISK : Residency.HOST,
+    pinned,
+    requestsRunning: users,
+    ...(lastUseMs === null ? {} : { lastUseTime: timestampFromMs(lastUseMs) }),
     contentDigest: `sha256:${source.content}`,
   };
 }

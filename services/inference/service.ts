@@ -31,13 +31,13 @@ export function inferenceService({ serving, resumable, defaults }: InferencePart
     },
     getModel: async ({ name }) => ({ model: await encodeModel(serving.named(modelIdOf(name)).model) }),
     unloadModel: async ({ name }) => ({ bytesFreed: BigInt(await serving.unload(modelIdOf(name))) }),
-    loadAdapter: async ({ adapterId, source, expectedBaseDigest }, { signal }) => {
+    loadAdapter: async ({ adapterId, source, expectedBaseDigest, replace, pinned }, { signal }) => {
       const id = checkId(adapterId, "adapter_id", "load_adapter");
-      const { model, adapters, requests } = serving.served;
+      const { model, adapters } = serving.served;
       if (source.case === undefined) throw new RangeError("[load_adapter] source: expected one");
-      const options = { id, source, expectedBaseDigest };
+      const options = { id, source, expectedBaseDigest, replace, pinned };
       const loaded = await model.use(() => adapters.load(options, signal));
-      return { adapter: encodeAdapter(loaded, requests.running(id)) };
+      return { adapter: encodeAdapter(loaded) };
     },
     unloadAdapter: async ({ name }, { signal }) => {
       const { model, adapters } = serving.named("");
@@ -49,7 +49,7 @@ export function inferenceService({ serving, resumable, defaults }: InferencePart
       const rest = serving.adapters().filter(({ id }) => id > after);
       const page = rest.slice(0, size);
       return {
-        adapters: page.map((adapter) => encodeAdapter(adapter, serving.served.requests.running(adapter.id))),
+        adapters: page.map(encodeAdapter),
         nextPageToken: rest.length > size ? encodePageToken("loadedAdapters", page.at(-1)?.id ?? "") : "",
       };
     },

@@ -17,6 +17,8 @@ export interface ServingParts {
   logger: Logger;
   fetcher: AdapterFetcher;
   limits: ServingLimits;
+  /** Bytes of adapters in memory; 0: as many as there are. */
+  adapterBytesMax: number;
 }
 
 export class Serving {
@@ -62,12 +64,12 @@ export class Serving {
   }
 
   async #open(settings: ModelSettings, signal: AbortSignal | undefined): Promise<Served> {
-    const { now, fetcher, limits, logger } = this.#parts;
+    const { now, fetcher, limits, logger, adapterBytesMax: bytesMax } = this.#parts;
     const model = await LoadedModel.open(settings, limits, { now, ...(signal ? { signal } : {}) });
     const { digest, engineModel } = model;
     const { bitsPerParameter } = engineModel.info;
     logger.info({ modelDir: settings.modelDir, digest, bitsPerParameter }, "model loaded");
-    return { model, adapters: new Adapters(now, fetcher, model), requests: new RequestCounts() };
+    return { model, adapters: new Adapters({ now, fetcher, model, bytesMax }), requests: new RequestCounts() };
   }
 
   /** @throws FAILED_PRECONDITION when no model is loaded. */

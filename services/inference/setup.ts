@@ -25,6 +25,7 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     logger,
     fetcher: adapterFetcher({ registry: config.registry, cacheDir }),
     limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, prefixCache },
+    adapterBytesMax: config.adapterBytesMax,
   });
   const resumable = new Resumable({
     keptMs: config.resumeMs,

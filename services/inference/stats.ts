@@ -19,10 +19,6 @@ export class RequestCounts {
     };
   }
 
-  running(adapterId: string): number {
-    return this.#counts.get(adapterId)?.running ?? 0;
-  }
-
   list(): { adapterId: string; total: number; running: number }[] {
     return [...this.#counts].map(([adapterId, count]) => ({ adapterId, ...count }));
   }
@@ -48,12 +44,13 @@ function encodeScheduler(stats: SchedulerStats) {
 
 export async function servingStats(served: Served): Promise<MessageInitShape<typeof GetServingStatsResponseSchema>> {
   const { model, adapters, requests } = served;
-  const resident = adapters.list();
+  const known = adapters.list();
   return {
     ...encodeScheduler(await model.engineModel.stats()),
-    adapterBytesResident: BigInt(resident.reduce((sum, { info }) => sum + info.bytes, 0)),
-    adaptersResident: resident.length,
-    adaptersKnown: resident.length,
+    adapterBytesResident: BigInt(adapters.bytesResident),
+    adapterBytesMax: BigInt(adapters.bytesMax),
+    adaptersResident: known.filter(({ engineId }) => engineId !== null).length,
+    adaptersKnown: known.length,
     adapters: requests.list().map(({ adapterId, total, running }) => ({
       name: adapterId === "" ? "" : `loadedAdapters/${adapterId}`,
       requestsTotal: BigInt(total),

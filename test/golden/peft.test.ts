@@ -39,7 +39,7 @@ async function servedLogits(base: string, adapterDir: string): Promise<Float32Ar
   const { signal } = new AbortController();
   let logits: Float32Array | null = null;
   try {
-    model.loadAdapter("peft", adapterDir);
+    await model.loadAdapter("peft", adapterDir);
     const onToken = (token: { logits: Float32Array | null }) => {
       logits = token.logits;
     };
@@ -96,11 +96,11 @@ for (const [name, base] of cases) {
   });
 }
 
-test("a token that an adapter added is the adapter's alone", () => {
+test("a token that an adapter added is the adapter's alone", async () => {
   const options = { modelDir: goldenPath("llama_untied"), device: "cpu", dtype: "float32", quant: null } as const;
   const limits = { sequencesMax: 1, stepTokensMax: 8, cacheTokensMax: 64, waitingMax: 2 };
   const model = ServedModel.open({ ...options, ...limits });
-  model.loadAdapter("grown", goldenPath("peft", "resized"));
+  await model.loadAdapter("grown", goldenPath("peft", "resized"));
   const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 };
   const request = { inputIds: [5, 514], maxNewTokens: 2, sampling, ignoreEos: true, wantLogits: false };
   const ask = (adapterId: string | null) =>

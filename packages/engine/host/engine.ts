@@ -168,8 +168,8 @@ export class EngineModel {
     this.info = info;
   }
 
-  loadAdapter(id: string, dir: string): Promise<AdapterInfo> {
-    return this.engine.call("loadAdapter", { modelId: this.modelId, id, dir });
+  loadAdapter(id: string, dir: string, call: CallOptions = {}): Promise<AdapterInfo> {
+    return this.engine.call("loadAdapter", { modelId: this.modelId, id, dir }, call);
   }
 
   unloadAdapter(id: string, call: CallOptions = {}): Promise<{ bytesFreed: number }> {

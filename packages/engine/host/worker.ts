@@ -51,8 +51,8 @@ const methods = {
     model(id).free();
     models.delete(id);
   },
-  loadAdapter: ({ modelId, id, dir }: { modelId: number; id: string; dir: string }) =>
-    model(modelId).loadAdapter(id, dir),
+  loadAdapter: ({ modelId, id, dir }: { modelId: number; id: string; dir: string }, { signal }: CallContext) =>
+    model(modelId).loadAdapter(id, dir, signal),
   unloadAdapter: ({ modelId, id }: { modelId: number; id: string }, { signal }: CallContext) =>
     model(modelId).unloadAdapter(id, signal),
   digest: (modelId: number) => model(modelId).digest(),

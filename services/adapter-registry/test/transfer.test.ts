@@ -4,7 +4,7 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync
 import { connect as dial, createServer as listen, type Socket } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { downloadAdapter, uploadAdapter } from "#packages/client";
+import { downloadAdapter, resolveVersion, uploadAdapter } from "#packages/client";
 import { openAdapterFolder, readModelConfig, writeAdapterFolder } from "#packages/hub";
 import { goldenPath, temporaryFolder } from "../../../test/support/folders.ts";
 import {
@@ -101,6 +101,9 @@ test("a folder goes up with what it says about itself, and comes down the same",
   const target = join(temporaryFolder(t), "fetched");
   const fetched = await downloadAdapter(client, "adapters/a/aliases/live", target);
   assert.equal(fetched.name, version.name);
+  assert.equal((await resolveVersion(client, `adapters/a/versions/${version.digest}`)).name, version.name);
+  const unknown = resolveVersion(client, `adapters/a/versions/sha256:${"0".repeat(64)}`);
+  await assert.rejects(unknown, { code: "NOT_FOUND" });
   assert.deepEqual(
     filesOf(target),
     filesOf(dir).filter(({ path }) => path !== "metrics.jsonl"),

@@ -1,0 +1,147 @@
+// Adapters in memory and on disk: a budget, pins, replacing and unloading while requests run.
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, type TestContext, test } from "node:test";
+import { type LoadedAdapter, Residency } from "#gen/nibble/inference/v1/inference_pb.ts";
+import { adapterWeightsFileName } from "#packages/hub";
+import { copyOfGolden, goldenPath, temporaryFolder } from "../../test/support/folders.ts";
+import { longModel } from "../../test/support/models.ts";
+import { type Started, silent, startService, until } from "../../test/support/services.ts";
+import { readConfig } from "./config.ts";
+import { openInference } from "./setup.ts";
+
+const trained = goldenPath("train", "qlora_adapter");
+const initial = goldenPath("train", "init_adapter");
+
+describe("adapters under a budget", () => {
+  const atEnd: (() => void)[] = [];
+  const t = { after: (work: () => void) => atEnd.push(work) } as unknown as TestContext;
+  let started: Started;
+  let bytes: bigint;
+  before(async () => {
+    const limits = { cacheTokensMax: 100_000, threads: 1, registry: "127.0.0.1:1" };
+    // One adapter takes 0.4 of it: two fit, three do not.
+    const place = { dir: temporaryFolder(t), modelDir: longModel(t, 50_000), adapterBytesMax: 150_000 };
+    const config = { ...readConfig({}), ...limits, ...place };
+    started = await startService(t, await openInference(config, { now: Date.now, logger: silent }));
+  });
+  after(async () => {
+    for (const work of atEnd.reverse()) await work();
+  });
+
+  const load = async (adapterId: string, dir: string, more: { replace?: boolean; pinned?: boolean } = {}) => {
+    const source = { case: "adapterDir", value: dir } as const;
+    const { adapter } = await started.clients.inference.loadAdapter({ adapterId, source, ...more });
+    return adapter!;
+  };
+  const ids = async (adapter: string, maxNewTokens = 6): Promise<number[]> => {
+    const input = { case: "prompt", value: "Hello there" } as const;
+    const request = { input, adapter, sampling: { maxNewTokens, ignoreEos: true } };
+    const found: number[] = [];
+    for await (const { event } of started.clients.inference.generate(request)) {
+      if (event.case === "token") found.push(event.value.id);
+    }
+    return found;
+  };
+  const residencies = async () => {
+    const { adapters } = await started.clients.inference.listAdapters({});
+    return Object.fromEntries(adapters.map(({ name, residency }) => [name.replace("loadedAdapters/", ""), residency]));
+  };
+  const resident = async () => (await started.clients.inference.getServingStats({})).adapterBytesResident;
+  const memoryOfAdapters = async () => {
+    const { model } = await started.clients.inference.getModel({});
+    return model!.memory!.bytesByKind["adapter"]!;
+  };
+  /** An answer that goes on until it is stopped. */
+  const begin = async (adapter: string) => {
+    const stop = new AbortController();
+    const input = { case: "prompt", value: "Hello" } as const;
+    const sampling = { maxNewTokens: 40_000, ignoreEos: true };
+    const stream = started.clients.inference.generate({ input, adapter, sampling }, { signal: stop.signal });
+    const iterator = stream[Symbol.asyncIterator]();
+    await iterator.next();
+    const rest = (async () => {
+      while (!(await iterator.next()).done);
+    })().catch(() => {});
+    return async () => {
+      stop.abort();
+      await rest;
+    };
+  };
+  const empty = async () => {
+    const { adapters } = await started.clients.inference.listAdapters({});
+    for (const { name } of adapters) await started.clients.inference.unloadAdapter({ name });
+    assert.equal(await memoryOfAdapters(), 0n);
+  };
+
+  test("those used longest ago go to disk and come back when they are asked for", async () => {
+    const first: LoadedAdapter = await load("a", trained);
+    bytes = first.bytes;
+    assert.ok(bytes > 50_000n && bytes * 2n <= 150_000n && bytes * 3n > 150_000n, `${bytes} bytes`);
+    const answer = await ids(first.name);
+    await load("b", initial);
+    await ids("loadedAdapters/a");
+    await load("c", initial);
+    const { HOST, DISK } = Residency;
+    assert.deepEqual(await residencies(), { a: HOST, b: DISK, c: HOST });
+    assert.deepEqual([await resident(), await memoryOfAdapters()], [2n * bytes, 2n * bytes]);
+    await ids("loadedAdapters/b");
+    assert.deepEqual(await residencies(), { a: DISK, b: HOST, c: HOST });
+    assert.deepEqual(await ids("loadedAdapters/a"), answer);
+    const { bytesFreed } = await started.clients.inference.unloadAdapter({ name: "loadedAdapters/a" });
+    assert.equal(bytesFreed, bytes);
+    await empty();
+  });
+
+  test("what is pinned or in use stays; when nothing can go, a load is refused and the others go on", async () => {
+    await load("a", trained, { pinned: true });
+    await load("b", initial);
+    const stop = await begin("loadedAdapters/b");
+    const refused = load("c", initial);
+    await assert.rejects(refused, {
+      code: "RESOURCE_EXHAUSTED",
+      details: { quota: "bytes of adapters", limit: "150000" },
+    });
+    await stop();
+    await until(async () => (await started.clients.inference.listAdapters({})).adapters[1]?.requestsRunning === 0);
+    await load("c", initial);
+    assert.deepEqual(await residencies(), { a: Residency.HOST, b: Residency.DISK, c: Residency.HOST });
+    await empty();
+  });
+
+  test("an adapter that is replaced under its id: running answers keep theirs, whose bytes are freed after them", async () => {
+    const before = await load("a", trained);
+    const [old, next] = [await ids(before.name), await ids((await load("b", initial)).name)];
+    assert.notDeepEqual(old, next);
+    await started.clients.inference.unloadAdapter({ name: "loadedAdapters/b" });
+    await assert.rejects(load("a", initial), { code: "ALREADY_EXISTS" });
+    const stop = await begin("loadedAdapters/a");
+    const after = await load("a", initial, { replace: true });
+    assert.notEqual(after.contentDigest, before.contentDigest);
+    assert.deepEqual(await ids("loadedAdapters/a"), next);
+    assert.equal(await memoryOfAdapters(), 2n * bytes);
+    await stop();
+    await until(async () => (await memoryOfAdapters()) === bytes);
+    await empty();
+  });
+
+  test("a bad adapter fails alone, and one whose folder has changed does not come back", async () => {
+    const stop = await begin("");
+    const broken = copyOfGolden(t, "train/qlora_adapter");
+    const weights = readFileSync(join(broken, adapterWeightsFileName));
+    writeFileSync(join(broken, adapterWeightsFileName), weights.subarray(0, weights.length - 100));
+    await assert.rejects(load("bad", broken), { code: "DATA_LOSS" });
+    const changing = copyOfGolden(t, "train/qlora_adapter");
+    await load("a", changing);
+    await load("b", initial);
+    await load("c", initial);
+    assert.equal((await residencies())["a"], Residency.DISK);
+    const last = weights.length - 1;
+    weights[last]! ^= 1;
+    writeFileSync(join(changing, adapterWeightsFileName), weights);
+    await assert.rejects(ids("loadedAdapters/a"), { code: "FAILED_PRECONDITION", message: /other content/ });
+    await stop();
+    await empty();
+  });
+});
