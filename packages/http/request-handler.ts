@@ -5,6 +5,7 @@ import { finished, pipeline } from "node:stream/promises";
 import type { Logger } from "pino";
 import { NibbleError } from "#packages/errors";
 import { badRequest } from "./body.ts";
+import { corsHeaders, preflight } from "./cors.ts";
 import { findRoute, methodsOf } from "./router.ts";
 import { observeRequest } from "./telemetry.ts";
 import type { Answer, Request, Route } from "./types.ts";
@@ -20,6 +21,8 @@ export interface HandlerOptions {
   errorAnswer: (error: NibbleError) => Answer;
   /** For an address without a route; `allowed` are the methods that it has one for. */
   notFound: (method: string, path: string, allowed: readonly string[]) => NibbleError;
+  /** Origins whose pages may read the answers. Default: none. */
+  origins?: readonly string[];
   /** Silence of a client after which its connection is cut, in milliseconds. Default: 120,000. */
   idleMsMax?: number;
   drainSignal: AbortSignal;
@@ -61,6 +64,8 @@ export class RequestHandler {
       if (!response.writableFinished) abort.abort(new NibbleError(message, { code: "CANCELLED", op: "http" }));
     });
     response.setHeader("X-Request-Id", requestId);
+    const cors = corsHeaders(headers, this.#options.origins ?? []);
+    for (const [name, value] of Object.entries(cors)) response.setHeader(name, value);
     try {
       const answer = await observation.run(() =>
         this.#answer(incoming, { requestId, logger, signal: abort.signal }, seen),
@@ -106,13 +111,18 @@ export class RequestHandler {
     parts: Pick<Request, "requestId" | "logger" | "signal">,
     seen: Seen,
   ): Promise<Answer> {
-    const { routes, check, notFound, drainSignal } = this.#options;
+    const { routes, check, notFound, drainSignal, origins = [] } = this.#options;
     const { method = "GET", headers } = incoming;
     const origin = `http://${headers.host ?? "localhost"}`;
     const url = parsed(incoming.url ?? "/", origin);
     check?.(headers, url.pathname);
     const found = findRoute(routes, method, url.pathname);
-    if (!found) throw notFound(method, url.pathname, methodsOf(routes, url.pathname));
+    if (!found) {
+      const allowed = methodsOf(routes, url.pathname);
+      const answer = preflight(method, headers, { origins, allowed });
+      if (answer) return answer;
+      throw notFound(method, url.pathname, allowed);
+    }
     seen.route = found.route.path;
     // One that stops reading early, because it refuses what comes, must not cut the connection: the answer goes there.
     const body = incoming.iterator({ destroyOnReturn: false });

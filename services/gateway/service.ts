@@ -11,6 +11,7 @@ import type { Keys } from "./keys.ts";
 import type { ServingMetrics } from "./metrics.ts";
 import type { Models } from "./models.ts";
 import { ModelsApi } from "./models-api.ts";
+import { webRoutes } from "./web.ts";
 
 export interface GatewayParts {
   /** Milliseconds since 1970. */
@@ -35,6 +36,7 @@ export function gatewayRoutes(parts: GatewayParts): Route[] {
     ...new ModelsApi(models, keys).routes(),
     ...new FilesApi(files, keys, config.fileBytesMax).routes(),
     ...new FineTuningApi({ ...shared, trainer, files, dir }).routes(),
+    ...webRoutes(connection, keys, bodyBytesMax),
     ...healthRoutes(inference, () => metrics.text()),
   ];
 }
