@@ -142,15 +142,18 @@ const opening = `# API reference
 Made from \`proto/\` by \`npm run docs:api\`; do not edit.
 
 Every service also answers \`grpc.health.v1.Health\` and \`grpc.reflection.v1.ServerReflection\` (and v1alpha), so that
-\`grpcurl -plaintext HOST:PORT list\` works. The quantizer answers \`google.longrunning.Operations\` as well.
+\`grpcurl -plaintext HOST:PORT list\` works. The quantizer answers \`google.longrunning.Operations\` as well,
+and inference the Open Inference Protocol (\`inference.GRPCInferenceService\`, KServe V2): \`text_input\` BYTES [N] in,
+\`text_output\` BYTES [N] out, the model's name the base's id or an adapter's (\`proto/inference/grpc_predict_v2.proto\`).
 
 - **Errors** are \`google.rpc.Status\` in the trailer \`grpc-status-details-bin\`, with \`ErrorInfo\` (domain \`nibble\`, a
-  reason, and facts as metadata), \`BadRequest\` for fields that break their limits, and \`RequestInfo\` with the request
-  id. Any call can also end with CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at a time),
+  reason, and facts as metadata), \`BadRequest\` for fields that break their limits, \`QuotaFailure\` for a named limit,
+  and \`RequestInfo\` with the request id. Any call can also end with CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many calls at a time),
   UNAVAILABLE (the server is draining) or INTERNAL.
 - **Limits** are protovalidate rules; a message that breaks one is refused with INVALID_ARGUMENT before it is looked at.
   A limit on an \`optional\` field holds when the field is set.
-- **Metadata**: \`x-request-id\` names the call in logs and errors; \`traceparent\` carries the trace.
+- **Metadata**: \`x-request-id\` names the call in logs and errors; \`x-nibble-caller\` says for whom a gateway asks
+  (inference serves callers alike); \`traceparent\` carries the trace.
 - Messages are at most 16 MiB.
 `;
 

@@ -1,6 +1,7 @@
 // The kit every service and client stands on: gRPC over protobuf-es descriptors. It knows no tensors and no service.
 export type { ClientOptions } from "./client.ts";
 export { createClient } from "./client.ts";
+export { validate } from "./codec.ts";
 export type { Forwarded } from "./forward.ts";
 export { forward } from "./forward.ts";
 export { Health } from "./health.ts";

@@ -15,13 +15,13 @@ type Answering = "generate" | "chat" | "resumeAnswer" | "tokenize" | "countToken
 export const adapterIdOf = (name: string) => parseName("loadedAdapters/{adapter}", name, "adapter").adapter;
 
 /** Who asks, for fairness: what a gateway says, or the machine that the call comes from. */
-function callerOf({ metadata, peer }: CallContext): string {
+export function callerOf({ metadata, peer }: CallContext): string {
   const [given] = metadata.get("x-nibble-caller");
   return typeof given === "string" && given.length <= 256 ? given : peer.replace(/:\d+$/, "");
 }
 
 /** Counts a request, and keeps its adapter in memory, for as long as its events come: also without a client. */
-async function* holding<T>(
+export async function* holding<T>(
   { adapters, requests }: Served,
   id: string | null,
   signal: AbortSignal,

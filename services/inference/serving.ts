@@ -72,6 +72,11 @@ export class Serving {
     return { model, adapters: new Adapters({ now, fetcher, model, bytesMax }), requests: new RequestCounts() };
   }
 
+  /** Whether a model is loaded. */
+  get isReady(): boolean {
+    return this.#served !== undefined;
+  }
+
   /** @throws FAILED_PRECONDITION when no model is loaded. */
   get served(): Served {
     if (this.#served) return this.#served;

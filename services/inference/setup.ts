@@ -6,6 +6,7 @@ import { defaultQuant } from "#packages/engine";
 import { checkId, type ServiceSetup } from "#packages/rpc";
 import { adapterFetcher } from "./adapter-source.ts";
 import type { Config } from "./config.ts";
+import { kserveService } from "./kserve.ts";
 import { Resumable } from "./resumable.ts";
 import { inferenceService } from "./service.ts";
 import { Serving } from "./serving.ts";
@@ -42,7 +43,7 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     host: config.host,
     port: config.port,
     drainMs: config.drainMs,
-    services: [inferenceService({ serving, resumable, defaults: config })],
+    services: [inferenceService({ serving, resumable, defaults: config }), kserveService(serving)],
     close: () => {
       resumable.close();
       return serving.close();
