@@ -1,5 +1,6 @@
 # Which folder answers for the device: backends/cuda compiled by nvcc where there is one; in the C++ tests, without one,
-# the same files by the host's compiler over backends/cuda/emulation; else backends/no_cuda.
+# the same files by the host's compiler over backends/cuda/emulation; else backends/no_cuda. It leaves
+# NIBBLE_DEVICE_SOURCES and NIBBLE_DEVICE_LIBRARIES for those who link nibble_core.
 #   NIBBLE_CUDA  auto (default): where nvcc is found; on: fail without it; off
 #   NIBBLE_NVCC  the compiler; default: $CUDACXX, $CUDAToolkit_ROOT/bin/nvcc, then nvcc of the path
 set(NIBBLE_CUDA "auto" CACHE STRING "CUDA backend: auto, on or off")
@@ -36,17 +37,21 @@ if(NIBBLE_NVCC AND NOT NIBBLE_CUDA STREQUAL "off")
   # -fmad=false, as the host's -ffp-contract=off: kernels call fmaf where they mean it.
   target_compile_options(nibble_cuda PRIVATE -fmad=false --threads 0 -Werror all-warnings
                          -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers)
-  target_sources(nibble_core PRIVATE $<TARGET_OBJECTS:nibble_cuda> ${CUDA_HOST})
-  set_property(TARGET nibble_core PROPERTY CUDA_ARCHITECTURES ${CMAKE_CUDA_ARCHITECTURES})
+  set(NIBBLE_DEVICE_SOURCES $<TARGET_OBJECTS:nibble_cuda> ${CUDA_HOST})
   find_package(CUDAToolkit REQUIRED)
-  target_link_libraries(nibble_core PRIVATE CUDA::cudart_static)
+  set(NIBBLE_DEVICE_LIBRARIES CUDA::cudart_static)
   message(STATUS "CUDA backend: ${NIBBLE_NVCC} (${CMAKE_CUDA_COMPILER_VERSION})")
-elseif(NIBBLE_TESTS AND NOT NIBBLE_SANITIZE MATCHES "thread")  # which does not know fibers
-  set_source_files_properties(${CUDA_OPS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
-  add_library(nibble_cuda OBJECT ${CUDA_OPS} backends/cuda/emulation/emulation.cpp backends/cuda/emulation/runtime.cpp)
-  target_include_directories(nibble_cuda PRIVATE . backends/cuda/emulation)
-  target_sources(nibble_core PRIVATE $<TARGET_OBJECTS:nibble_cuda> ${CUDA_HOST})
-  set(NIBBLE_TEST_DEVICE emulated)
 else()
-  target_sources(nibble_core PRIVATE backends/no_cuda/backend.cpp)
+  set(NIBBLE_DEVICE_SOURCES backends/no_cuda/backend.cpp)
+endif()
+
+# The emulated device: the C++ tests' where there is no nvcc, and that of the addon nibble_emulated, with which the engine
+# is tested on a card that is none. Not under TSan, which does not know fibers.
+if(NOT NIBBLE_SANITIZE MATCHES "thread" OR NOT NIBBLE_TESTS)
+  add_subdirectory(backends/cuda/emulation EXCLUDE_FROM_ALL)
+  set(NIBBLE_EMULATED_SOURCES $<TARGET_OBJECTS:nibble_cuda_emulated>)
+endif()
+if(NIBBLE_TESTS AND NOT NIBBLE_SANITIZE MATCHES "thread" AND NOT TARGET nibble_cuda)
+  set(NIBBLE_DEVICE_SOURCES ${NIBBLE_EMULATED_SOURCES})
+  set(NIBBLE_TEST_DEVICE emulated)
 endif()
