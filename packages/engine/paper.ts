@@ -27,9 +27,8 @@ export const paperRows: readonly PaperRow[] = [
   row("LLaMA 65B", [8192, 22_016, 80, 64], [37_074, 1440, 5760, 45_000]),
 ];
 
-/** What the engine would take for a row's setting: NF4 with double quantization, bfloat16, 32-bit AdamW. */
-export function estimateOfPaper({ hiddenSize, intermediateSize, layerCount, headCount }: PaperRow): MemoryEstimate {
-  const config: RunShape["config"] = {
+export function configOfPaper({ hiddenSize, intermediateSize, layerCount, headCount }: PaperRow): RunShape["config"] {
+  return {
     ...{
       architecture: "LlamaForCausalLM",
       hiddenSize,
@@ -43,13 +42,17 @@ export function estimateOfPaper({ hiddenSize, intermediateSize, layerCount, head
     ...{ bosTokenId: 1, eosTokenIds: [2], padTokenId: null, quantization: null },
     rope: { theta: 10_000, scaling: { type: "default" } },
   };
+}
+
+/** What the engine would take for a row's setting: NF4 with double quantization, bfloat16, 32-bit AdamW. */
+export function estimateOfPaper(row: PaperRow): MemoryEstimate {
   const lora: RunShape["lora"] = {
     ...{ rank: 64, alpha: 16, dropout: 0, useRslora: false, targetModules: "all-linear" },
     ...{ rankPattern: {}, alphaPattern: {}, baseModelNameOrPath: "" },
   };
   const tokens = new Int32Array(512);
   return estimateMemory({
-    config,
+    config: configOfPaper(row),
     stored: { dtype: "bfloat16", quant: defaultQuant },
     quant: null,
     lora,

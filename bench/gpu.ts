@@ -1,0 +1,78 @@
+// Every claim about a card, measured on one: `npm run bench:gpu`; the table of rows is bench/gpu/rows/index.ts.
+//   [--rows step-65b,decode-7b] [--budget 540] [--out bench/results] [--peers-python python3]
+//   [--device cuda] [--shape full|tiny]     a tiny run on the CPU shows that the rows run, and judges no goal
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { usableDevice } from "../packages/engine/device.ts";
+import { figuresText, type GpuReport, goalText, isJudged, newReport, writeReport } from "./gpu/report.ts";
+import type { Result } from "./gpu/row.ts";
+import { rows, secondsOfAll } from "./gpu/rows/index.ts";
+
+const { values: options } = parseArgs({
+  options: {
+    rows: { type: "string", default: Object.keys(rows).join(",") },
+    budget: { type: "string", default: String(secondsOfAll) },
+    out: { type: "string", default: fileURLToPath(new URL("results", import.meta.url)) },
+    "peers-python": { type: "string", default: process.env["NIBBLE_PEERS_PYTHON"] ?? "python3" },
+    device: { type: "string", default: "cuda" },
+    shape: { type: "string", default: "full" },
+  },
+});
+const print = (line: string) => process.stdout.write(`${line}\n`);
+const script = fileURLToPath(new URL("gpu/run-row.ts", import.meta.url));
+
+/** The row's result, or why there is none. It is killed when its time is over. */
+function measure(name: string, seconds: number): Result | string {
+  const args = [name, options.device, options.shape, String(seconds), options["peers-python"]];
+  const child = spawnSync(process.execPath, ["--disable-warning=ExperimentalWarning", script, ...args], {
+    ...{ encoding: "utf8", timeout: Math.ceil(seconds * 1000), killSignal: "SIGKILL", maxBuffer: 1 << 28 },
+  });
+  if (child.signal === "SIGKILL" && child.error) return `took more than its ${seconds.toFixed(0)} s`;
+  if (child.status !== 0) {
+    const lines = child.stderr.split("\n");
+    return (
+      lines.find((line) => /Error\b.*:/.test(line)) ??
+      lines.filter(Boolean).at(-1) ??
+      `exit ${child.status}`
+    ).trim();
+  }
+  return JSON.parse(child.stdout.trimEnd().split("\n").at(-1) ?? "") as Result;
+}
+
+function run(name: string, seconds: number, report: GpuReport): void {
+  const started = performance.now();
+  const result = measure(name, seconds);
+  const took = (performance.now() - started) / 1000;
+  if (typeof result === "string") {
+    report.failed[name] = result;
+    process.exitCode = 1;
+    print(`\n${name}: could not be measured: ${result} (${took.toFixed(0)} s)`);
+    return;
+  }
+  report.measured.push({ row: name, ...result, seconds: took });
+  print(`\n${name}: ${result.what} (${took.toFixed(0)} s)\n  ${figuresText(result)}`);
+  for (const goal of result.goals) print(`  ${goalText(goal, isJudged(report))}`);
+  for (const note of result.notes) print(`  ${note}`);
+}
+
+function main(): void {
+  const wanted = options.rows.split(",");
+  const unknown = wanted.filter((name) => rows[name] === undefined);
+  if (unknown.length > 0) throw new Error(`--rows: expected some of ${Object.keys(rows)}, got ${unknown}`);
+  if (options.shape !== "full" && options.shape !== "tiny")
+    throw new Error(`--shape: expected full or tiny, got ${options.shape}`);
+  usableDevice(options.device as "cuda");
+  const report = newReport(options.device, options.shape);
+  const of = wanted.reduce((sum, name) => sum + (rows[name]?.seconds ?? 0), 0);
+  print(
+    `${report.card?.name ?? report.machine.cpu}, commit ${report.commit}; ${options.budget} s for ${wanted.length} rows`,
+  );
+  for (const name of wanted) {
+    run(name, ((rows[name]?.seconds ?? 0) / of) * Number(options.budget), report);
+    writeReport(report, options.out);
+  }
+  for (const path of writeReport(report, options.out)) print(path);
+}
+
+main();
