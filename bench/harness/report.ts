@@ -38,8 +38,10 @@ const git = (...args: string[]): string => {
   }
 };
 
-/** With a "+" when tracked files differ from it. */
+/** With a "+" when tracked files differ from it; a copy without its history is told by NIBBLE_COMMIT. */
 export function commitName(): string {
+  const told = process.env["NIBBLE_COMMIT"];
+  if (told) return told.trim();
   mkdirSync(folder, { recursive: true });
   const changed = git("status", "--porcelain", "--untracked-files=no") !== "";
   return `${git("rev-parse", "--short", "HEAD") || "unknown"}${changed ? "+" : ""}`;

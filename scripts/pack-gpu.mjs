@@ -1,0 +1,127 @@
+// `npm run pack:gpu`: build/gpu, all that a bare machine with a card needs beside the checkout: the pinned Node, the addon
+// with the CUDA backend, the C++ tests, the npm packages that the engine imports, and run.sh. No network, no npm, no
+// compiler is needed there; python3, which unpacks, is.
+import { spawnSync } from "node:child_process";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { installNvcc } from "../infra/cuda/toolkit.mjs";
+import {
+  bootstrap,
+  digestOf,
+  fail,
+  installGoogleTest,
+  isStamped,
+  nativeDigest,
+  root,
+  run,
+  say,
+  stamp,
+} from "./bootstrap.mjs";
+
+export const packFolder = join(root, "build", "gpu");
+
+/** What the engine, its tests on a card and the bench import; test/pack-gpu.test.ts holds that it is enough. */
+const runtimePackages = ["@huggingface/jinja", "@huggingface/tokenizers", "csv-parse", "hyparquet", "yaml"];
+
+/** Of the whole folder: what the machines that we know take along with a checkout of 23 MB. */
+const bytesMax = 40 * 2 ** 20;
+
+/** The C++ tests for a card. */
+function buildTests() {
+  const name = "native-test-cuda";
+  const folder = join(root, "build", name);
+  const binary = join(folder, "nibble_test");
+  const digest = nativeDigest(["core", "ops", "backends", "test"]);
+  if (isStamped(name, digest) && existsSync(binary)) return binary;
+  installGoogleTest();
+  say("building the C++ tests for a card (some minutes)…");
+  // The C++ library is linked in: the other machine may have an older one.
+  const link = "-DCMAKE_EXE_LINKER_FLAGS=-static-libstdc++ -static-libgcc";
+  const options = [
+    "-DNIBBLE_TESTS=ON",
+    "-DNIBBLE_SANITIZE=",
+    "-DNIBBLE_CUDA=on",
+    `-DNIBBLE_NVCC=${installNvcc()}`,
+    link,
+  ];
+  run("cmake", ["-S", join(root, "native"), "-B", folder, ...options], "configuring the C++ tests");
+  const parallel = ["--parallel", String(availableParallelism())];
+  say(`…done in ${run("cmake", ["--build", folder, ...parallel], "building the C++ tests")} s`);
+  stamp(name, digest);
+  return binary;
+}
+
+/** The npm packages into `folder`/node_modules, as a copy. */
+function copyPackages(folder) {
+  for (const name of runtimePackages) {
+    cpSync(join(root, "node_modules", name), join(folder, "node_modules", name), { recursive: true });
+  }
+}
+
+/** A file without symbols, compressed: a fifth of it. Python's lzma is what the other machine unpacks with too. */
+function compress(from, to) {
+  const bare = `${to}.bare`;
+  if (spawnSync("strip", ["-o", bare, from]).status !== 0) copyFileSync(from, bare);
+  const script =
+    "import lzma,shutil,sys; shutil.copyfileobj(open(sys.argv[1],'rb'), lzma.open(sys.argv[2],'wb',preset=6))";
+  run("python3", ["-c", script, bare, `${to}.xz`], `compressing ${from}`);
+  rmSync(bare);
+}
+
+const inPack = (name) => join(packFolder, name);
+
+function packNode(node) {
+  const digest = digestOf([join(root, "package-lock.json")]);
+  if (isStamped("gpu-node", digest) && existsSync(inPack("node.xz"))) return;
+  say("compressing the pinned Node (once; a minute)…");
+  compress(node, inPack("node"));
+  stamp("gpu-node", digest);
+}
+
+function packModules() {
+  const at = mkdtempSync(join(tmpdir(), "nibble-pack-"));
+  copyPackages(at);
+  run("tar", ["-cf", join(at, "all.tar"), "-C", at, "node_modules"], "packing node_modules");
+  compress(join(at, "all.tar"), inPack("node_modules.tar"));
+  rmSync(at, { recursive: true });
+}
+
+export function pack() {
+  if (process.env.NIBBLE_CUDA === "off") fail("NIBBLE_CUDA=off is set: there is nothing for a card to pack");
+  installNvcc();
+  const node = bootstrap();
+  mkdirSync(packFolder, { recursive: true });
+  packNode(node);
+  packModules();
+  compress(join(root, "build/native/Release/nibble.node"), inPack("nibble.node"));
+  compress(buildTests(), inPack("nibble_test"));
+  copyFileSync(join(root, "infra/cuda/run-gpu.sh"), inPack("run.sh"));
+  const commit = spawnSync("git", ["describe", "--always", "--dirty=+"], { cwd: root, encoding: "utf8" }).stdout ?? "";
+  writeFileSync(inPack("commit"), commit);
+  const sizes = readdirSync(packFolder).map((name) => ({ name, bytes: statSync(inPack(name)).size }));
+  const total = sizes.reduce((sum, { bytes }) => sum + bytes, 0);
+  say(
+    `build/gpu: ${sizes.map(({ name, bytes }) => `${name} ${(bytes / 1e6).toFixed(1)}`).join(", ")}; ${(total / 1e6).toFixed(1)} MB`,
+  );
+  if (total > bytesMax) fail(`build/gpu: expected at most ${bytesMax} bytes, got ${total}`);
+}
+
+const isMain = process.argv[1] === fileURLToPath(import.meta.url);
+// `--packages FOLDER`: only the npm packages, as they are.
+if (isMain && process.argv[2] === "--packages") copyPackages(process.argv[3]);
+else if (isMain) {
+  pack();
+  say("to a machine with a card, with the checkout: build/gpu; there, in the checkout: build/gpu/run.sh OUT_FOLDER");
+}
