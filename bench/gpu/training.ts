@@ -5,7 +5,13 @@ import type { LlamaConfig, LoraConfig } from "#packages/hub";
 import type { Example } from "../../packages/engine/batch.ts";
 import { estimateMemory, type MemoryEstimate, type RunShape } from "../../packages/engine/estimate.ts";
 import type { GradientCheckpointing } from "../../packages/engine/forward.ts";
-import { adapterParameters, attachAdapter, createAdapter, freeAdapter } from "../../packages/engine/lora.ts";
+import {
+  type AdapterDType,
+  adapterParameters,
+  attachAdapter,
+  createAdapter,
+  freeAdapter,
+} from "../../packages/engine/lora.ts";
 import { freeModel } from "../../packages/engine/model-load.ts";
 import { Adamw } from "../../packages/engine/optimizer.ts";
 import { defaultQuant } from "../../packages/engine/quantize-tensor.ts";
@@ -17,6 +23,7 @@ export interface Training {
   config: LlamaConfig;
   device: Device;
   rank: number;
+  adapterDtype: AdapterDType;
   optimizer: TrainRecipe["optimizer"];
   gradientCheckpointing: GradientCheckpointing;
   /** Lengths of the rows of each step, packed into one micro-batch. */
@@ -54,9 +61,9 @@ function rowsOf(training: Training): Example[][] {
 
 /** What the engine quotes for it. */
 export function quoteOf(training: Training): MemoryEstimate {
-  const { config, rank, optimizer, gradientCheckpointing } = training;
+  const { config, rank, adapterDtype, optimizer, gradientCheckpointing } = training;
   const run: RunShape = {
-    ...{ config, stored: { dtype: "bfloat16", quant: defaultQuant }, quant: null, lora: loraOf(rank) },
+    ...{ config, stored: { dtype: "bfloat16", quant: defaultQuant }, quant: null, lora: loraOf(rank), adapterDtype },
     ...{ recipe: { optimizer, dtype: "bfloat16", gradientCheckpointing }, trained: rowsOf(training), evaluated: [] },
   };
   return estimateMemory(run);
@@ -64,7 +71,7 @@ export function quoteOf(training: Training): MemoryEstimate {
 
 /** @throws RESOURCE_EXHAUSTED when it does not fit under its cap; nothing is left of it then. */
 export async function train(training: Training): Promise<Trained> {
-  const { config, device, rank, cap } = training;
+  const { config, device, rank, adapterDtype, cap } = training;
   memory.trim(device);
   memory.resetPeak(device);
   memory.setLimit(cap, device);
@@ -72,7 +79,7 @@ export async function train(training: Training): Promise<Trained> {
   try {
     const model = randomModel(config, { device, positions: longest(training) });
     undo.push(() => freeModel(model));
-    const adapter = createAdapter(loraOf(rank), config, device, 1);
+    const adapter = createAdapter(loraOf(rank), config, device, 1, adapterDtype);
     undo.push(() => void freeAdapter(adapter));
     attachAdapter(model, adapter);
     const optimizer = new Adamw(adapterParameters(adapter), {

@@ -7,7 +7,7 @@ import type { LlamaConfig, LoraConfig } from "#packages/hub";
 import { type Example, freeBatch, packExamples, uploadBatch } from "./batch.ts";
 import { lossAndGradients } from "./forward.ts";
 import { trainAllParameters } from "./full-parameters.ts";
-import { adapterParameters, attachAdapter, createAdapter, freeAdapter } from "./lora.ts";
+import { type AdapterDType, adapterParameters, attachAdapter, createAdapter, freeAdapter } from "./lora.ts";
 import { freeModel } from "./model-load.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import { Adamw } from "./optimizer.ts";
@@ -24,6 +24,8 @@ export interface RunShape {
   quant: QuantOptions | null;
   /** Null: all parameters are trained. */
   lora: LoraConfig | null;
+  /** Of the adapter that is trained. Default: float32. */
+  adapterDtype?: AdapterDType;
   recipe: Pick<TrainRecipe, "optimizer" | "dtype" | "gradientCheckpointing">;
   /** Micro-batches, of which one is the largest. */
   trained: readonly Batch[];
@@ -51,7 +53,7 @@ export function estimateMemory(run: RunShape): MemoryEstimate {
   memory.resetPeak(device);
   const { config, stored, quant, lora } = run;
   const model = shapeModel(config, { stored, quant, float32: lora === null, positions });
-  const { parameters, free } = lora === null ? allParameters(model) : adapted(model, lora);
+  const { parameters, free } = lora === null ? allParameters(model) : adapted(model, lora, run.adapterDtype);
   const hyper = { beta1: 0, beta2: 0, eps: 0, weightDecay: 0, maxGradNorm: 0 };
   const optimizer = new Adamw(parameters, { ...hyper, optimizer: run.recipe.optimizer, pagingDir: device });
   for (const batch of run.evaluated) pass(model, batch, run, false);
@@ -80,8 +82,8 @@ function allParameters(model: LlamaModel): Trained {
   };
 }
 
-function adapted(model: LlamaModel, lora: LoraConfig): Trained {
-  const adapter = createAdapter(lora, model.config, device, 0);
+function adapted(model: LlamaModel, lora: LoraConfig, dtype?: AdapterDType): Trained {
+  const adapter = createAdapter(lora, model.config, device, 0, dtype);
   const parameters = adapterParameters(adapter);
   attachAdapter(model, adapter);
   return { parameters, free: () => void freeAdapter(adapter) };

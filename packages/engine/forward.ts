@@ -11,6 +11,7 @@ import {
   trainingLinear,
 } from "./models/llama.ts";
 import { Tape, type TapeOptions, type Var } from "./tape.ts";
+import { widenAdapters } from "./wide-adapter.ts";
 
 /**
  * What the backward pass makes again instead of having kept it. "selective": norms and gated activations, which cost
@@ -30,9 +31,18 @@ export interface PassOptions {
 /** A part of the forward pass: rebuilt on a recording tape when its own did not record. */
 interface Segment {
   run(tape: Tape, x: Var): Var;
+  /** Puts the block's adapters into float32 and gives what puts them back. */
+  widen(learns: boolean): () => void;
   input: Tensor;
   inputRequiresGrad: boolean;
-  kept: { tape: Tape; x: Var; y: Var } | null;
+  kept: Recorded | null;
+}
+
+interface Recorded {
+  tape: Tape;
+  x: Var;
+  y: Var;
+  narrow: () => void;
 }
 
 class ModelPass {
@@ -65,9 +75,11 @@ class ModelPass {
       const { gradientCheckpointing } = this.options;
       const recording = gradientCheckpointing !== "full";
       const tape = this.tape(recording);
+      const narrow = segment.widen(recording);
       const x = tape.variable(hidden, learns);
       const y = segment.run(tape, x);
-      if (recording) segment.kept = { tape, x, y };
+      if (recording) segment.kept = { tape, x, y, narrow };
+      else narrow();
       hidden = tape.disown(y.value);
       learns = learns || blockLearns(layer);
       if (gradientCheckpointing === "selective") tape.forgetCheap();
@@ -85,6 +97,7 @@ class ModelPass {
       input,
       inputRequiresGrad: learns,
       kept: null,
+      widen: (learning) => widenAdapters(layer, learning),
     };
   }
 
@@ -92,13 +105,14 @@ class ModelPass {
   backward(gradient: Tensor): void {
     let upstream: Tensor | null = gradient;
     for (let segment = this.segments.pop(); segment; segment = this.segments.pop()) {
-      const { tape, x, y } = segment.kept ?? this.again(segment);
+      const { tape, x, y, narrow } = segment.kept ?? this.again(segment);
       y.grad = upstream;
       tape.backward();
       const next = x.grad ? tape.disown(x.grad) : null;
       if (next !== upstream) upstream?.free();
       upstream = next;
       tape.dispose();
+      narrow();
       if (segment.input !== this.embedded.value) segment.input.free();
     }
     this.embedded.grad = upstream;
@@ -107,16 +121,18 @@ class ModelPass {
     this.embedTape.dispose();
   }
 
-  private again(segment: Segment): { tape: Tape; x: Var; y: Var } {
+  private again(segment: Segment): Recorded {
     const tape = this.tape(true);
+    const narrow = segment.widen(true);
     const x = tape.variable(segment.input, segment.inputRequiresGrad);
-    return { tape, x, y: segment.run(tape, x) };
+    return { tape, x, y: segment.run(tape, x), narrow };
   }
 
   /** Frees everything without a backward pass. */
   abandon(): void {
     for (const segment of this.segments.splice(0)) {
       segment.kept?.tape.dispose();
+      segment.kept?.narrow();
       if (segment.input !== this.embedded.value) segment.input.free();
     }
     this.embedTape.dispose();

@@ -14,6 +14,8 @@ export interface LoraLayer {
   /** Tells the dropout masks of a step apart. */
   stream: number;
   trained: { a: Parameter; b: Parameter } | null;
+  /** float32 copies of what is bfloat16, while its block runs (wide-adapter.ts). */
+  wide: { a: Tensor; b: Tensor; dA: Tensor | null; dB: Tensor | null } | null;
 }
 
 export interface LinearLayer {
@@ -35,7 +37,14 @@ export interface NormLayer {
 /** Arguments of linear4's adapter. `dropoutSeed` null: not training. */
 export function loraArgs(lora: LoraLayer | null, dropoutSeed: number | null): LoraArgs | null {
   if (lora === null) return null;
-  const { a, b, scaling, dropout, stream } = lora;
+  const { scaling, dropout, stream } = lora;
+  const { a, b } = lora.wide ?? lora;
   const drops = dropoutSeed !== null && dropout > 0;
   return { a, b, scaling, dropout: drops ? { p: dropout, seed: dropoutSeed, stream } : noDropout };
+}
+
+/** What the backward pass adds the gradients of A and B to; null where they are not trained. */
+export function loraGradients(lora: LoraLayer | null): { dA: Tensor | null; dB: Tensor | null } {
+  if (lora?.wide) return lora.wide;
+  return { dA: lora?.trained?.a.grad ?? null, dB: lora?.trained?.b.grad ?? null };
 }

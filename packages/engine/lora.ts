@@ -1,6 +1,6 @@
 // LoRA adapters (arXiv:2106.09685) on a model: made fresh, read from a PEFT folder, written to one.
 
-import { type Device, freeOnThrow, Tensor, uniformFill } from "#native";
+import { convert, type Device, freeOnThrow, Tensor, uniformFill } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterCard,
@@ -39,11 +39,29 @@ function layerOf(
 ): LoraLayer {
   const key = (matrix: string) => `base_model.model.${module}.${matrix}.weight`;
   const trained = module === null ? null : { a: makeParameter(key("lora_A"), a), b: makeParameter(key("lora_B"), b) };
-  return { a, b, scaling, factor: null, dropout: config.dropout, stream, trained };
+  return { a, b, scaling, factor: null, dropout: config.dropout, stream, trained, wide: null };
+}
+
+/** Of a trained adapter's matrices and gradients. In inference they are float32. */
+export type AdapterDType = "float32" | "bfloat16";
+
+/** The tensor in the dtype; one of another is used up. */
+function inDType(t: Tensor, dtype: AdapterDType): Tensor {
+  if (t.dtype === dtype) return t;
+  const other = Tensor.empty(dtype, t.shape, { device: t.device, kind: "adapter" });
+  convert(t, other);
+  t.free();
+  return other;
 }
 
 /** PEFT's default start: A uniform in ±1/√in (kaiming with a = √5), B zero. */
-export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Device, seed: number): Adapter {
+export function createAdapter(
+  config: LoraConfig,
+  base: LlamaConfig,
+  device: Device,
+  seed: number,
+  dtype: AdapterDType = "float32",
+): Adapter {
   const unknown = unknownTargets(config, base);
   if (unknown.length > 0) {
     const message = `target modules: no linear layer is called ${unknown.join(", ")}`;
@@ -55,18 +73,23 @@ export function createAdapter(config: LoraConfig, base: LlamaConfig, device: Dev
     const a = Tensor.empty("float32", [rank, inFeatures], at);
     const bound = 1 / Math.sqrt(inFeatures);
     uniformFill(a, { low: -bound, high: bound, seed, stream: initStream + layers.size });
-    const b = Tensor.empty("float32", [outFeatures, rank], at).zero();
-    layers.set(module, layerOf(a, b, scaling, config, layers.size, module));
+    const b = Tensor.empty(dtype, [outFeatures, rank], at).zero();
+    layers.set(module, layerOf(inDType(a, dtype), b, scaling, config, layers.size, module));
   }
   return { config, layers, embed: null, head: null };
 }
 
 /**
- * The LoRA layers of a folder, in float32. `trainable` gives them gradients.
+ * The LoRA layers of a folder, in float32 unless told otherwise. `trainable` gives them gradients.
  * @throws FAILED_PRECONDITION to train an adapter that is more than LoRA.
  */
-export function loadAdapter(folder: AdapterFolder, device: Device, trainable: boolean): Adapter {
-  return inOne(adapterInPieces(folder, device, trainable));
+export function loadAdapter(
+  folder: AdapterFolder,
+  device: Device,
+  trainable: boolean,
+  dtype: AdapterDType = "float32",
+): Adapter {
+  return inOne(adapterInPieces(folder, device, trainable, dtype));
 }
 
 /** Work that gives way now and then, done at once. */
@@ -82,6 +105,7 @@ export function* adapterInPieces(
   folder: AdapterFolder,
   device: Device,
   trainable: boolean,
+  dtype: AdapterDType = "float32",
 ): Generator<undefined, Adapter> {
   if (trainable && !folder.isPlain) {
     const message = `${folder.path}: expected plain LoRA to go on from, got DoRA, saved modules or trained tokens`;
@@ -94,7 +118,7 @@ export function* adapterInPieces(
       const stream = adapter.layers.size;
       adapter.layers.set(
         module,
-        freeOnThrow(() => readLayer(folder, module, { device, stream, trainable })),
+        freeOnThrow(() => readLayer(folder, module, { device, stream, trainable, dtype })),
       );
       yield;
     }
@@ -108,13 +132,13 @@ export function* adapterInPieces(
 function readLayer(
   folder: AdapterFolder,
   module: string,
-  { device, stream, trainable }: { device: Device; stream: number; trainable: boolean },
+  { device, stream, trainable, dtype }: { device: Device; stream: number; trainable: boolean; dtype: AdapterDType },
 ): LoraLayer {
   const { scaling = 1, rank = 0, inFeatures = 0, outFeatures = 0 } = folder.modules.get(module) ?? {};
   const read = (matrix: "lora_A" | "lora_B", shape: number[]) => {
-    const dtype = folder.dtype(module, matrix);
-    const stored = Tensor.fromBytes(folder.read(module, matrix), dtype, shape, { device, kind: "adapter" });
-    return asFloat32(stored, "adapter");
+    const bytes = folder.read(module, matrix);
+    const stored = Tensor.fromBytes(bytes, folder.dtype(module, matrix), shape, { device, kind: "adapter" });
+    return inDType(asFloat32(stored, "adapter"), dtype);
   };
   const [a, b] = [read("lora_A", [rank, inFeatures]), read("lora_B", [outFeatures, rank])];
   return layerOf(a, b, scaling, folder.config, stream, trainable ? module : null);
@@ -167,5 +191,6 @@ export function saveAdapter(
     if (!layer) throw new NibbleError(`no layer ${module}`, { code: "INTERNAL", op: "save_adapter" });
     return (matrix === "lora_A" ? layer.a : layer.b).read();
   };
-  writeAdapterFolder(path, { config: adapter.config, ...about, dtype: "float32", bytesOf });
+  const dtype = adapter.layers.values().next().value?.a.dtype === "bfloat16" ? "bfloat16" : "float32";
+  writeAdapterFolder(path, { config: adapter.config, ...about, dtype, bytesOf });
 }

@@ -17,7 +17,7 @@ import {
   scaleColumns,
   type Tensor,
 } from "#native";
-import { type LinearLayer, loraArgs, type NormLayer } from "./layers.ts";
+import { type LinearLayer, loraArgs, loraGradients, type NormLayer } from "./layers.ts";
 import type { Parameter } from "./parameters.ts";
 import type { Tape, Var } from "./tape.ts";
 
@@ -47,11 +47,11 @@ export function linear(tape: Tape, x: Var, layer: LinearLayer, dropoutSeed: numb
     if (!y.grad) return;
     const dX = x.requiresGrad ? tape.gradient(x) : null;
     const inputs = { dY: y.grad, w: weight, lora, h };
-    const fromX = { dA: layer.lora?.trained?.a.grad ?? null, dW: trained?.weight.grad ?? null };
+    const fromX = { dA: loraGradients(layer.lora).dA, dW: trained?.weight.grad ?? null };
     const others = {
       dX: dX?.tensor ?? null,
       accumulateDx: dX?.accumulate ?? false,
-      dB: layer.lora?.trained?.b.grad ?? null,
+      dB: loraGradients(layer.lora).dB,
       dBias: trained?.bias?.grad ?? null,
     };
     if (!learns || !x.late) {

@@ -1,6 +1,6 @@
 // AdamW over a list of parameters, its state in 32 or 8 bits and, when paged, in spill files; the global norm is
 // clipped first as torch.nn.utils.clip_grad_norm_ does.
-import { type AdamwState, adamw, freeOnThrow, sumSquares, Tensor } from "#native";
+import { type AdamwState, adamw, convert, freeOnThrow, sumSquares, Tensor } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import type { Parameter } from "./parameters.ts";
@@ -31,27 +31,45 @@ export const pagedBytesMin = 16_384;
 export const isPaged = (optimizer: TrainRecipe["optimizer"]): boolean => optimizer.startsWith("paged_");
 const is8bit = (optimizer: TrainRecipe["optimizer"]): boolean => optimizer.endsWith("8bit");
 
-/** Moments of zero. */
-function newState({ value }: Parameter, { optimizer, pagingDir }: AdamwOptions): AdamwState {
+interface State extends AdamwState {
+  /** Of a value in bfloat16: float32, which small updates add up in. Null: the value itself is float32. */
+  master: Tensor | null;
+}
+
+/** Moments of zero, and the value in float32 where it is not. */
+function newState({ value }: Parameter, { optimizer, pagingDir }: AdamwOptions): State {
   const { device, shape, count } = value;
   const at = { device, kind: "optimizer" } as const;
   const eight = is8bit(optimizer) && count >= elementsMin8bit;
+  const perElement = (dtype: "uint8" | "float32"): Tensor => {
+    const bytes = dtype === "uint8" ? count : 4 * count;
+    if (isPaged(optimizer) && bytes >= pagedBytesMin) return Tensor.empty(dtype, shape, { ...at, pagingDir });
+    return Tensor.empty(dtype, shape, at);
+  };
   const moment = (): Tensor => {
-    const bytes = eight ? count : 4 * count;
+    const t = perElement(eight ? "uint8" : "float32");
     // What is paged is zero as it comes; writing zeros would make it take memory.
-    if (isPaged(optimizer) && bytes >= pagedBytesMin) {
-      return Tensor.empty(eight ? "uint8" : "float32", shape, { ...at, pagingDir });
-    }
-    return Tensor.empty(eight ? "uint8" : "float32", shape, at).zero();
+    const isSpilled = isPaged(optimizer) && t.byteLength >= pagedBytesMin;
+    return isSpilled ? t : t.zero();
   };
   const constants = () => (eight ? Tensor.empty("float32", [Math.ceil(count / block8)], at).zero() : null);
-  return { m: moment(), v: moment(), mAbsmax: constants(), vAbsmax: constants() };
+  const master = value.dtype === "float32" ? null : perElement("float32");
+  if (master) convert(value, master);
+  return { m: moment(), v: moment(), mAbsmax: constants(), vAbsmax: constants(), master };
+}
+
+/** The gradient in float32; `free` gives back what was made for that. */
+function wideGradient({ grad }: Parameter): { grad: Tensor; free: () => void } {
+  if (grad.dtype === "float32") return { grad, free: () => {} };
+  const wide = Tensor.empty("float32", grad.shape, { device: grad.device, kind: "workspace" });
+  convert(grad, wide);
+  return { grad: wide, free: () => wide.free() };
 }
 
 export class Adamw {
   private readonly parameters: readonly Parameter[];
   private readonly options: AdamwOptions;
-  private readonly states: AdamwState[];
+  private readonly states: State[];
   private step_ = 0;
 
   /** @throws RESOURCE_EXHAUSTED when there is no memory, or no room on the disk, for the state. */
@@ -84,7 +102,11 @@ export class Adamw {
       // The disk works ahead: the next parameter's state is read while this one's is used.
       this.advise(i + 1, "soon");
       const state = this.states[i];
-      if (state) adamw(p.value, p.grad, state, { lr, beta1, beta2, eps, weightDecay, gradScale, step: this.step_ });
+      const { grad, free } = wideGradient(p);
+      const value = state?.master ?? p.value;
+      if (state) adamw(value, grad, state, { lr, beta1, beta2, eps, weightDecay, gradScale, step: this.step_ });
+      if (state?.master) convert(state.master, p.value);
+      free();
       this.advise(i, "later");
       p.grad.zero();
     });
@@ -94,8 +116,7 @@ export class Adamw {
   private advise(index: number, use: "soon" | "later"): void {
     const state = this.states[index];
     if (state === undefined || !isPaged(this.options.optimizer)) return;
-    state.m.advise(use);
-    state.v.advise(use);
+    for (const t of [state.m, state.v, state.master]) t?.advise(use);
   }
 
   /** The moments of a parameter, for checkpoints and tests. */
@@ -104,8 +125,8 @@ export class Adamw {
   }
 
   free(): void {
-    for (const { m, v, mAbsmax, vAbsmax } of this.states) {
-      for (const t of [m, v, mAbsmax, vAbsmax]) t?.free();
+    for (const { m, v, mAbsmax, vAbsmax, master } of this.states) {
+      for (const t of [m, v, mAbsmax, vAbsmax, master]) t?.free();
     }
     this.states.length = 0;
   }

@@ -1,10 +1,10 @@
-// What is trained: float32 tensors with their gradients, under the names of the checkpoint files.
+// What is trained: tensors with their gradients, under the names of the checkpoint files.
 import { type Device, type MemoryKind, Tensor } from "#native";
 
 export interface Parameter {
   readonly name: string;
   readonly value: Tensor;
-  /** float32, the shape of value; summed over the micro-batches of a step. */
+  /** The shape and dtype of value: float32, or bfloat16; summed over the micro-batches of a step. */
   readonly grad: Tensor;
 }
 
@@ -12,7 +12,7 @@ export function makeParameter(name: string, value: Tensor): Parameter {
   return {
     name,
     value,
-    grad: Tensor.empty("float32", value.shape, { device: value.device, kind: "gradients" }).zero(),
+    grad: Tensor.empty(value.dtype, value.shape, { device: value.device, kind: "gradients" }).zero(),
   };
 }
 

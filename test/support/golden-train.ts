@@ -3,9 +3,11 @@ import { readFileSync } from "node:fs";
 import type { Device } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { openAdapterFolder } from "#packages/hub";
+import { floatsOf as elementsOf } from "../../packages/engine/dense.ts";
 import type { GradientCheckpointing } from "../../packages/engine/forward.ts";
 import {
   type Adapter,
+  type AdapterDType,
   adapterParameters,
   attachAdapter,
   freeAdapter,
@@ -41,10 +43,14 @@ export const goldenAdamw: AdamwOptions = {
   ...{ optimizer: "adamw_32bit" as const, pagingDir: "." },
 };
 
-export function goldenStart(base: string, device: Device): { model: LlamaModel; adapter: Adapter } {
+export function goldenStart(
+  base: string,
+  device: Device,
+  dtype: AdapterDType = "float32",
+): { model: LlamaModel; adapter: Adapter } {
   const model = loadGoldenModel(base, device);
   using folder = openAdapterFolder(goldenPath("train/init_adapter"), { config: model.config });
-  const adapter = loadAdapter(folder, device, true);
+  const adapter = loadAdapter(folder, device, true, dtype);
   attachAdapter(model, adapter);
   return { model, adapter };
 }
@@ -56,6 +62,7 @@ export interface GoldenOptions {
   optimizer: TrainRecipe["optimizer"];
   /** A row a micro-batch. */
   split: boolean;
+  adapterDtype?: AdapterDType;
   /** Of the golden run's 20. */
   steps?: number;
 }
@@ -63,7 +70,7 @@ export interface GoldenOptions {
 /** The caller frees the result. */
 export async function trainGolden(base: string, options: GoldenOptions) {
   const { device, dtype, gradientCheckpointing, split, steps = 20 } = options;
-  const { model, adapter } = goldenStart(base, device);
+  const { model, adapter } = goldenStart(base, device, options.adapterDtype);
   const optimizer = new Adamw(adapterParameters(adapter), { ...goldenAdamw, optimizer: options.optimizer });
   const schedule = { kind: "constant", lr: goldenLr, warmupSteps: 0, steps: 20 } as const;
   const trainer = new Trainer(model, optimizer, { device, dtype, gradientCheckpointing, schedule, seed: 0 });
@@ -84,5 +91,5 @@ export async function trainGolden(base: string, options: GoldenOptions) {
 }
 
 export function snapshotOf(adapter: Adapter): Map<string, Float32Array> {
-  return new Map(adapterParameters(adapter).map((p) => [p.name, p.value.toFloat32()]));
+  return new Map(adapterParameters(adapter).map((p) => [p.name, elementsOf(p.value)]));
 }

@@ -22,7 +22,7 @@ export const measureContext: MeasureRow = async ({ device, shape }) => {
   const [cap, most] = full ? [24e9, 1 << 17] : [4e6, 4096];
   const of = (length: number): Training => ({
     ...{ config: configOf("8b", shape), device, rank: full ? 16 : 4, gradientCheckpointing: "full" },
-    ...{ optimizer: "paged_adamw_32bit", steps: [[length]], cap },
+    ...{ adapterDtype: "bfloat16", optimizer: "paged_adamw_32bit", steps: [[length]], cap },
   });
   const length = longestQuoted(of, cap, most);
   if (length === 0) throw new Error(`no row of ${granule} tokens is quoted to fit in ${cap} bytes`);

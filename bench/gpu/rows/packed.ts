@@ -44,7 +44,7 @@ export const measurePacked: MeasureRow = async (setting) => {
   const rows = Array<number>(count).fill(length);
   const training: Training = {
     ...{ config: configOf("7b", shape), device, rank: full ? 16 : 4, gradientCheckpointing: "full", cap: 0 },
-    ...{ optimizer: "adamw_32bit", steps: [rows, rows, rows, rows] },
+    ...{ adapterDtype: "float32", optimizer: "adamw_32bit", steps: [rows, rows, rows, rows] },
   };
   const { seconds, memory: taken } = await train(training);
   const tokens = count * length;

@@ -23,7 +23,7 @@ export const measurePaged: MeasureRow = async ({ device, shape }) => {
   const lengths = [[short], [short], [long], [short]];
   const training: Training = {
     ...{ config: configOf("7b", shape), device, rank: 64, gradientCheckpointing: "full" },
-    ...{ optimizer: "adamw_32bit", steps: lengths, cap: 0 },
+    ...{ adapterDtype: "float32", optimizer: "adamw_32bit", steps: lengths, cap: 0 },
   };
   const free: Trained = await train(training);
   const less = full ? 1e9 : Math.round(free.memory.atPeak.optimizer / 2);
