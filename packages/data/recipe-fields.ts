@@ -57,6 +57,7 @@ export interface TrainRecipe {
   evalFraction: number;
   gradientCheckpointing: (typeof checkpointings)[number];
   dtype: (typeof computeDTypes)[number];
+  adapterDtype: (typeof computeDTypes)[number];
   /** Null: as many as the machine has cores. */
   threads: number | null;
   /** Bytes that the process may take at most; null: what the machine has. */
@@ -218,8 +219,14 @@ export const recipeFields: readonly RecipeField[] = [
     check: checkpointing,
     help: "full: least memory, a third more time; selective: a third less, for little",
   },
-  // As QLoRA's own runs. Trained parameters, their gradients and the optimizer's state are float32 in both.
+  // As QLoRA's own runs. The optimizer's state is float32 in both, or 8-bit.
   { key: "dtype", fallback: "bfloat16", check: choice(computeDTypes), help: "of activations; float32 with full" },
+  {
+    key: "adapterDtype",
+    fallback: "float32",
+    check: choice(computeDTypes),
+    help: "of the trained adapter and its gradients; bfloat16 takes half the memory, what is summed up stays float32",
+  },
   { key: "threads", fallback: null, check: whole(1), help: "CPU threads; default all cores" },
   { key: "memoryLimit", fallback: null, check: size, help: "bytes of memory at most, such as 8GB; default: all" },
 ];

@@ -41,6 +41,9 @@ function cheaper(run: RunShape): { text: string; changed: RunShape }[] {
     ...(isBatch
       ? [{ text: "batch_size 1", changed: { ...run, trained: single(run.trained), evaluated: single(run.evaluated) } }]
       : []),
+    ...(run.adapterDtype === "float32" && run.lora !== null
+      ? [{ text: "adapter_dtype bfloat16", changed: { ...run, adapterDtype: "bfloat16" as const } }]
+      : []),
     ...(recipe.dtype === "float32" && run.lora !== null ? [change("dtype bfloat16", { dtype: "bfloat16" })] : []),
   ];
 }

@@ -72,5 +72,6 @@ export function runShapeOf(
   { trained, evaluated }: Pick<JobPlan, "trained" | "evaluated">,
 ): RunShape {
   const lora = recipe.full ? null : adapterOf(recipe, config);
-  return { config, stored, quant: quantOf(recipe), lora, recipe, trained, evaluated };
+  const { adapterDtype } = recipe;
+  return { config, stored, quant: quantOf(recipe), lora, adapterDtype, recipe, trained, evaluated };
 }

@@ -76,10 +76,10 @@ function prepareAdapter(job: PlacedJob, model: LlamaModel, baseDigest: string): 
   const { config } = model;
   const make = (): Adapter => {
     if (job.recipe.initAdapter === null) {
-      return createAdapter(loraOf(job.recipe), config, job.device, job.recipe.seed);
+      return createAdapter(loraOf(job.recipe), config, job.device, job.recipe.seed, job.recipe.adapterDtype);
     }
     using folder = openAdapterFolder(job.recipe.initAdapter, { config, digest: baseDigest });
-    return loadAdapter(folder, job.device, true);
+    return loadAdapter(folder, job.device, true, job.recipe.adapterDtype);
   };
   const adapter = make();
   attachAdapter(model, adapter);

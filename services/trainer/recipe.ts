@@ -81,6 +81,7 @@ const specFields = {
   evalFraction: "eval_fraction",
   gradientCheckpointing: "checkpointing",
   dtype: "compute_dtype",
+  adapterDtype: "adapter_dtype",
   threads: "threads",
   memoryLimit: "memory_limit_bytes",
 } as const satisfies Record<keyof TrainRecipe, string>;
@@ -132,6 +133,7 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
     evalFraction: spec.evalFraction,
     gradientCheckpointing: checkpointings.get(spec.checkpointing) ?? spec.gradientCheckpointing,
     dtype: dtypes.get(spec.computeDtype),
+    adapterDtype: dtypes.get(spec.adapterDtype),
     threads: spec.threads,
     memoryLimit: spec.memoryLimitBytes === undefined ? undefined : Number(spec.memoryLimitBytes),
   };

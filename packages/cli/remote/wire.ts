@@ -87,6 +87,7 @@ export function trainingSpec(
     evalSteps: BigInt(evalSteps),
     checkpointing: checkpointings[recipe.gradientCheckpointing],
     computeDtype: computeDtypeOf(recipe.dtype),
+    adapterDtype: computeDtypeOf(recipe.adapterDtype),
     ...(threads === null ? {} : { threads }),
     ...(memoryLimit === null ? {} : { memoryLimitBytes: BigInt(memoryLimit) }),
     bits: recipe.bits,
