@@ -52,6 +52,7 @@ interface Case {
   untrained?: number;
   dropout?: number;
   stored?: "bfloat16";
+  adapter?: "bfloat16";
 }
 
 const cases: Case[] = [
@@ -61,6 +62,10 @@ const cases: Case[] = [
   { name: "bfloat16", recipe: { dtype: "bfloat16" } },
   { name: "bfloat16, recomputed", recipe: { dtype: "bfloat16", gradientCheckpointing: "full" } },
   { name: "rank 64, 8-bit state", rank: 64, recipe: { optimizer: "adamw_8bit" } },
+  ...(["none", "selective", "full"] as const).map((gradientCheckpointing): Case => {
+    const recipe = { dtype: "bfloat16", optimizer: "paged_adamw_8bit", gradientCheckpointing } as const;
+    return { name: `an adapter in bfloat16, ${gradientCheckpointing}`, rank: 64, adapter: "bfloat16", recipe };
+  }),
   { name: "rank 128, dropout", rank: 128, dropout: 0.1 },
   { name: "one long row", lengths: [[1500]] },
   { name: "short rows", lengths: [[3], [5, 2]] },
@@ -104,7 +109,7 @@ async function measured(run: RunShape, steps: number) {
   if (quant) quantizeAll(model);
   memory.trim();
   memory.resetPeak();
-  const adapter = lora && createAdapter(lora, config, "cpu", 0);
+  const adapter = lora && createAdapter(lora, config, "cpu", 0, run.adapterDtype);
   if (adapter) attachAdapter(model, adapter);
   const parameters = adapter ? adapterParameters(adapter) : trainAllParameters(model);
   const options = { beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, maxGradNorm: 0.3, pagingDir: "." };
@@ -128,6 +133,7 @@ function runOf(c: Case): RunShape {
     stored: { dtype: c.stored ?? "float32", quant: null },
     quant: bits === 4 ? defaultQuant : null,
     lora: full ? null : adapterOf(rank, c.dropout),
+    adapterDtype: c.adapter ?? "float32",
     recipe: {
       ...{ optimizer: "adamw_32bit", dtype: "float32", gradientCheckpointing: "selective" },
       ...c.recipe,
@@ -182,12 +188,15 @@ test("LLaMA 65B is counted without its memory", () => {
   const recipe = { optimizer: "paged_adamw_32bit", dtype: "bfloat16", gradientCheckpointing: "full" } as const;
   const trained = [rowsOf([512], 0, 32_000)];
   const stored = { dtype: "bfloat16", quant: defaultQuant } as const;
-  const run = { config, stored, quant: null, lora: adapterOf(64), recipe, trained, evaluated: [] };
-  const { atPeak, paged, trainedParameters } = estimateMemory(run);
+  const adapterDtype = "bfloat16" as const;
+  const run = { config, stored, quant: null, lora: adapterOf(64), adapterDtype, recipe, trained, evaluated: [] };
+  const { atPeak, peakTotal, paged, trainedParameters } = estimateMemory(run);
+  // On a card of 48 GB, with room for what the driver takes.
+  assert.ok(peakTotal <= 40e9, `${peakTotal}`);
   const linear = 80 * (4 * 8192 * 8192 + 3 * 8192 * 22016);
   const dense = 2 * 2 * 32_000 * 8192;
   // QLoRA section 3: 4 bits and 0.127 bits of constants a parameter.
   assert.ok(Math.abs(atPeak.weights / (linear * (4.127 / 8) + dense) - 1) < 0.02, `${atPeak.weights}`);
   assert.equal(trainedParameters, 80 * 64 * (4 * (8192 + 8192) + 3 * (8192 + 22016)));
-  assert.ok(paged >= 8 * trainedParameters && atPeak.optimizer === 0);
+  assert.ok(paged >= 12 * trainedParameters && atPeak.optimizer === 0);
 });

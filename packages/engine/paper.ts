@@ -44,7 +44,10 @@ export function configOfPaper({ hiddenSize, intermediateSize, layerCount, headCo
   };
 }
 
-/** What the engine would take for a row's setting: NF4 with double quantization, bfloat16, 32-bit AdamW. */
+/**
+ * What the engine would take for a row's setting: NF4 with double quantization, activations and adapters in bfloat16, paged
+ * 32-bit AdamW, whose state (and the adapter in float32) is on the host between steps.
+ */
 export function estimateOfPaper(row: PaperRow): MemoryEstimate {
   const lora: RunShape["lora"] = {
     ...{ rank: 64, alpha: 16, dropout: 0, useRslora: false, targetModules: "all-linear" },
@@ -56,7 +59,8 @@ export function estimateOfPaper(row: PaperRow): MemoryEstimate {
     stored: { dtype: "bfloat16", quant: defaultQuant },
     quant: null,
     lora,
-    recipe: { optimizer: "adamw_32bit", dtype: "bfloat16", gradientCheckpointing: "full" },
+    adapterDtype: "bfloat16",
+    recipe: { optimizer: "paged_adamw_32bit", dtype: "bfloat16", gradientCheckpointing: "full" },
     trained: [[{ inputIds: tokens, labels: tokens }]],
     evaluated: [],
   });

@@ -66,6 +66,8 @@ export interface ServeOptions {
 type PlacedOptions = ServeOptions & { device: Device };
 
 export interface ModelInfo {
+  /** Where it is: what was found for "auto". */
+  device: Device;
   /** As config.json names it. */
   architecture: string;
   parameters: number;
@@ -145,6 +147,7 @@ export class ServedModel {
     const { parameters, bitsPerParameter } = linearFootprint(model);
     const { architecture, vocabSize, maxPositionEmbeddings, eosTokenIds } = model.config;
     this.info = {
+      device: options.device,
       architecture,
       parameters: parameterCount(model.config),
       quant: quantOf(model),

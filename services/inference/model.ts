@@ -113,8 +113,9 @@ export class LoadedModel {
     };
   }
 
+  /** Of the device that it is on. */
   memory(): Promise<MemoryReport> {
-    return this.#engine.memory();
+    return this.#engine.memory(this.engineModel.info.device);
   }
 
   /** Waits until nothing uses it, then frees it; bytes freed. New uses are refused meanwhile. */
@@ -125,12 +126,17 @@ export class LoadedModel {
       await this.#idle.promise;
     }
     try {
-      const before = await bytesOf(this.#engine);
+      const before = await this.#bytes();
       await this.engineModel.close();
-      return before - (await bytesOf(this.#engine));
+      return before - (await this.#bytes());
     } finally {
       await this.#engine.close();
     }
+  }
+
+  async #bytes(): Promise<number> {
+    const { current } = await this.memory();
+    return Object.values(current).reduce((sum, bytes) => sum + bytes, 0);
   }
 
   /** Drops it at once; answers under way end with UNAVAILABLE. */
@@ -138,11 +144,6 @@ export class LoadedModel {
     this.#isClosing = true;
     await this.#engine.close();
   }
-}
-
-async function bytesOf(engine: Engine): Promise<number> {
-  const { current } = await engine.memory();
-  return Object.values(current).reduce((sum, bytes) => sum + bytes, 0);
 }
 
 function tokenizerOf(modelDir: string, vocabSize: number): TextTokenizer | null {

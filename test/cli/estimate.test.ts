@@ -59,7 +59,7 @@ test("the paper's models", async () => {
   const { rows: models } = (await json(["estimate", "--paper"])) as unknown as {
     rows: { paper: { base: number }; ours: { peakTotal: number; atPeak: { weights: number } } }[];
   };
-  // The paper's point: 65B in 48 GB.
-  assert.ok(models[3]!.ours.peakTotal < 49e9);
+  // The paper's point: 65B on a card of 48 GB.
+  assert.ok(models[3]!.ours.peakTotal <= 40e9);
   for (const { paper, ours } of models) assert.ok(ours.atPeak.weights < 1.05e6 * paper.base);
 });

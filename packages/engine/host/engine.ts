@@ -1,6 +1,6 @@
 // The engine as the main thread sees it: promises and streams over a worker thread.
 import { Worker } from "node:worker_threads";
-import type { MemoryReport } from "#native";
+import type { Device, MemoryReport } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ExportGgufOptions, ExportGgufReport } from "../export-gguf.ts";
 import type { SchedulerStats } from "../generation/scheduler.ts";
@@ -98,8 +98,9 @@ export class Engine {
     return new EngineModel(this, id, info);
   }
 
-  memory(): Promise<MemoryReport> {
-    return this.call("memory", null);
+  /** Of the host's tensors, or a device's. */
+  memory(device: Device = "cpu"): Promise<MemoryReport> {
+    return this.call("memory", device);
   }
 
   /** Frees everything; calls under way end with UNAVAILABLE. */

@@ -1,7 +1,7 @@
 // The engine's thread: it runs the calls of the main thread, whose event loop stays free for gRPC. Long
 // calls give way between steps, so that cancellations and other calls get their turn.
 import { parentPort } from "node:worker_threads";
-import { type MemoryReport, memory, setThreadCount } from "#native";
+import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import { NibbleError } from "#packages/errors";
 import { type ExportGgufOptions, exportGguf } from "../export-gguf.ts";
 import type { GeneratedToken } from "../generation/sequence.ts";
@@ -31,7 +31,7 @@ function model(id: number): ServedModel {
 /** Names and argument types as host/engine.ts sends them. */
 const methods = {
   setThreads: (threads: number) => setThreadCount(threads),
-  memory: (): MemoryReport => memory.report(),
+  memory: (device: Device): MemoryReport => memory.report(device),
   quantize: (options: QuantizeModelOptions, { signal, emit }: CallContext) =>
     quantizeModel({ ...options, signal, onProgress: emit }),
   merge: (options: MergeOptions, { signal, emit }: CallContext) =>
