@@ -1,6 +1,6 @@
 // The engine's thread with a model on the CUDA device, and what a training run takes there beside what was quoted.
 import assert from "node:assert/strict";
-import { after, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import { memory } from "#native";
 import { configOf } from "../../bench/gpu/shapes.ts";
 import { quoteOf, type Training, train } from "../../bench/gpu/training.ts";
@@ -11,10 +11,8 @@ const inUse = ({ current }: { current: Record<string, number> }) =>
   Object.values(current).reduce((sum, bytes) => sum + bytes, 0);
 
 describe("the engine's thread", () => {
-  const engine = new Engine();
-  after(() => engine.close());
-
   test("its memory of the device has the model while it is open; an answer comes from there", async () => {
+    const engine = new Engine();
     const limits = { sequencesMax: 2, stepTokensMax: 32, cacheTokensMax: 256, waitingMax: 2 };
     const place = { modelDir: goldenPath("llama_tied_nf4_dq"), device: "auto", dtype: "float32", quant: null } as const;
     const host = inUse(await engine.memory());
@@ -29,6 +27,7 @@ describe("the engine's thread", () => {
     assert.equal(timing.newTokens, 3);
     await model.close();
     assert.equal(inUse(await engine.memory("cuda")), 0);
+    await engine.close();
   });
 });
 
