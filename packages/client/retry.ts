@@ -1,11 +1,10 @@
 // When a call is worth making again, and how long to wait before. Only calls that change nothing or carry a request
 // id are retried here.
-import { setTimeout as delay } from "node:timers/promises";
-import { NibbleError } from "#packages/errors";
+import { BackOff, NibbleError } from "#packages/errors";
 
-/** Failures in a row, without progress in between, after which a helper gives up. With the waits below: about 15 s. */
+/** Failures in a row, without progress in between, after which a helper gives up. With the waits below: about 10 s. */
 export const retriesDefault = 8;
-const waitMsFirst = 50;
+const waitMsFirst = 100;
 const waitMsMax = 4_000;
 
 /**
@@ -25,30 +24,23 @@ export interface RetryOptions {
   signal?: AbortSignal;
 }
 
-/** Counts failures in a row; `again` waits longer after each, and throws the error when it is one too many. */
+/** `again` waits longer after each failure in a row, and throws the error where waiting does not help any more. */
 export class Retries {
-  readonly #max: number;
+  readonly #backOff: BackOff;
   readonly #signal: AbortSignal | undefined;
-  #failures = 0;
 
   constructor({ retriesMax = retriesDefault, signal }: RetryOptions) {
-    this.#max = retriesMax;
+    this.#backOff = new BackOff({ attemptsMax: retriesMax + 1, waitMsFirst, waitMsMax, signal });
     this.#signal = signal;
   }
 
   progress(): void {
-    this.#failures = 0;
+    this.#backOff.progress();
   }
 
   async again(thrown: unknown): Promise<void> {
-    if (this.#signal?.aborted || !isConnectionLoss(thrown) || this.#failures >= this.#max) throw thrown;
-    const ms = Math.min(waitMsMax, waitMsFirst * 2 ** this.#failures);
-    this.#failures++;
-    try {
-      await delay(ms, undefined, this.#signal ? { signal: this.#signal } : {});
-    } catch {
-      throw thrown;
-    }
+    const isWorth = !this.#signal?.aborted && isConnectionLoss(thrown);
+    if (!isWorth || !(await this.#backOff.again().catch(() => false))) throw thrown;
   }
 }
 

@@ -1,5 +1,7 @@
 // The one error type of the TypeScript code. Its codes are google.rpc.Code names, so that a service
-// answers with it without a table of its own. It knows no transport.
+// answers with it without a table of its own. It knows no transport. Beside it: how to wait before another attempt.
+
+export { BackOff, type BackOffOptions } from "./back-off.ts";
 
 export const errorCodes = [
   "CANCELLED",

@@ -5,7 +5,7 @@ import { type FileHandle, open, rename, rm, writeFile } from "node:fs/promises";
 import { NibbleError } from "#packages/errors";
 import { partialName } from "../files.ts";
 import { contentIdOf, type RemoteFile, type RepoCache } from "./cache.ts";
-import { Attempts, type HubCall, hubFetch, isConnectionLoss } from "./hub-fetch.ts";
+import { backOffOf, type HubCall, hubFetch, isConnectionLoss } from "./hub-fetch.ts";
 
 const idleMsDefault = 30_000;
 const readBytes = 1 << 20;
@@ -134,7 +134,7 @@ async function openPartial(path: string, file: RemoteFile): Promise<Partial> {
 }
 
 async function complete(partial: Partial, file: RemoteFile, options: DownloadOptions): Promise<void> {
-  const attempts = new Attempts(options);
+  const attempts = backOffOf(options);
   while (partial.size < file.sizeBytes) {
     const before = partial.size;
     try {

@@ -1,7 +1,7 @@
 // What a server asks to wait, and when it is given up.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Attempts, askedWaitMs } from "./hub-fetch.ts";
+import { askedWaitMs, backOffOf } from "./hub-fetch.ts";
 
 test("the wait that is asked for: seconds, a date, the Hub's rate limit", () => {
   const asked = (headers: Record<string, string>) => askedWaitMs(new Headers(headers));
@@ -15,7 +15,7 @@ test("the wait that is asked for: seconds, a date, the Hub's rate limit", () => 
 });
 
 test("attempts end; progress begins them anew; a wait beyond the limit is none", async () => {
-  const attempts = new Attempts({ attemptsMax: 3, waitMsFirst: 1, waitMsMax: 1000 });
+  const attempts = backOffOf({ attemptsMax: 3, waitMsFirst: 1, waitMsMax: 1000 });
   assert.equal(await attempts.again(1001), false);
   assert.deepEqual([await attempts.again(), await attempts.again(5), await attempts.again()], [true, true, false]);
   attempts.progress();

@@ -1,7 +1,6 @@
 // The fetch that every call to the Hub goes through, @huggingface/hub's as well: it sends the token to the Hub only,
 // waits and tries again where that may help, and turns what the Hub refuses into errors.
-import { setTimeout as sleep } from "node:timers/promises";
-import { NibbleError } from "#packages/errors";
+import { BackOff, NibbleError } from "#packages/errors";
 import { refusalOf } from "./errors.ts";
 import type { HubSettings } from "./settings.ts";
 
@@ -16,14 +15,17 @@ export interface RetryLimits {
   idleMsMax?: number;
 }
 
-export interface HubCall extends RetryLimits {
+interface RetryOptions extends RetryLimits {
+  signal?: AbortSignal | undefined;
+}
+
+export interface HubCall extends RetryOptions {
   settings: HubSettings;
   op: string;
   /** What is asked for, in errors. */
   what: string;
   /** The caller reads the body as it comes; otherwise it is read here, so that a connection cut within it is made up for. */
   isStream?: boolean;
-  signal?: AbortSignal | undefined;
 }
 
 const worthRetrying = new Set([408, 425, 429, 500, 502, 503, 504]);
@@ -35,36 +37,8 @@ export function isConnectionLoss(thrown: unknown): boolean {
   return thrown instanceof TypeError;
 }
 
-export class Attempts {
-  readonly #limits: Required<Pick<RetryLimits, "attemptsMax" | "waitMsFirst" | "waitMsMax">>;
-  readonly #signal: AbortSignal | undefined;
-  #count = 1;
-
-  constructor({
-    attemptsMax = 6,
-    waitMsFirst = 1000,
-    waitMsMax = 300_000,
-    signal,
-  }: RetryLimits & { signal?: AbortSignal | undefined }) {
-    this.#limits = { attemptsMax, waitMsFirst, waitMsMax };
-    this.#signal = signal;
-  }
-
-  /** Something was achieved: the count begins anew. */
-  progress(): void {
-    this.#count = 1;
-  }
-
-  /** Waits before the next attempt; false if there is none. */
-  async again(askedMs?: number): Promise<boolean> {
-    const { attemptsMax, waitMsFirst, waitMsMax } = this.#limits;
-    if (this.#count >= attemptsMax || (askedMs ?? 0) > waitMsMax) return false;
-    // Many clients that were refused together should not come back together.
-    const own = waitMsFirst * 2 ** (this.#count - 1) * (0.5 + Math.random() / 2);
-    this.#count++;
-    await sleep(Math.max(own, askedMs ?? 0), undefined, this.#signal ? { signal: this.#signal } : {});
-    return true;
-  }
+export function backOffOf({ attemptsMax = 6, waitMsFirst = 1000, waitMsMax = 300_000, signal }: RetryOptions): BackOff {
+  return new BackOff({ attemptsMax, waitMsFirst, askedMsMax: waitMsMax, signal });
 }
 
 /** What the server asks to wait, in milliseconds: Retry-After, or the Hub's RateLimit header with nothing remaining. */
@@ -89,7 +63,7 @@ export function hubFetch(call: HubCall): typeof fetch {
       else headers.set("authorization", `Bearer ${settings.token}`);
     }
     headers.set("user-agent", "nibble");
-    const attempts = new Attempts(call);
+    const attempts = backOffOf(call);
     for (;;) {
       const signals = [signal, init.signal].filter((one) => one != null);
       const answer = await attempt(() => fetch(url, { ...init, headers, signal: AbortSignal.any(signals) }), call);
