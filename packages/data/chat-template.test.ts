@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { readChatTemplate } from "#packages/hub";
 import { copyOfGolden, goldenPath } from "../../test/support/folders.ts";
-import { ChatTemplate, readChatTemplate } from "./chat-template.ts";
+import { ChatTemplate } from "./chat-template.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 const messages = [

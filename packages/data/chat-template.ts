@@ -1,7 +1,5 @@
 // Chat templates: a model folder's Jinja text that turns messages into the prompt its model was made
-// for. The engine is @huggingface/jinja; this file finds the template and checks the messages.
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+// for. The engine is @huggingface/jinja; this file checks the messages.
 import { Template } from "@huggingface/jinja";
 import { NibbleError } from "#packages/errors";
 
@@ -84,15 +82,4 @@ export class ChatTemplate {
 function templateError(what: string, thrown: unknown): NibbleError {
   const reason = thrown instanceof Error ? thrown.message : String(thrown);
   return new NibbleError(`the chat template ${what}: ${reason}`, { code: "INVALID_ARGUMENT", op, cause: thrown });
-}
-
-/** chat_template.jinja, or the older place: a key of tokenizer_config.json, perhaps a list of named ones. */
-export function readChatTemplate(folder: string, tokenizerConfig: Record<string, unknown>): string | null {
-  const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return readFileSync(file, "utf8");
-  const value = tokenizerConfig["chat_template"];
-  if (typeof value === "string") return value;
-  if (!Array.isArray(value)) return null;
-  const named = value.find((entry) => entry?.name === "default");
-  return typeof named?.template === "string" ? named.template : null;
 }

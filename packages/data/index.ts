@@ -6,7 +6,6 @@ export {
   type ChatMessage,
   ChatTemplate,
   type RenderOptions,
-  readChatTemplate,
   type TemplateTokens,
   type ToolCallMessage,
   type ToolDefinition,

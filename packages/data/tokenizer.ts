@@ -1,10 +1,11 @@
 // Text to token ids and back, from a model folder's tokenizer.json. The tokenizing itself is
 // @huggingface/tokenizers; this file adds checks, the special ids, and a decoder for streams.
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { NibbleError } from "#packages/errors";
-import { ChatTemplate, readChatTemplate } from "./chat-template.ts";
+import { readChatTemplate, readObjectFile } from "#packages/hub";
+import { ChatTemplate } from "./chat-template.ts";
 
 const op = "tokenizer";
 
@@ -114,11 +115,10 @@ export function loadTokenizer(folder: string, model?: { vocabSize: number }): Te
     const message = `${file}: expected at most ${tokenizerBytesMax} bytes, got ${size}`;
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { folder } });
   }
-  const configFile = join(folder, "tokenizer_config.json");
-  const config = existsSync(configFile) ? readObject(configFile) : {};
+  const config = readObjectFile(join(folder, "tokenizer_config.json"), op) ?? {};
   let tokenizer: TextTokenizer;
   try {
-    tokenizer = new TextTokenizer(readObject(file), config, readChatTemplate(folder, config));
+    tokenizer = new TextTokenizer(readObjectFile(file, op) ?? {}, config, readChatTemplate(folder, config));
   } catch (thrown) {
     if (thrown instanceof NibbleError) throw thrown;
     const reason = thrown instanceof Error ? thrown.message : String(thrown);
@@ -130,17 +130,4 @@ export function loadTokenizer(folder: string, model?: { vocabSize: number }): Te
     throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { folder } });
   }
   return tokenizer;
-}
-
-function readObject(file: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(file, "utf8"));
-  } catch (thrown) {
-    if (!(thrown instanceof SyntaxError)) throw NibbleError.from(thrown, op);
-    const message = `${file}: expected JSON: ${thrown.message}`;
-    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { file }, cause: thrown });
-  }
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  throw new NibbleError(`${file}: expected a JSON object`, { code: "INVALID_ARGUMENT", op, details: { file } });
 }

@@ -18,6 +18,7 @@ export * from "./dtypes.ts";
 export { publishFolder, replaceFile, syncFolder } from "./files.ts";
 export * from "./gguf/index.ts";
 export { checkInnerPaths, isInnerPath } from "./inner-path.ts";
+export { readObjectFile } from "./json.ts";
 export * from "./llama-config.ts";
 export * from "./llama-weights.ts";
 export {
@@ -70,3 +71,4 @@ export { type Rope, type RopeScaling, supportedRopeTypes } from "./rope-config.t
 export { openSafetensors, SafetensorsFile } from "./safetensors.ts";
 export type { TensorInfo, TensorSpec } from "./safetensors-header.ts";
 export { SafetensorsSpool, SafetensorsWriter, type WriterOptions } from "./safetensors-writer.ts";
+export { readChatTemplate } from "./tokenizer-files.ts";

@@ -1,5 +1,6 @@
 // JSON as Hugging Face's Python tools write it: numbers keep their spelling (1e-06 stays 1e-06, 6.0 stays
 // 6.0, which a strict Python reader may insist on), keys are sorted, the indent is two spaces.
+import { existsSync, readFileSync } from "node:fs";
 import { NibbleError } from "#packages/errors";
 
 export type JsonObject = Record<string, unknown>;
@@ -12,7 +13,17 @@ export function parseObject(text: string, op: string, what: string): JsonObject 
   return checkObject(parse(text, op, what), op, what);
 }
 
-/** The same, but numbers stay as written when the object is printed again. */
+/** The object in a file; null where there is no such file. */
+export function readObjectFile(file: string, op: string): JsonObject | null {
+  if (!existsSync(file)) return null;
+  try {
+    return parseObject(readFileSync(file, "utf8"), op, file);
+  } catch (thrown) {
+    throw NibbleError.from(thrown, op);
+  }
+}
+
+/** As parseObject, but numbers stay as written when the object is printed again. */
 export function parseForRewriting(text: string, op: string, what: string): JsonObject {
   const keep = (_key: string, value: unknown, context: { source?: string }) =>
     typeof value === "number" && context.source !== undefined ? rawJson(context.source) : value;

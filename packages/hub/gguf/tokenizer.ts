@@ -1,10 +1,10 @@
 // A tokenizer.json as GGUF's keys. llama.cpp tokenizes by itself, so it must know how text is cut before the merges: by
 // a name for each way of cutting (its LLAMA_VOCAB_PRE_TYPE). A way that has none here is refused, not guessed.
-import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { NibbleError } from "#packages/errors";
-import { isObject, type JsonObject, parseObject } from "../json.ts";
+import { isObject, type JsonObject, readObjectFile } from "../json.ts";
 import type { LlamaConfig } from "../llama-config.ts";
+import { readChatTemplate } from "../tokenizer-files.ts";
 import type { GgufValue } from "./container.ts";
 
 const op = "gguf_export";
@@ -112,20 +112,9 @@ function addsBos(tokenizer: JsonObject): boolean {
   return isObject(objects(template?.["single"])[0]?.["SpecialToken"]);
 }
 
-function chatTemplate(folder: string, config: JsonObject): string | null {
-  const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return readFileSync(file, "utf8");
-  return typeof config["chat_template"] === "string" ? config["chat_template"] : null;
-}
-
-function readObject(folder: string, name: string): JsonObject | null {
-  const file = join(folder, name);
-  return existsSync(file) ? parseObject(readFileSync(file, "utf8"), op, file) : null;
-}
-
 /** @throws FAILED_PRECONDITION for a folder without tokenizer.json, or one whose way of cutting llama.cpp does not know. */
 export function tokenizerMetadata(folder: string, config: LlamaConfig): Map<string, GgufValue> {
-  const tokenizer = readObject(folder, "tokenizer.json");
+  const tokenizer = readObjectFile(join(folder, "tokenizer.json"), op);
   if (tokenizer === null) fail(`expected one in ${folder}, got none`);
   const model = isObject(tokenizer["model"]) ? tokenizer["model"] : {};
   if (model["type"] !== "BPE") fail(`model: expected BPE, got ${String(model["type"])}`);
@@ -141,7 +130,7 @@ export function tokenizerMetadata(folder: string, config: LlamaConfig): Map<stri
   for (const [name, id] of Object.entries(ids)) {
     if (id !== null && id !== undefined) keys.set(`tokenizer.ggml.${name}_token_id`, { type: "uint32", value: id });
   }
-  const template = chatTemplate(folder, readObject(folder, "tokenizer_config.json") ?? {});
+  const template = readChatTemplate(folder, readObjectFile(join(folder, "tokenizer_config.json"), op) ?? {});
   if (template !== null) keys.set("tokenizer.chat_template", { type: "string", value: template });
   return keys;
 }

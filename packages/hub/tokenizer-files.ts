@@ -1,0 +1,15 @@
+// What a model folder's tokenizer files say beside the tokenizer itself. It tokenizes nothing.
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { JsonObject } from "./json.ts";
+
+/** A model's chat template: chat_template.jinja, or in the older place, a key of tokenizer_config.json. */
+export function readChatTemplate(folder: string, tokenizerConfig: JsonObject): string | null {
+  const file = join(folder, "chat_template.jinja");
+  if (existsSync(file)) return readFileSync(file, "utf8");
+  const value = tokenizerConfig["chat_template"];
+  if (typeof value === "string") return value;
+  // Some folders have several, by name.
+  const named: unknown = Array.isArray(value) ? value.find((entry) => entry?.name === "default")?.template : null;
+  return typeof named === "string" ? named : null;
+}
