@@ -1,6 +1,7 @@
 // Options that several commands share, and checks of their values.
-import { InvalidArgumentError, Option } from "commander";
-import { deviceChoices } from "#packages/engine";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { baseQuantTypes, blockSizes } from "#packages/data";
+import { deviceChoices, type QuantOptions } from "#packages/engine";
 
 function number(text: string, expected: string, ok: (n: number) => boolean): number {
   const value = text.trim() === "" ? Number.NaN : Number(text);
@@ -37,3 +38,23 @@ export const deviceOption = () =>
 
 export const dtypeOption = () =>
   new Option("--dtype <dtype>", "what the engine computes in").choices(["float32", "bfloat16"]).default("float32");
+
+export interface QuantFlags {
+  type: QuantOptions["type"];
+  blockSize: string;
+  doubleQuant: boolean;
+}
+
+/** How linear layers are stored in 4 bits. `when` is said of the type: "with --bits 4". */
+export function addQuantOptions(command: Command, when = ""): Command {
+  return command
+    .addOption(new Option("--type <type>", `4-bit type${when}`).choices(baseQuantTypes).default("nf4"))
+    .addOption(
+      new Option("--block-size <n>", "weights that share one absmax").choices(blockSizes.map(String)).default("64"),
+    )
+    .option("--no-double-quant", "keep each block's absmax in 32 bits");
+}
+
+export function quantOf({ type, blockSize, doubleQuant }: QuantFlags): QuantOptions {
+  return { type, blockSize: Number(blockSize), doubleQuant };
+}

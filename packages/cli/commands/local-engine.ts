@@ -1,36 +1,22 @@
 // What merge and export share: the engine of this process, how a 16-bit base was quantized, the progress line.
 import { type Command, Option } from "commander";
-import { baseQuantTypes, blockSizes } from "#packages/data";
-import type { Engine, QuantOptions, TensorProgress } from "#packages/engine";
+import type { Engine, TensorProgress } from "#packages/engine";
 import type { Io } from "../io.ts";
+import { addQuantOptions, type QuantFlags, quantOf } from "../options.ts";
 import { StatusLine, tensorBar } from "../progress.ts";
 
-export interface TrainedAsFlags {
+export interface TrainedAsFlags extends QuantFlags {
   bits?: "4" | "16";
-  type: QuantOptions["type"];
-  blockSize: string;
-  doubleQuant: boolean;
 }
 
 /** How train had a 16-bit base: the values that an adapter belongs to. A quantized folder says it itself. */
 export function addTrainedAs(command: Command, bitsDefault: string): Command {
-  return command
-    .addOption(
-      new Option("--bits <bits>", `of a 16-bit model's linear layers in training (default: ${bitsDefault})`).choices([
-        "4",
-        "16",
-      ]),
-    )
-    .addOption(new Option("--type <type>", "4-bit type with --bits 4").choices(baseQuantTypes).default("nf4"))
-    .addOption(
-      new Option("--block-size <n>", "weights that share one absmax").choices(blockSizes.map(String)).default("64"),
-    )
-    .option("--no-double-quant", "each block's absmax in 32 bits");
+  const help = `of a 16-bit model's linear layers in training (default: ${bitsDefault})`;
+  return addQuantOptions(command.addOption(new Option("--bits <bits>", help).choices(["4", "16"])), " with --bits 4");
 }
 
-export function trainedAs({ bits, type, blockSize, doubleQuant }: TrainedAsFlags, quantizedByDefault: boolean) {
-  const quant: QuantOptions = { type, blockSize: Number(blockSize), doubleQuant };
-  return (bits === undefined ? quantizedByDefault : bits === "4") ? quant : null;
+export function trainedAs(flags: TrainedAsFlags, quantizedByDefault: boolean) {
+  return (flags.bits === undefined ? quantizedByDefault : flags.bits === "4") ? quantOf(flags) : null;
 }
 
 /** Runs work on an engine of its own, with a status line that ends before anything is printed. */

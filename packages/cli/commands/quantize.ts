@@ -1,33 +1,25 @@
 // nibble quantize: a 16- or 32-bit model folder into a 4-bit one.
-import { type Command, Option } from "commander";
-import { baseQuantTypes, blockSizes } from "#packages/data";
+import type { Command } from "commander";
 import { bytes, count, duration } from "../format.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { endpointOption, jsonOption, threadsOption } from "../options.ts";
+import { addQuantOptions, endpointOption, jsonOption, type QuantFlags, quantOf, threadsOption } from "../options.ts";
 import { StatusLine, tensorBar } from "../progress.ts";
 import { withBackend } from "./run.ts";
 
-interface Options {
+interface Options extends QuantFlags {
   out: string;
-  type: (typeof baseQuantTypes)[number];
-  blockSize: string;
-  doubleQuant: boolean;
   threads?: number;
   endpoint?: string;
   json?: boolean;
 }
 
 export function addQuantize(program: Command, io: Io): void {
-  program
+  const command = program
     .command("quantize")
     .description("store a model's linear layers in 4 bits")
     .argument("<model-dir>", "model folder to read: config.json and safetensors; or org/name[@revision] of the Hub")
-    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
-    .addOption(new Option("--type <type>", "4-bit type").choices(baseQuantTypes).default("nf4"))
-    .addOption(
-      new Option("--block-size <n>", "weights that share one absmax").choices(blockSizes.map(String)).default("64"),
-    )
-    .option("--no-double-quant", "keep each block's absmax in 32 bits")
+    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all");
+  addQuantOptions(command)
     .addOption(threadsOption())
     .addOption(endpointOption())
     .addOption(jsonOption())
@@ -35,12 +27,11 @@ export function addQuantize(program: Command, io: Io): void {
 }
 
 async function quantize(io: Io, modelDir: string, options: Options): Promise<void> {
-  const { out: outDir, type, blockSize, doubleQuant, threads = null } = options;
+  const { out: outDir, threads = null } = options;
   const status = new StatusLine(io);
-  const quant = { type, blockSize: Number(blockSize), doubleQuant };
   const summary = await withBackend(io, options.endpoint, (backend) =>
     backend.quantize(
-      { modelDir, outDir, quant, threads },
+      { modelDir, outDir, quant: quantOf(options), threads },
       {
         signal: io.signal,
         onProgress: (progress) => status.show(tensorBar(progress)),
