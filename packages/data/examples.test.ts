@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { copyOfGolden, goldenPath } from "../../test/support/folders.ts";
 import { readDataset } from "./dataset.ts";
@@ -14,10 +14,15 @@ import { loadTokenizer } from "./tokenizer.ts";
 const tokenizer = loadTokenizer(goldenPath("llama_tied"));
 const place = { file: "rows.jsonl", line: 7 };
 
-function build(value: object, options: Partial<ExampleOptions> = {}, from = tokenizer) {
+function buildAll(value: object, options: Partial<ExampleOptions> = {}, from = tokenizer): Example[] {
   const row = readAs(detectFormat(value, place), value, place, "")[0];
   assert.ok(row);
   return new ExampleBuilder(from, { maxLength: 200, ...options }).build({ ...place, row, weight: 1 });
+}
+function build(...args: Parameters<typeof buildAll>): Example {
+  const [example, ...more] = buildAll(...args);
+  assert.ok(example && more.length === 0);
+  return example;
 }
 function lint(examples: readonly Example[]) {
   const found = new Lint();
@@ -89,7 +94,7 @@ test("the ids before an answer are those that serving asks with", () => {
   assert.deepEqual([labels[ids.length - 1], labels[ids.length]], [-100, inputIds[ids.length]]);
 });
 
-test("a template that rewrites earlier turns, or none at all, is an error that says so", (t) => {
+test("no template, or one that changes a question once its answer follows, is an error that says so", (t) => {
   const folder = copyOfGolden(t, "llama_tied");
   const template = join(folder, "chat_template.jinja");
   writeFileSync(template, "{% for m in messages %}{% if loop.last %}[last]{% endif %}{{ m.content }}</s>{% endfor %}");
@@ -100,6 +105,61 @@ test("a template that rewrites earlier turns, or none at all, is an error that s
   const bare = loadTokenizer(folder);
   Object.defineProperty(bare, "chatTemplate", { value: null });
   assert.throws(() => build(chat, {}, bare), { code: "FAILED_PRECONDITION", message: /needs a chat template/ });
+});
+
+/** Qwen3's way: thoughts stay in the answers that follow the last question only. */
+const forgetful = `{%- set ns = namespace(last=-1) %}{%- for m in messages %}{%- if m.role == 'user' %}
+{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}{%- for m in messages %}
+{%- set parts = m.content.split('</think>') %}
+{%- if m.role == 'assistant' %}{%- if loop.index0 > ns.last %}
+{{- 'a:<think>' + (parts[0] if parts|length > 1 else '').split('<think>')[-1] + '</think>' + parts[-1] + '</s>' }}
+{%- else %}{{- 'a:' + parts[-1] + '</s>' }}{%- endif %}
+{%- else %}{{- m.role[0] + ':' + m.content + '</s>' }}{%- endif %}{%- endfor %}
+{%- if add_generation_prompt %}{{- 'a:' }}{%- endif %}`;
+
+function withTemplate(t: TestContext, template: string) {
+  const folder = copyOfGolden(t, "llama_tied");
+  writeFileSync(join(folder, "chat_template.jinja"), template);
+  return loadTokenizer(folder);
+}
+
+test("where a template rewrites earlier turns, each answer is trained as serving asks for it", (t) => {
+  const from = withTemplate(t, forgetful);
+  const turns = [
+    { role: "user", content: "One?" },
+    { role: "assistant", content: "<think>hm</think>Two." },
+    { role: "assistant", content: "<think>or</think>Four." },
+    { role: "user", content: "And?" },
+    { role: "assistant", content: "Three." },
+    { role: "user", content: "Bye" },
+  ];
+  const texts = (messages: object[], options: Partial<ExampleOptions> = {}) =>
+    buildAll({ messages }, options, from).map((example) => printMask(previewMask(example, from)));
+  const first = "u:One?</s>a:⟦<think>hm</think>Two.</s>⟧a:⟦<think>or</think>Four.</s>⟧";
+  const second = "u:One?</s>a:Two.</s>a:Four.</s>u:And?</s>a:⟦<think></think>Three.</s>⟧";
+  assert.deepEqual(texts(turns), [first, second]);
+  assert.deepEqual(texts(turns, { trainTurns: "last" }), [second]);
+  assert.deepEqual(texts(turns.map((turn, i) => (i === 4 ? { ...turn, weight: 0 } : turn))), [first]);
+  const whole = "u⟦:One?</s>a:Two.</s>a:Four.</s>u:And?</s>a:<think></think>Three.</s>⟧";
+  assert.deepEqual(texts(turns, { trainOnSource: true }), [whole]);
+  const prompt = from.chatTemplate!.render(turns.slice(0, 4), { addGenerationPrompt: true });
+  const ids = from.encode(prompt, { addSpecialTokens: false });
+  assert.deepEqual([...(buildAll({ messages: turns }, {}, from)[1]?.inputIds.subarray(0, ids.length) ?? [])], ids);
+});
+
+test("a template that opens an answer with more than it writes for one: the answer is what is trained", (t) => {
+  const opening = "{% if add_generation_prompt %}a:<think>{% endif %}";
+  const from = withTemplate(t, `{% for m in messages %}{{ m.role[0] }}:{{ m.content }}</s>{% endfor %}${opening}`);
+  const text = (content: string) => {
+    const messages = [
+      { role: "user", content: "One?" },
+      { role: "assistant", content },
+    ];
+    return printMask(previewMask(build({ messages }, {}, from), from));
+  };
+  assert.equal(text("Two."), "u:One?</s>a:⟦Two.</s>⟧");
+  assert.equal(text("<b>Two"), "u:One?</s>a:⟦<b>Two</s>⟧");
+  assert.equal(text("<think>so</think>Two"), "u:One?</s>a:<think>⟦so</think>Two</s>⟧");
 });
 
 test("of a dialogue only the last answer, or none of those with weight 0", () => {
@@ -135,7 +195,7 @@ test("the lint counts what teaches nothing good, and names the first", () => {
 test("real dialogues: every row builds, trains its ends, and trains less than it reads", async () => {
   const file = fileURLToPath(new URL("../../test/data/dialogues.jsonl", import.meta.url));
   const builder = new ExampleBuilder(tokenizer, { maxLength: 4096 });
-  const examples = (await readDataset(file)).map((row) => builder.build(row));
+  const examples = (await readDataset(file)).flatMap((row) => builder.build(row));
   assert.deepEqual(lint(examples).texts, []);
   assert.ok(examples.every((e) => e.trainedCount > 0 && e.trainedCount < e.inputIds.length));
 });

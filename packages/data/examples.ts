@@ -5,6 +5,7 @@
 // Each span is tokenized apart (as the QLoRA code did, arXiv:2305.14314), so the ids of a prompt are
 // those that serving gives the same prompt, whatever completion follows.
 import { NibbleError } from "#packages/errors";
+import { renderTurns, trainedOf } from "./chat-turns.ts";
 import type { PlacedRow } from "./dataset.ts";
 import type { Row, TurnMessage } from "./formats.ts";
 import { type Place, rowError } from "./place.ts";
@@ -68,36 +69,37 @@ export class ExampleBuilder {
     this.opening = tokenizer.encode("").filter((id) => id !== eos);
   }
 
-  /** @throws with file and line where the row cannot be tokenized. */
-  build({ row, file, line, weight }: PlacedRow): Example {
+  /**
+   * Mostly one example; of a dialogue whose template rewrites earlier turns several (chat-turns.ts).
+   * @throws with file and line where the row cannot be tokenized.
+   */
+  build({ row, file, line, weight }: PlacedRow): Example[] {
     const place = { file, line };
-    const spans = this.spansOf(row, place);
-    const ids = spans.flatMap((span) => span.ids);
-    const all = this.options.trainOnSource === true && row.kind !== "ids";
-    const labels = spans.flatMap((span) =>
-      row.kind === "ids" ? [] : span.ids.map((id) => (all || span.trained ? id : notTrained)),
-    );
-    return this.finish(ids, row.kind === "ids" ? [...row.labels] : labels, { ...place, weight });
+    if (row.kind === "ids") {
+      this.checkIds(row.inputIds, row.labels, place);
+      return [this.finish(row.inputIds, [...row.labels], { ...place, weight })];
+    }
+    const all = this.options.trainOnSource === true;
+    return this.spansOf(row, place).map((spans) => {
+      const ids = spans.flatMap((span) => span.ids);
+      const labels = spans.flatMap(({ ids, trained }) => ids.map((id) => (all || trained ? id : notTrained)));
+      return this.finish(ids, labels, { ...place, weight });
+    });
   }
 
-  private spansOf(row: Row, place: Place): Span[] {
+  private spansOf(row: Exclude<Row, { kind: "ids" }>, place: Place): Span[][] {
     switch (row.kind) {
-      case "ids":
-        this.checkIds(row.inputIds, row.labels, place);
-        return [{ ids: row.inputIds, trained: true }];
       case "text": {
         const ids = this.opened(row.text);
-        return [{ ids: [...ids, ...this.closing(ids)], trained: true }];
+        return [[{ ids: [...ids, ...this.closing(ids)], trained: true }]];
       }
       case "completion": {
         const ids = this.encode(row.completion);
-        return [
-          { ids: this.opened(row.prompt), trained: false },
-          { ids: [...ids, ...this.closing(ids)], trained: true },
-        ];
+        const prompt = { ids: this.opened(row.prompt), trained: false };
+        return [[prompt, { ids: [...ids, ...this.closing(ids)], trained: true }]];
       }
       case "messages":
-        return this.spansOfChat(row, place);
+        return this.spansOfChat(row.messages, place);
     }
   }
 
@@ -118,34 +120,21 @@ export class ExampleBuilder {
     return eos === null || this.eosIds.has(ids.at(-1) ?? -1) ? [] : [eos];
   }
 
-  /**
-   * An assistant's turn is what the template adds to "everything before it, opened for an answer", which
-   * is exactly what serving asks for. Trained up to its end-of-turn token; what the template writes
-   * after that (a line break, mostly) is never asked of the model.
-   */
-  private spansOfChat({ messages }: Row & { kind: "messages" }, place: Place): Span[] {
+  private spansOfChat(messages: readonly TurnMessage[], place: Place): Span[][] {
     const template = this.tokenizer.chatTemplate;
     if (!template) {
       const message = `${place.file}:${place.line}: a row of messages needs a chat template, and the model's folder has none`;
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "examples" });
     }
-    const isTrained = this.turnsTrained(messages);
-    const spans: Span[] = [];
-    let done = "";
-    const advance = (to: string, trained: boolean, turn: number) => {
-      if (!to.startsWith(done)) throw rowError(place, prefixMessage(turn));
-      const ids = this.encode(to.slice(done.length));
-      if (trained) spans.push(...this.splitAtEos(ids));
-      else spans.push({ ids, trained });
-      done = to;
-    };
-    for (const [i, message] of messages.entries()) {
-      if (message.role !== "assistant") continue;
-      if (i > 0) advance(template.render(messages.slice(0, i), { addGenerationPrompt: true }), false, i);
-      advance(template.render(messages.slice(0, i + 1)), isTrained(i), i);
-    }
-    if (messages.at(-1)?.role !== "assistant") advance(template.render(messages), false, messages.length - 1);
-    return spans;
+    const renderings = renderTurns(messages, template, { place, isTrained: this.turnsTrained(messages) });
+    // Trained as a whole, the last rendering has all turns, and the others would only repeat it.
+    const wanted = this.options.trainOnSource === true ? renderings.slice(-1) : trainedOf(renderings);
+    return wanted.map((pieces) =>
+      pieces.flatMap(({ text, trained }) => {
+        const ids = this.encode(text);
+        return trained ? this.splitAtEos(ids) : [{ ids, trained }];
+      }),
+    );
   }
 
   /** An assistant's opening words, before anything was asked, are never trained. */
@@ -190,8 +179,4 @@ export class ExampleBuilder {
       ? `the first trained token is number ${wanted + 1}, beyond max_length ${maxLength}`
       : `none of its ${labels.length} tokens is trained`;
   }
-}
-
-function prefixMessage(turn: number): string {
-  return `messages[${turn}]: the chat template changes earlier turns when later ones follow, so what is trained cannot be told apart; use prompt and completion`;
 }

@@ -77,14 +77,14 @@ async function fill(
     const text = error.message.replace(/^\[\w+\] /, "").replace(`${file}:${line}${column ? `:${column}` : ""}: `, "");
     lint.add("bad", { file, line: Number(line) }, column ? `column ${column}: ${text}` : text);
   };
-  const build = (row: Parameters<ExampleBuilder["build"]>[0]): Example | null => {
+  const build = (row: Parameters<ExampleBuilder["build"]>[0]): Example[] => {
     try {
       return builder.build(row);
     } catch (thrown) {
       const error = NibbleError.from(thrown, op);
       if (!toleratesBad || error.code !== "INVALID_ARGUMENT") throw error;
       onBad(error);
-      return null;
+      return [];
     }
   };
   let rows = 0;
@@ -92,10 +92,10 @@ async function fill(
     if (++rows % rowsAtATime === 0) await new Promise((resolve) => setImmediate(resolve));
     signal.throwIfAborted();
     if (rows % progressRows === 0) onProgress?.(rows);
-    const example = build(row);
-    if (!example) continue;
-    onExample?.(example);
-    if (lint.see(example)) store.add(example);
+    for (const example of build(row)) {
+      onExample?.(example);
+      if (lint.see(example)) store.add(example);
+    }
   }
   const findings = lint.report();
   if (store.count === 0 && !toleratesBad) throw nothingToTrain(data, findings);
