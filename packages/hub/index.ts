@@ -66,7 +66,7 @@ export type { CardFields } from "./remote/card.ts";
 export { type PulledRepo, type PullOptions, type PullProgress, pullRepo } from "./remote/pull.ts";
 export { type PushedFolder, type PushOptions, type PushProgress, pushFolder } from "./remote/push.ts";
 export { parseRepoName, type RepoName, repoNameOf, repoOfSnapshot } from "./remote/repo-name.ts";
-export { type HubSettings, hubSettings } from "./remote/settings.ts";
+export { type HubSettings, hubSettings, hubUrlFileName, nibbleHome } from "./remote/settings.ts";
 export { type Rope, type RopeScaling, supportedRopeTypes } from "./rope-config.ts";
 export { openSafetensors, SafetensorsFile } from "./safetensors.ts";
 export type { TensorInfo, TensorSpec } from "./safetensors-header.ts";

@@ -1,7 +1,8 @@
 // Puts the registry together from its settings: lock, database, blobs, what a killed process left, handlers.
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Logger } from "pino";
+import { hubUrlFileName, replaceFile } from "#packages/hub";
 import type { ServiceSetup } from "#packages/rpc";
 import { openDatabase, sqliteDialect } from "#packages/sql";
 import { Aliases } from "./aliases.ts";
@@ -50,6 +51,8 @@ export async function openRegistry(config: Config, { now, logger, write }: Surro
     const versions = new Versions(now, blobs, store, turns, config);
     const domain = { versions, aliases: new Aliases(now, store), downloads: new Downloads(blobs, versions) };
     const hub = await openHub(config, { now, logger, blobs, store: hubStore, turns, versions });
+    const note = join(dir, hubUrlFileName);
+    replaceFile(note, hub.url);
     logger.info({ hub: hub.url }, "the Hub's API listens");
     return {
       host: config.host,
@@ -59,6 +62,7 @@ export async function openRegistry(config: Config, { now, logger, write }: Surro
       hubUrl: hub.url,
       onDrain: async () => void (await hub.close(config.drainMs)),
       close: async () => {
+        rmSync(note, { force: true });
         await hub.close(0);
         await versions.settle();
         await db.destroy();

@@ -440,12 +440,13 @@ describe("pull", () => {
 test("settings: the variables of Hugging Face's tools, in their order", (t) => {
   const home = temporaryFolder(t);
   writeFileSync(join(home, "token"), " hf_file\n");
-  const of = (env: Record<string, string>) => hubSettings({ HF_HOME: home, ...env });
+  const of = (env: Record<string, string>) => hubSettings({ HF_HOME: home, NIBBLE_HOME: home, ...env });
   assert.deepEqual(of({}), {
     endpoint: "https://huggingface.co",
     token: "hf_file",
     cacheDir: join(home, "hub"),
     isOffline: false,
+    own: null,
   });
   assert.equal(of({ HF_TOKEN: "hf_env" }).token, "hf_env");
   assert.equal(of({ HF_TOKEN_PATH: join(home, "none") }).token, null);

@@ -14,7 +14,8 @@ interface Options {
 
 const environmentHelp =
   "\nHF_ENDPOINT, HF_TOKEN (or the token file), HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean for" +
-  "\nHugging Face's own tools. Pickles (*.bin, *.pt, *.pkl, …) are never fetched: they can run code when they are loaded.";
+  "\nHugging Face's own tools; without HF_ENDPOINT the registry of this machine is asked first, while it runs (NIBBLE_HUB)." +
+  "\nPickles (*.bin, *.pt, *.pkl, …) are never fetched: they can run code when they are loaded.";
 
 export function addPull(program: Command, io: Io): void {
   program
@@ -33,13 +34,14 @@ async function pull(io: Io, repo: string, { json, ...options }: Options): Promis
   const { parseRepoName } = await import("#packages/hub");
   const name = parseRepoName(repo, "pull");
   const result = await pulled(io, name, options);
-  const { folder, sha, files, bytesTotal, bytesFetched, skipped } = result;
+  const { folder, sha, endpoint, files, bytesTotal, bytesFetched, skipped } = result;
   if (json) {
-    const facts = { folder, sha, files, bytes_total: bytesTotal, bytes_fetched: bytesFetched, skipped };
+    const facts = { folder, sha, endpoint, files, bytes_total: bytesTotal, bytes_fetched: bytesFetched, skipped };
     return printJson(io, { repo: name.id, revision: name.revision, ...facts });
   }
   line(io.stdout, folder);
-  const fetched = bytesFetched === 0 ? "nothing to fetch" : `${bytes(bytesFetched)} fetched`;
+  const from = endpoint === null ? "" : ` from ${endpoint}`;
+  const fetched = bytesFetched === 0 ? "nothing to fetch" : `${bytes(bytesFetched)} fetched${from}`;
   line(
     io.stderr,
     `${name.id}@${name.revision} is commit ${sha}: ${files.length} files, ${bytes(bytesTotal)}, ${fetched}`,

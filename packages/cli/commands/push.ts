@@ -40,7 +40,10 @@ export function addPush(program: Command, io: Io): void {
     .option("--tag <tag>", "of the card; may be given again", collect, [])
     .option("--metric <name=number>", "of the card: a figure that was measured; may be given again", metric, {})
     .addOption(jsonOption())
-    .addHelpText("after", "\nHF_ENDPOINT says which Hub, HF_TOKEN (or the token file) who pushes.")
+    .addHelpText(
+      "after",
+      "\nHF_ENDPOINT says which Hub (default: the registry of this machine while it runs, else the public one), HF_TOKEN (or\nthe token file) who pushes.",
+    )
     .action((dir: string, repo: string, options: Options) => push(io, { dir, repo }, options));
 }
 

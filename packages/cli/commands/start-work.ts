@@ -18,7 +18,7 @@ export async function runStack(io: Io, options: StartOptions): Promise<void> {
   const stack = await Stack.start({ config, signal: io.signal, onLog: (_, text) => line(io.stdout, text) });
   const rows = serviceNames.map((name) => [`  ${name}`, stack.addresses[name]]);
   line(io.stderr, table([...rows, ["  all of them", stack.endpoint]], "left"));
-  line(io.stderr, `HF_ENDPOINT=${stack.hub} makes the registry the Hub of Python, JavaScript and nibble pull and push`);
+  line(io.stderr, `HF_ENDPOINT=${stack.hub} makes the registry the Hub of Python and JavaScript; nibble asks it first`);
   line(
     io.stderr,
     `OPENAI_BASE_URL=http://${stack.addresses.gateway}/v1 is the gateway for programs that know OpenAI's API`,

@@ -1,6 +1,7 @@
 // Where a stack listens and keeps its files: the one place that says so. `npm start` prints it.
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { nibbleHome } from "#packages/hub";
 
 export const serviceNames = ["quantizer", "trainer", "registry", "inference", "gateway"] as const;
 export type ServiceName = (typeof serviceNames)[number];
@@ -28,7 +29,7 @@ export function stackConfig(env: Readonly<Record<string, string | undefined>>): 
   if (!Number.isInteger(port) || port < 0 || port > 65_535 - hubPortAfter) {
     throw new RangeError(`[start] NIBBLE_PORT: expected a port, got ${env["NIBBLE_PORT"]}`);
   }
-  return { host: env["NIBBLE_HOST"] ?? "127.0.0.1", port, home: resolve(env["NIBBLE_HOME"] ?? join(root, ".nibble")) };
+  return { host: env["NIBBLE_HOST"] ?? "127.0.0.1", port, home: nibbleHome(env) };
 }
 
 /** A service's folder in services/ is called after its name, the registry's after what it keeps. */
@@ -61,6 +62,7 @@ export function serviceEnv(
     address,
   ]);
   return {
+    NIBBLE_HOME: home,
     [`${prefix}_HOST`]: host,
     [`${prefix}_PORT`]: String(portOf(port, name)),
     [`${prefix}_DIR`]: join(home, name),

@@ -10,6 +10,7 @@ import { downloadBlob, downloadSmall, smallBytesMax, type WriteBytes } from "./d
 import type { HubCall, RetryLimits } from "./hub-fetch.ts";
 import { isPickle, isSha, listRepo } from "./listing.ts";
 import { withLock } from "./lock.ts";
+import { chooseHub } from "./own-hub.ts";
 import { defaultRevision } from "./repo-name.ts";
 import { type HubSettings, hubSettings } from "./settings.ts";
 
@@ -46,6 +47,8 @@ export interface PulledRepo {
   folder: string;
   /** The commit. */
   sha: string;
+  /** The Hub that was asked; null: none. */
+  endpoint: string | null;
   files: string[];
   bytesTotal: number;
   /** Of these, how many came over the network. */
@@ -73,23 +76,29 @@ export async function pullRepo(id: string, options: PullOptions = {}): Promise<P
   const cache = new RepoCache(settings.cacheDir, type, id);
   const pull: Pull = { id, revision, type, options, settings, cache };
   try {
-    return settings.isOffline ? fromCache(pull) : await fromHub(pull);
+    if (settings.isOffline) return fromCache(pull);
+    pull.settings = await chooseHub(settings, { op, id, type, mustExist: true, signal: options.signal });
+    return await fromHub(pull);
   } catch (thrown) {
     options.signal?.throwIfAborted();
     throw withHint(NibbleError.from(thrown, op), pull);
   }
 }
 
-/** Nobody answers, and the cache has something: what an earlier pull brought is not taken without being told. */
-function withHint(error: NibbleError, { cache, revision }: Pull): NibbleError {
-  if (error.details["lost"] !== "connection" || (!isSha(revision) && cache.refOf(revision) === undefined)) return error;
-  const { code, details } = error;
-  return new NibbleError(`${error.message}; HF_HUB_OFFLINE=1 takes what the cache has of it`, {
-    code,
-    op,
-    details,
-    cause: error,
-  });
+/**
+ * Nobody answers, and the cache has something: what an earlier pull brought is not taken without being told. And where
+ * else it was looked for.
+ */
+function withHint(error: NibbleError, { cache, revision, settings }: Pull): NibbleError {
+  const { code, details, message } = error;
+  const hinted = (hint: string) => new NibbleError(`${message}; ${hint}`, { code, op, details, cause: error });
+  if (details["lost"] === "connection" && (isSha(revision) || cache.refOf(revision) !== undefined)) {
+    return hinted("HF_HUB_OFFLINE=1 takes what the cache has of it");
+  }
+  const isElsewhere = settings.own !== null && (code === "NOT_FOUND" || details["lost"] === "connection");
+  return isElsewhere
+    ? hinted(`the registry of this machine, ${settings.own?.endpoint}, does not have it either`)
+    : error;
 }
 
 function callOf({ settings, options }: Pull, what: string, signal = options.signal): HubCall {
@@ -209,7 +218,7 @@ function fromCache(pull: Pull): PulledRepo {
   if (sha === undefined || !existsSync(cache.snapshotPath(sha))) return missing("it");
   const all = cache.treeOf(sha);
   // An older tool noted no listing: then the folder is all that is known.
-  if (all === undefined) return { ...emptyResult, folder: cache.snapshotPath(sha), sha };
+  if (all === undefined) return { ...emptyResult, folder: cache.snapshotPath(sha), sha, endpoint: null };
   const { files, skipped } = chosen(pull, all);
   const lost = files.filter((file) => !cache.hasBlob(file));
   if (lost.length > 0) return missing(`${lost.length} more files (${lost[0]?.path}, …)`);
@@ -220,7 +229,7 @@ function fromCache(pull: Pull): PulledRepo {
 const emptyResult = { files: [], bytesTotal: 0, bytesFetched: 0, skipped: [] };
 
 function resultOf(
-  { cache }: Pull,
+  { cache, settings }: Pull,
   sha: string,
   facts: { files: readonly RemoteFile[]; skipped: string[]; bytesFetched: number },
 ) {
@@ -228,6 +237,7 @@ function resultOf(
   return {
     folder: cache.snapshotPath(sha),
     sha,
+    endpoint: settings.isOffline ? null : settings.endpoint,
     files: files.map(({ path }) => path),
     bytesTotal: files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     bytesFetched,

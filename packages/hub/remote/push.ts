@@ -13,6 +13,7 @@ import { hasherOf } from "./download.ts";
 import { type HubCall, hubFetch, type RetryLimits } from "./hub-fetch.ts";
 import { hubLibrary } from "./library.ts";
 import { isPickle, listRepo } from "./listing.ts";
+import { chooseHub } from "./own-hub.ts";
 import { repoNameOf } from "./repo-name.ts";
 import { type HubSettings, hubSettings } from "./settings.ts";
 
@@ -82,8 +83,9 @@ export async function pushFolder(dir: string, id: string, options: PushOptions =
   if (kind === "adapter" && !isKnown) refuseBase(folder, base);
   const texts = [cardOf(folder, id, base, options.card ?? {}), ...configOf(folder, base)];
   const all = [...files.filter((file) => !texts.some(({ path }) => path === file.path)), ...texts];
-  const push = new Push(id, branch, settings, options);
   try {
+    const hub = await chooseHub(settings, { op, id, type: "model", mustExist: false, signal: options.signal });
+    const push = new Push(id, branch, hub, options);
     await push.makeRepo();
     return { ...(await push.send(all)), skipped };
   } catch (thrown) {

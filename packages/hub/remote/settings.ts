@@ -1,7 +1,9 @@
 // Where the Hub is, who asks, and where its files are kept: from the environment variables that Hugging Face's own tools
-// read, so that all of them share one cache and one token.
+// read, so that all of them share one cache and one token. Where HF_ENDPOINT names none, the registry of this machine, if
+// it runs, is asked before the public Hub.
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { NibbleError } from "#packages/errors";
 import { readTextIfPresent } from "../files.ts";
 
@@ -14,9 +16,18 @@ export interface HubSettings {
   cacheDir: string;
   /** HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE: only what is in the cache. */
   isOffline: boolean;
+  /**
+   * The registry of this machine, to be asked first: NIBBLE_HUB, else what the registry of NIBBLE_HOME's stack noted when
+   * it began to listen. Null with HF_ENDPOINT, or where there is none.
+   */
+  own: { endpoint: string; token: string | null } | null;
 }
 
 const publicHub = "https://huggingface.co";
+
+/** A registry writes its address to this file of its folder, and removes it when it stops. */
+export const hubUrlFileName = "hub-url";
+const root = fileURLToPath(new URL("../../../", import.meta.url));
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -24,10 +35,24 @@ function expanded(path: string): string {
   return path.startsWith("~") ? join(homedir(), path.slice(1)) : path;
 }
 
-function endpointOf(text: string): string {
+/** NIBBLE_HOME: where a stack of this machine keeps its files. */
+export function nibbleHome(env: Environment): string {
+  return resolve(env["NIBBLE_HOME"] || join(root, ".nibble"));
+}
+
+function ownHub(env: Environment): HubSettings["own"] {
+  if (env["HF_ENDPOINT"]) return null;
+  const noted = () => readTextIfPresent(join(nibbleHome(env), "registry", hubUrlFileName))?.trim();
+  const text = env["NIBBLE_HUB"] ?? noted() ?? "";
+  return text === ""
+    ? null
+    : { endpoint: endpointOf("NIBBLE_HUB", text), token: env["NIBBLE_REGISTRY_HUB_TOKEN"] || null };
+}
+
+function endpointOf(name: string, text: string): string {
   const endpoint = text.replace(/\/+$/, "");
   if (URL.canParse(endpoint) && /^https?:/.test(endpoint)) return endpoint;
-  const message = `HF_ENDPOINT: expected an address that begins with http:// or https://, got ${text}`;
+  const message = `${name}: expected an address that begins with http:// or https://, got ${text}`;
   throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "hub" });
 }
 
@@ -38,9 +63,10 @@ export function hubSettings(env: Environment = process.env): HubSettings {
   const tokenFile = expanded(env["HF_TOKEN_PATH"] || join(home, "token"));
   const token = (env["HF_TOKEN"] || env["HUGGING_FACE_HUB_TOKEN"] || readTextIfPresent(tokenFile) || "").trim();
   return {
-    endpoint: endpointOf(env["HF_ENDPOINT"] || publicHub),
+    endpoint: endpointOf("HF_ENDPOINT", env["HF_ENDPOINT"] || publicHub),
     token: token === "" ? null : token,
     cacheDir: expanded(env["HF_HUB_CACHE"] || env["HUGGINGFACE_HUB_CACHE"] || join(home, "hub")),
     isOffline: /^(1|on|yes|true)$/i.test(env["HF_HUB_OFFLINE"] || env["TRANSFORMERS_OFFLINE"] || ""),
+    own: ownHub(env),
   };
 }
