@@ -48,26 +48,34 @@ export class RowReader {
 
   /**
    * All rows, in order.
-   * @param onBad what to do with a row that is wrong; without it, its error is thrown and ends the reading.
+   * @param onBad what to do with a row that is wrong, and with what ends a file early; without it, the error is thrown
+   *   and ends the reading.
    */
   async *rows(onBad?: (error: NibbleError) => void): AsyncGenerator<PlacedRow> {
-    for (const file of this.source.files) {
-      let records = 0;
-      for await (const record of readRecords(file)) {
-        records++;
-        yield* this.rowsOf(record, onBad);
-      }
-      if (records === 0) throw fileError(file, "expected at least one row, got none");
-    }
-  }
-
-  private rowsOf(record: FileRecord, onBad?: (error: NibbleError) => void): PlacedRow[] {
-    try {
-      return this.read(record);
-    } catch (thrown) {
+    const tell = (thrown: unknown): void => {
       const error = NibbleError.from(thrown, op);
       if (!onBad || error.code !== "INVALID_ARGUMENT") throw error;
       onBad(error);
+    };
+    for (const file of this.source.files) {
+      let records = 0;
+      try {
+        for await (const record of readRecords(file)) {
+          records++;
+          yield* this.rowsOf(record, tell);
+        }
+        if (records === 0) throw fileError(file, "expected at least one row, got none");
+      } catch (thrown) {
+        tell(thrown);
+      }
+    }
+  }
+
+  private rowsOf(record: FileRecord, tell: (thrown: unknown) => void): PlacedRow[] {
+    try {
+      return this.read(record);
+    } catch (thrown) {
+      tell(thrown);
       return [];
     }
   }

@@ -78,6 +78,17 @@ test("wrong rows end a job's reading; a preview lists them all", async (t) => {
   assert.match(findingText(bad), /^3 rows cannot be read, the first at .*rows\.jsonl:2/);
 });
 
+test("a preview goes on after what ends a file early, and says where that was", async (t) => {
+  const folder = temporaryFolder(t);
+  writeFileSync(join(folder, "a.json"), '[{"text": "a"},\n {"text": "b"},\n {"text": "c"');
+  writeFileSync(join(folder, "b.jsonl"), '{"text": "d"}\n');
+  const { store, report } = await prepare(folder, { toleratesBad: true });
+  assert.equal(store.count, 3);
+  const [bad] = report.findings;
+  assert.deepEqual([bad?.problem, bad?.first[0]?.file, bad?.first[0]?.line], ["bad", join(folder, "a.json"), 3]);
+  await assert.rejects(prepare(folder), { code: "INVALID_ARGUMENT", message: /a\.json:3:14: expected JSON/ });
+});
+
 test("an abort ends the reading", async (t) => {
   const file = fileOf(t, Array(600).fill('{"text": "a"}'));
   const controller = new AbortController();

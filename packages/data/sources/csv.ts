@@ -1,6 +1,7 @@
 // CSV and TSV files with a line of column names. The parsing (RFC 4180) is csv-parse's.
 import { Readable } from "node:stream";
 import { CsvError, parse } from "csv-parse";
+import type { NibbleError } from "#packages/errors";
 import { type Place, rowError } from "../place.ts";
 import { readBytes } from "./bytes.ts";
 import { type FileRecord, rowBytesMax } from "./record.ts";
@@ -28,28 +29,41 @@ function linesBefore(piece: Buffer): number {
   return text.slice(0, good < 0 ? text.length : good).split("\n").length - 1;
 }
 
-/** Rows that are ragged are said one by one; what ends the parsing is thrown. */
+const options = { bom: true, info: true, skip_empty_lines: true, relax_column_count: true } as const;
+
+/** Rows that are ragged or no CSV are said one by one; what ends the parsing is thrown. */
 export async function* readCsv(file: string, delimiter: "," | "\t"): AsyncGenerator<FileRecord> {
-  const options = { delimiter, bom: true, info: true, skip_empty_lines: true, relax_column_count: true } as const;
-  const parser = parse({ ...options, max_record_size: rowBytesMax });
+  const parser = parse({ ...options, delimiter, max_record_size: rowBytesMax, skip_records_with_error: true });
   const source = Readable.from(textOf(file));
   source.on("error", (error) => parser.destroy(error));
+  const skipped: FileRecord[] = [];
+  parser.on("skip", (error: CsvError) => skipped.push(wrongRow(file, error)));
   source.pipe(parser);
   let columns: string[] | null = null;
   try {
     for await (const { record, info } of parser as AsyncIterable<{ record: string[]; info: { lines: number } }>) {
+      yield* skipped.splice(0);
       if (columns) yield rowOf(columns, record, { file, line: firstLine(record, info.lines) });
       columns ??= record;
     }
+    yield* skipped;
   } catch (thrown) {
-    if (!(thrown instanceof CsvError)) throw thrown;
-    const { lines = 1 } = thrown as { lines?: number };
-    const long = thrown.code === "CSV_MAX_RECORD_SIZE";
-    const message = long ? `expected a row of at most ${rowBytesMax} bytes` : `expected CSV: ${thrown.message}`;
-    throw rowError({ file, line: lines }, message, { cause: thrown });
+    throw thrown instanceof CsvError ? errorOf(file, thrown) : thrown;
   } finally {
     source.destroy();
   }
+}
+
+function errorOf(file: string, error: CsvError): NibbleError {
+  const { lines = 1 } = error as { lines?: number };
+  const long = error.code === "CSV_MAX_RECORD_SIZE";
+  const message = long ? `expected a row of at most ${rowBytesMax} bytes` : `expected CSV: ${error.message}`;
+  return rowError({ file, line: lines }, message, { cause: error });
+}
+
+function wrongRow(file: string, thrown: CsvError): FileRecord {
+  const error = errorOf(file, thrown);
+  return { file, line: Number(error.details["line"]), value: undefined, error };
 }
 
 /** The line on which a row begins that ends on line `last`. */

@@ -110,17 +110,22 @@ class Pending {
   }
 }
 
+/** A row that is no JSON is said as such: those after it can be read all the same. */
+function recordOf(bytes: Buffer, place: Place, column = 1): FileRecord {
+  try {
+    return { ...place, value: parse(decodeText(bytes, place), place, column) };
+  } catch (thrown) {
+    return { ...place, value: undefined, error: NibbleError.from(thrown) };
+  }
+}
+
+const isBlank = (bytes: Buffer) => bytes.every(isSpace);
+
 async function* readLines(file: string, pieces: AsyncIterable<Buffer>): AsyncGenerator<FileRecord> {
   const pending = new Pending(file);
   const record = (): FileRecord[] => {
-    const place = { file, line: pending.line };
     const bytes = pending.take();
-    try {
-      const text = decodeText(bytes, place);
-      return text.trim() === "" ? [] : [{ ...place, value: parse(text, place) }];
-    } catch (thrown) {
-      return [{ ...place, value: undefined, error: NibbleError.from(thrown) }];
-    }
+    return isBlank(bytes) ? [] : [recordOf(bytes, { file, line: pending.line })];
   };
   for await (const piece of pieces) {
     let start = 0;
@@ -182,11 +187,10 @@ async function* readArray(file: string, pieces: AsyncIterable<Buffer>): AsyncGen
   let rows = 0;
   const record = (): FileRecord[] => {
     const { line, column } = splitter.start ?? splitter;
-    const place = { file, line };
     const bytes = pending.take();
     splitter.start = null;
     const isEmptyArray = bytes.length === 0 && rows === 0 && splitter.state === "after";
-    return isEmptyArray ? [] : [{ ...place, value: parse(decodeText(bytes, place), place, column) }];
+    return isEmptyArray ? [] : [recordOf(bytes, { file, line }, column)];
   };
   for await (const piece of pieces) {
     let start = -1;

@@ -1,7 +1,9 @@
-// Parquet files, a row group at a time. The format is hyparquet's; pages are decompressed by Node's zlib.
+// Parquet files, a row group at a time. The format is hyparquet's; pages are decompressed by Node's zlib, LZ4 by
+// hyparquet-compressors.
 import { type FileHandle, open } from "node:fs/promises";
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
 import { type AsyncBuffer, type FileMetaData, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
+import { decompressLz4, decompressLz4Raw } from "hyparquet-compressors";
 import { NibbleError } from "#packages/errors";
 import { fileError, op, rowError } from "../place.ts";
 import type { FileRecord } from "./record.ts";
@@ -13,6 +15,8 @@ const compressors = {
   GZIP: (bytes: Uint8Array) => gunzipSync(bytes),
   BROTLI: (bytes: Uint8Array) => brotliDecompressSync(bytes),
   ZSTD: (bytes: Uint8Array) => zstdDecompressSync(bytes),
+  LZ4: decompressLz4,
+  LZ4_RAW: decompressLz4Raw,
 };
 
 function bufferOf(handle: FileHandle, byteLength: number): AsyncBuffer {
@@ -42,6 +46,7 @@ async function metadataOf(file: string, buffer: AsyncBuffer): Promise<FileMetaDa
   }
 }
 
+/** A row group that cannot be read is said as such, and those after it are read all the same. */
 export async function* readParquet(file: string): AsyncGenerator<FileRecord> {
   await using handle = await open(file).catch((thrown: unknown) => {
     throw NibbleError.from(thrown, op);
@@ -49,19 +54,24 @@ export async function* readParquet(file: string): AsyncGenerator<FileRecord> {
   const buffer = bufferOf(handle, (await handle.stat()).size);
   const metadata = await metadataOf(file, buffer);
   let rowStart = 0;
-  for (const group of metadata.row_groups) {
+  for (const [i, group] of metadata.row_groups.entries()) {
     const rowEnd = rowStart + Number(group.num_rows);
     const place = { file, line: rowStart + 1 };
+    const wrong = (message: string, cause?: unknown): FileRecord => ({
+      ...place,
+      value: undefined,
+      error: rowError(place, `${message} (row group ${i + 1}, rows ${rowStart + 1} to ${rowEnd})`, { cause }),
+    });
     if (group.total_byte_size > rowGroupBytesMax) {
-      throw rowError(place, `expected a row group of at most ${rowGroupBytesMax} bytes, got ${group.total_byte_size}`);
+      yield wrong(`expected a row group of at most ${rowGroupBytesMax} bytes, got ${group.total_byte_size}`);
+    } else {
+      try {
+        const rows = await parquetReadObjects({ file: buffer, metadata, compressors, rowStart, rowEnd });
+        for (const [at, row] of rows.entries()) yield { file, line: rowStart + 1 + at, value: plain(row) };
+      } catch (cause) {
+        yield wrong(`expected a whole Parquet row group: ${(cause as Error).message}`, cause);
+      }
     }
-    let rows: Record<string, unknown>[];
-    try {
-      rows = await parquetReadObjects({ file: buffer, metadata, compressors, rowStart, rowEnd });
-    } catch (cause) {
-      throw rowError(place, `expected a whole Parquet row group: ${(cause as Error).message}`, { cause });
-    }
-    for (const [i, row] of rows.entries()) yield { file, line: rowStart + 1 + i, value: plain(row) };
     rowStart = rowEnd;
   }
 }

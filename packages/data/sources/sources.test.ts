@@ -149,7 +149,7 @@ test("CSV that is ragged, unclosed or not UTF-8 is refused with its line", async
 
 test("Parquet as pyarrow writes it: lists of structs, integers of 64 bits, every compression, several row groups", async () => {
   const expected = JSON.parse(readFileSync(data("parquet/rows.json"), "utf8"));
-  for (const codec of ["none", "snappy", "gzip", "brotli", "zstd"]) {
+  for (const codec of ["none", "snappy", "gzip", "brotli", "zstd", "lz4"]) {
     const records = await read(data(`parquet/${codec}.parquet`));
     assert.deepEqual(
       records,
@@ -168,6 +168,33 @@ test("Parquet that is truncated or damaged is refused", async (t) => {
   const bad = Buffer.from(whole);
   bad.fill(0x5a, 4, 200);
   await assert.rejects(read(fileOf(t, "a.parquet", bad)), refused);
+});
+
+/** What a reader says of each record, in order. */
+async function said(file: string): Promise<unknown[]> {
+  const all: unknown[] = [];
+  for await (const { value, error } of readRecords(file)) all.push(error ? error.message : value);
+  return all;
+}
+
+test("a row or row group that cannot be read is said with its place, and the rest is read", async (t) => {
+  const array = await said(fileOf(t, "a.json", '[{"a": 1},\n {"a": 01},\n {"a": 3}]'));
+  assert.deepEqual([array[0], array[2]], [{ a: 1 }, { a: 3 }]);
+  assert.match(String(array[1]), /a\.json:2:8: expected JSON: expected a value, got "01}"/);
+  const csv = await said(fileOf(t, "a.csv", 'a,b\n1,2\n3,x"y"\n5,6\n'));
+  assert.deepEqual(
+    csv.filter((one) => typeof one !== "string"),
+    [
+      { a: "1", b: "2" },
+      { a: "5", b: "6" },
+    ],
+  );
+  assert.match(String(csv.find((one) => typeof one === "string")), /a\.csv:3: expected CSV: Invalid Opening Quote/);
+  const bytes = Buffer.from(readFileSync(data("parquet/none.parquet")));
+  bytes.fill(0xff, 4, 120);
+  const parquet = await said(fileOf(t, "a.parquet", bytes));
+  assert.match(String(parquet[0]), /a\.parquet:1: expected a whole Parquet row group: .* \(row group 1, rows 1 to 2\)/);
+  assert.deepEqual(parquet.slice(1), JSON.parse(readFileSync(data("parquet/rows.json"), "utf8")).slice(2));
 });
 
 test("files of a split are told by words in their paths", (t) => {

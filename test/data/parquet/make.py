@@ -14,5 +14,5 @@ schema = pa.schema([
 ])
 json.dump(rows, open(f"{here}/rows.json", "w"), ensure_ascii=False)
 table = pa.Table.from_pylist(rows, schema=schema)
-for codec in ["none", "snappy", "gzip", "brotli", "zstd"]:
+for codec in ["none", "snappy", "gzip", "brotli", "zstd", "lz4"]:
     pq.write_table(table, f"{here}/{codec}.parquet", compression=codec, row_group_size=2)
