@@ -33,6 +33,12 @@ export interface CallOptions<Event = never> {
   onEvent?: (event: Event) => void;
 }
 
+/**
+ * MiB of the thread's new objects. V8 would let them grow to several times as much, and keep the longer what is garbage:
+ * with semi-spaces of 4 MiB (a third of this) reading rows takes as much memory for a file of any size (docs/data.md).
+ */
+export const youngGenerationMb = 12;
+
 export class Engine {
   private readonly worker: Worker;
   private readonly pending = new Map<number, Pending>();
@@ -42,6 +48,7 @@ export class Engine {
   constructor(options: { threads?: number } = {}) {
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), {
       execArgv: ["--disable-warning=ExperimentalWarning"],
+      resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });
     this.worker.on("message", (message: FromWorker) => this.receive(message));
     this.worker.on("error", (error) => this.fail(NibbleError.from(error, "engine")));
