@@ -9,6 +9,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -33,7 +34,14 @@ import {
 export const packFolder = join(root, "build", "gpu");
 
 /** What the engine, its tests on a card and the bench import; test/pack-gpu.test.ts holds that it is enough. */
-const runtimePackages = ["@huggingface/jinja", "@huggingface/tokenizers", "csv-parse", "hyparquet", "yaml"];
+const runtimePackages = [
+  "@huggingface/jinja",
+  "@huggingface/tokenizers",
+  "csv-parse",
+  "hyparquet",
+  "hyparquet-compressors",
+  "yaml",
+];
 
 /** Of the whole folder: what the machines that we know take along with a checkout of 23 MB. */
 const bytesMax = 40 * 2 ** 20;
@@ -63,9 +71,19 @@ function buildTests() {
   return binary;
 }
 
+/** With what they depend on. */
+function withDependencies(names) {
+  const { packages } = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8"));
+  const all = new Set(names);
+  for (const name of all) {
+    for (const needed of Object.keys(packages[`node_modules/${name}`]?.dependencies ?? {})) all.add(needed);
+  }
+  return [...all];
+}
+
 /** The npm packages into `folder`/node_modules, as a copy. */
 function copyPackages(folder) {
-  for (const name of runtimePackages) {
+  for (const name of withDependencies(runtimePackages)) {
     cpSync(join(root, "node_modules", name), join(folder, "node_modules", name), { recursive: true });
   }
 }
