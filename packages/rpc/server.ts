@@ -43,6 +43,8 @@ export interface ServerOptions {
   keepaliveMs?: number;
   /** Default: true. */
   reflection?: boolean;
+  /** Called with the server's health before it listens, for services that are not always ready. */
+  onHealth?: (health: Health) => void;
   /** Default: without TLS. */
   credentials?: ServerCredentials;
 }
@@ -100,6 +102,7 @@ export async function createServer(options: ServerOptions): Promise<RunningServe
     deadlineMsDefault: options.deadlineMsDefault ?? 600_000,
   };
   const health = new Health(options.services.map(({ service }) => service.typeName));
+  options.onHealth?.(health);
   const services = [...options.services, health.implementation()];
   if (options.reflection ?? true) services.push(...reflectionServices(services.map(({ service }) => service)));
 

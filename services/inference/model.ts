@@ -114,6 +114,11 @@ export class LoadedModel {
   }
 
   /** Of the device that it is on. */
+  /** Resolves when its engine has ended though nobody closed it. */
+  get broken(): Promise<NibbleError> {
+    return this.#engine.broken;
+  }
+
   memory(): Promise<MemoryReport> {
     return this.#engine.memory(this.engineModel.info.device);
   }

@@ -24,6 +24,8 @@ export interface ServingParts {
 export class Serving {
   readonly #parts: ServingParts;
   #served: Served | undefined;
+  #broken: LoadedModel | undefined;
+  #watchers: (() => void)[] = [];
   /** Loads and unloads take turns. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -59,6 +61,7 @@ export class Serving {
         throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "load_model", details });
       }
       this.#served = served;
+      this.#tell();
       return served;
     });
   }
@@ -69,12 +72,31 @@ export class Serving {
     const { digest, engineModel } = model;
     const { bitsPerParameter } = engineModel.info;
     logger.info({ modelDir: settings.modelDir, digest, bitsPerParameter }, "model loaded");
+    void model.broken.then((error) => {
+      logger.fatal({ err: error }, "the engine is broken: not serving");
+      this.#broken = model;
+      this.#tell();
+    });
     return { model, adapters: new Adapters({ now, fetcher, model, bytesMax }), requests: new RequestCounts() };
   }
 
-  /** Whether a model is loaded. */
+  /** Whether a model is loaded, and answers. */
   get isReady(): boolean {
-    return this.#served !== undefined;
+    return this.#served !== undefined && !this.isBroken;
+  }
+
+  /** Whether the model's engine has ended by itself: it answers nothing until it is unloaded and loaded again. */
+  get isBroken(): boolean {
+    return this.#served !== undefined && this.#served.model === this.#broken;
+  }
+
+  /** Calls when one of these may have changed. */
+  watch(watcher: () => void): void {
+    this.#watchers.push(watcher);
+  }
+
+  #tell(): void {
+    for (const watcher of this.#watchers) watcher();
   }
 
   /** @throws FAILED_PRECONDITION when no model is loaded. */
@@ -106,6 +128,7 @@ export class Serving {
         return await model.unload();
       } finally {
         this.#served = undefined;
+        this.#tell();
       }
     });
   }

@@ -2,6 +2,8 @@
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Logger } from "pino";
+import { GRPCInferenceService } from "#gen/inference/grpc_predict_v2_pb.ts";
+import { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
 import { defaultQuant } from "#packages/engine";
 import { checkId, type ServiceSetup } from "#packages/rpc";
 import { adapterFetcher } from "./adapter-source.ts";
@@ -44,6 +46,15 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     port: config.port,
     drainMs: config.drainMs,
     services: [inferenceService({ serving, resumable, defaults: config }), kserveService(serving)],
+    onHealth: (health) => {
+      const tell = () => {
+        for (const name of ["", InferenceService.typeName]) health.set(name, !serving.isBroken);
+        // Platforms of this protocol send requests as soon as it serves.
+        health.set(GRPCInferenceService.typeName, serving.isReady);
+      };
+      serving.watch(tell);
+      tell();
+    },
     close: () => {
       resumable.close();
       return serving.close();

@@ -44,6 +44,8 @@ export class Engine {
   private readonly pending = new Map<number, Pending>();
   private nextId = 1;
   private stopped: NibbleError | null = null;
+  private isClosing = false;
+  private readonly failure = Promise.withResolvers<NibbleError>();
 
   constructor(options: { threads?: number } = {}) {
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), {
@@ -110,8 +112,14 @@ export class Engine {
     return this.call("memory", device);
   }
 
+  /** Resolves when the engine's thread ends though nobody closed it: it will not answer again. */
+  get broken(): Promise<NibbleError> {
+    return this.failure.promise;
+  }
+
   /** Frees everything; calls under way end with UNAVAILABLE. */
   async close(): Promise<void> {
+    this.isClosing = true;
     await this.worker.terminate();
   }
 
@@ -161,6 +169,7 @@ export class Engine {
 
   private fail(error: NibbleError): void {
     this.stopped ??= error;
+    if (!this.isClosing) this.failure.resolve(this.stopped);
     for (const call of this.pending.values()) call.reject(this.stopped);
   }
 }
