@@ -28,13 +28,20 @@ async function textOf(body: AsyncIterable<Buffer>, bytesMax: number): Promise<st
   return Buffer.concat(pieces).toString("utf8");
 }
 
+export interface ObjectOptions {
+  /** Of the body. Default: 16 MiB. */
+  bytesMax?: number;
+  /** Read it as JSON whatever type it is said to have: curl says that all it sends is a form. Default: false. */
+  isJson?: boolean;
+}
+
 /** A body of JSON, or of a form as Python's client sends some: each field a text or a list of texts. */
 export async function objectOf(
   { body, headers }: Pick<Request, "body" | "headers">,
-  { bytesMax = bodyBytesMaxDefault }: { bytesMax?: number } = {},
+  { bytesMax = bodyBytesMaxDefault, isJson = false }: ObjectOptions = {},
 ): Promise<Record<string, unknown>> {
   const text = await textOf(body, bytesMax);
-  if (headers["content-type"]?.startsWith("application/x-www-form-urlencoded")) {
+  if (!isJson && headers["content-type"]?.startsWith("application/x-www-form-urlencoded")) {
     const form = new URLSearchParams(text);
     return Object.fromEntries([...new Set(form.keys())].map((name) => [name, form.getAll(name)]));
   }

@@ -3,7 +3,7 @@
 // somebody scrapes.
 import type { Attributes, BatchObservableResult, Counter, Histogram, Meter, Observable } from "@opentelemetry/api";
 import { PrometheusExporter, PrometheusSerializer } from "@opentelemetry/exporter-prometheus";
-import { MeterProvider } from "@opentelemetry/sdk-metrics";
+import { MeterProvider, type MetricData, type ResourceMetrics } from "@opentelemetry/sdk-metrics";
 import type { GetServingStatsResponse } from "#gen/nibble/inference/v1/stats_pb.ts";
 import type { InferenceClient } from "#packages/client";
 import { NibbleError } from "#packages/errors";
@@ -38,7 +38,7 @@ export class ServingMetrics {
     this.provider = new MeterProvider({ readers: [this.#reader] });
     const meter = this.provider.getMeter("nibble");
     const seconds = (name: string, description: string, explicitBucketBoundaries: number[]) =>
-      meter.createHistogram(`${name}_seconds`, { description, advice: { explicitBucketBoundaries } });
+      meter.createHistogram(name, { unit: "s", description, advice: { explicitBucketBoundaries } });
     this.#duration = seconds(
       "gen_ai.server.request.duration",
       "From the request to the end of its answer.",
@@ -107,12 +107,21 @@ export class ServingMetrics {
   async text(): Promise<string> {
     const { resourceMetrics, errors } = await this.#reader.collect();
     if (errors.length > 0) throw errors[0];
-    return this.#serializer.serialize(resourceMetrics);
+    return this.#serializer.serialize(withUnits(resourceMetrics));
   }
 
   close(): Promise<void> {
     return this.provider.shutdown();
   }
+}
+
+/** Names that end with their unit, as Prometheus wants them: the serializer does not see to it. */
+function withUnits({ resource, scopeMetrics }: ResourceMetrics): ResourceMetrics {
+  const named = (metric: MetricData): MetricData => {
+    const { name, unit } = metric.descriptor;
+    return unit === "s" ? { ...metric, descriptor: { ...metric.descriptor, name: `${name}_seconds` } } : metric;
+  };
+  return { resource, scopeMetrics: scopeMetrics.map((one) => ({ ...one, metrics: one.metrics.map(named) })) };
 }
 
 /** Names that nothing stands behind are no label: anybody may make up as many as they like. */

@@ -107,7 +107,7 @@ export class CompletionsApi {
   async #answer<C>(request: Request, kind: Kind<C>): Promise<Answer> {
     const { models, keys, metrics, bodyBytesMax, heartbeatMs } = this.#parts;
     const caller = keys.callerOf(request.headers);
-    const asked = kind.read(await objectOf(request, { bytesMax: bodyBytesMax }));
+    const asked = kind.read(await objectOf(request, { bytesMax: bodyBytesMax, isJson: true }));
     const target = await models.resolve(asked.model, request.signal);
     const meter = metrics.request(kind.operation, target.name);
     const job = this.#job(request, kind, { asked, target, caller, meter });

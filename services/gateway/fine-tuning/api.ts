@@ -104,7 +104,7 @@ export class FineTuningApi {
     const { keys, models, files, trainer, dir, bodyBytesMax } = this.#parts;
     const { signal } = request;
     keys.callerOf(request.headers);
-    const asked = readFineTuning(await objectOf(request, { bytesMax: bodyBytesMax }));
+    const asked = readFineTuning(await objectOf(request, { bytesMax: bodyBytesMax, isJson: true }));
     const base = await models.base();
     for (const [param, id] of [
       ["training_file", asked.trainingFile],

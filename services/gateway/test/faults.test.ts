@@ -132,6 +132,14 @@ describe("callers", () => {
     for (const text of ["", "{", "[]", "null", '{"a":', "\u0000", "[".repeat(100_000)]) {
       assert.equal((await post(url, "/v1/chat/completions", text)).status, 400, text.slice(0, 9));
     }
+    // As curl -d sends it.
+    const headers = { "Content-Type": "application/x-www-form-urlencoded" };
+    const asForm = await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      body: JSON.stringify({ ...short, model: "m" }),
+      headers,
+    });
+    assert.equal(asForm.status, 503);
     const large = await post(url, "/v1/chat/completions", " ".repeat(17 << 20));
     assert.deepEqual([large.status, large.body.error?.type], [413, "invalid_request_error"]);
   });
