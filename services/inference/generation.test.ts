@@ -12,8 +12,10 @@ import {
   type ResumeAnswerResponse,
   Role,
 } from "#gen/nibble/inference/v1/generation_pb.ts";
+import { connect, steadyAnswer } from "#packages/client";
 import { loadTokenizer } from "#packages/data";
 import { copyOfGolden } from "../../test/support/folders.ts";
+import { startRoughProxy } from "../../test/support/rough-proxy.ts";
 import { type Started, silent, startService } from "../../test/support/services.ts";
 import { readConfig } from "./config.ts";
 import { openInference } from "./setup.ts";
@@ -106,6 +108,26 @@ describe("a request's options", () => {
     );
     await assert.rejects(generate({ sampling, requestId: "r1" }), { code: "ALREADY_EXISTS" });
     await assert.rejects(all(started.clients.inference.resumeAnswer({ requestId: "r2" })), { code: "NOT_FOUND" });
+  });
+
+  test("a connection that breaks again and again costs no message", async (t) => {
+    const value = "Hello";
+    const asked = { maxNewTokens: 60, ignoreEos: true };
+    const whole = await generate({ sampling: asked });
+    const proxy = await startRoughProxy(t, `http://${started.server.address}`, { after: 300, what: "cut", times: 3 });
+    const clients = connect({ endpoint: new URL(proxy.url).host });
+    t.after(() => clients.close());
+    const request = { input: { case: "prompt", value } as const, sampling: asked };
+    const steady = await all(steadyAnswer(clients.inference, { generate: request }));
+    assert.ok(proxy.count >= 2, `${proxy.count} cuts`);
+    assert.deepEqual(idsOf(steady), idsOf(whole));
+    assert.deepEqual(
+      steady.map(({ sequence }) => Number(sequence)),
+      whole.map((_, i) => i + 1),
+    );
+    // A refusal is no broken connection.
+    const refused = all(steadyAnswer(clients.inference, { chat: { messages: [] } }));
+    await assert.rejects(refused, { code: "INVALID_ARGUMENT" });
   });
 
   test("tools and calls are written with the chat template, and tokens are counted as they would be computed", async () => {
