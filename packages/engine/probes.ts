@@ -8,7 +8,8 @@ import { likeliest, logSumExp } from "./generation/pick.ts";
 import type { LlamaModel } from "./models/llama.ts";
 
 const probeCount = 4;
-const probeTokens = 8;
+/** Of a prompt; a model that is asked must have room for them, however short its rows were. */
+export const probeTokens = 8;
 const probeTop = 8;
 
 /** Differences of log-probabilities that another order of sums, or activations of 8 bits of mantissa, may make. */

@@ -27,7 +27,7 @@ import { saveModel } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import { Adamw, isPaged } from "./optimizer.ts";
 import type { Parameter } from "./parameters.ts";
-import { recordProbes } from "./probes.ts";
+import { probeTokens, recordProbes } from "./probes.ts";
 import { loraOf, quantOf, runShapeOf, storedIn } from "./run-shape.ts";
 import { type RunContext, TrainRun } from "./train-run.ts";
 import { Trainer } from "./trainer.ts";
@@ -159,7 +159,7 @@ async function trainOn(rows: JobRows, job: PlacedJob, folder: ModelFolder, conte
   // On a card the limit is a cap on what is allocated; on the host the system has a say in it as well.
   if (device === "cuda") memory.setLimit(recipe.memoryLimit ?? 0, device);
   const hasher = new ModelHasher();
-  const positions = Math.max(1, train.store.longest, evaluation.store.longest);
+  const positions = Math.max(probeTokens, train.store.longest, evaluation.store.longest);
   const load = { device, quant: quantOf(recipe), float32: recipe.full, positions, hasher, signal: context.signal };
   const model = loadModel(folder, load);
   let trainable: Trainable | undefined;
