@@ -12,6 +12,9 @@ export interface QuantizeJob {
 export interface QuantizeProgress {
   tensorsDone: number;
   tensorsTotal: number;
+  /** Of a model that the service names and pulls first; 0 of 0 where it has the folder. */
+  bytesPulled?: number;
+  bytesToPull?: number;
 }
 
 export interface QuantizeSummary {

@@ -1,9 +1,9 @@
 // The backend in this process: an engine in a worker thread, folders on this machine. It knows no network; whoever makes
 // it says where the folder is that a text stands for.
-import { loadTokenizer, StreamDecoder, type TextTokenizer, type TrainRecipe } from "#packages/data";
+import { loadTokenizer, StreamDecoder, type TextTokenizer, type TrainRecipe, withFolders } from "#packages/data";
 import { defaultQuant, Engine, type EngineModel, type TrainEvent } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
-import { openModelFolder } from "#packages/hub";
+import { describingFiles, openModelFolder } from "#packages/hub";
 import {
   type Answer,
   type Answerer,
@@ -33,12 +33,14 @@ function progressOf(event: TrainEvent): TrainProgress {
   return { kind, step, steps, loss, gradNorm, lr, tokensPerSecond, seconds, memoryBytes: memory.peakTotal };
 }
 
+type FolderOf = (text: string, options?: { include?: readonly string[] }) => Promise<string>;
+
 export class EmbeddedBackend implements Backend {
-  private readonly folderOf: (text: string) => Promise<string>;
+  private readonly folderOf: FolderOf;
   private engine: Engine | null = null;
 
   /** `folderOf` is asked for every model and adapter: a folder is itself, a name of the Hub is pulled. */
-  constructor(folderOf: (text: string) => Promise<string>) {
+  constructor(folderOf: FolderOf) {
     this.folderOf = folderOf;
   }
 
@@ -65,13 +67,13 @@ export class EmbeddedBackend implements Backend {
   ): Promise<TrainSummary> {
     const engine = this.start(job.recipe.threads);
     const call = { signal, onEvent: (event: TrainEvent) => onEvent(progressOf(event)) };
-    const recipe = await this.located(job.recipe);
+    const recipe = await withFolders(job.recipe, (text) => this.folderOf(text));
     const { memory, estimate: _, ...report } = await engine.train({ ...job, recipe, device: "cpu" }, call);
     return { ...report, memoryPeakBytes: memory.peakTotal };
   }
 
   async quote(job: QuoteJob, signal: AbortSignal): Promise<QuoteSummary> {
-    const recipe = await this.located(job.recipe);
+    const recipe = await this.described(job.recipe);
     const { memory, available, ...facts } = await this.start(recipe.threads).quote({ ...job, recipe }, { signal });
     return {
       ...facts,
@@ -84,8 +86,15 @@ export class EmbeddedBackend implements Backend {
     };
   }
 
-  preview(job: PreviewJob, signal: AbortSignal): Promise<PreviewSummary> {
-    return this.start(null).preview(job, { signal });
+  async preview(job: PreviewJob, signal: AbortSignal): Promise<PreviewSummary> {
+    return this.start(null).preview({ ...job, recipe: await this.described(job.recipe) }, { signal });
+  }
+
+  /** For what reads no weights. */
+  private described(recipe: TrainRecipe): Promise<TrainRecipe> {
+    return withFolders(recipe, (text, what) =>
+      this.folderOf(text, what === "model" ? { include: describingFiles } : {}),
+    );
   }
 
   async open(options: OpenOptions, signal: AbortSignal): Promise<Answerer> {
@@ -97,12 +106,6 @@ export class EmbeddedBackend implements Backend {
     const model = new EmbeddedModel(this.start(options.threads), modelDir, { ...options, adapter });
     if (options.contextTokens !== null) await model.open(options.contextTokens, signal);
     return model;
-  }
-
-  private async located(recipe: TrainRecipe): Promise<TrainRecipe> {
-    const { model, initAdapter } = recipe;
-    const adapter = initAdapter === null ? null : await this.folderOf(initAdapter);
-    return { ...recipe, model: await this.folderOf(model), initAdapter: adapter };
   }
 
   async close(): Promise<void> {

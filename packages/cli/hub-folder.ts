@@ -1,7 +1,5 @@
 // Where a command takes a folder, a repository of the Hub may stand as well: it is pulled into the shared cache, and the
 // command goes on with the folder there.
-import { existsSync } from "node:fs";
-import { dirname } from "node:path";
 import type { PulledRepo, PullOptions, RepoName } from "#packages/hub";
 import { bytes } from "./format.ts";
 import type { Io } from "./io.ts";
@@ -21,14 +19,8 @@ export async function pulled(io: Io, { id, revision }: RepoName, options: PullOp
   }).finally(() => status.clear());
 }
 
-/**
- * The folder itself if it is there, or the snapshot of the repository that the text names. "models/x" is a path where
- * there is a folder "models".
- */
-export async function localFolder(io: Io, text: string): Promise<string> {
-  if (existsSync(text) || existsSync(dirname(text))) return text;
-  const { repoNameOf } = await import("#packages/hub");
-  const name = repoNameOf(text);
-  // What is neither is left to whoever opens it: its error names the place.
-  return name ? (await pulled(io, name)).folder : text;
+/** The folder itself, or the snapshot of the repository that the text names, pulled with a line of progress. */
+export async function localFolder(io: Io, text: string, options: PullOptions = {}): Promise<string> {
+  const hub = await import("#packages/hub");
+  return hub.localFolder(text, options, (name, given) => pulled(io, name, given));
 }

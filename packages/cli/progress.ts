@@ -46,7 +46,18 @@ export function bar(part: number, width = barWidth): string {
 }
 
 /** How far work that goes tensor by tensor is. */
-export function tensorBar({ tensorsDone, tensorsTotal }: { tensorsDone: number; tensorsTotal: number }): string {
+interface TensorProgress {
+  tensorsDone: number;
+  tensorsTotal: number;
+  bytesPulled?: number;
+  bytesToPull?: number;
+}
+
+/** Of the tensors; before the first, of the bytes that have to come from the Hub. */
+export function tensorBar({ tensorsDone, tensorsTotal, bytesPulled = 0, bytesToPull = 0 }: TensorProgress): string {
+  if (tensorsTotal === 0 && bytesToPull > 0) {
+    return `${bar(bytesPulled / bytesToPull)}  ${bytes(bytesPulled)} of ${bytes(bytesToPull)} pulled`;
+  }
   return `${bar(tensorsDone / Math.max(1, tensorsTotal))}  ${tensorsDone}/${tensorsTotal} tensors`;
 }
 

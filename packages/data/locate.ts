@@ -1,9 +1,8 @@
 // What the `data` setting names: a file, a folder, one of the paper's sets, or a data set of the Hub; each may end with
 // ":split", and a Hub name may have "@revision" before it.
 import { existsSync, statSync } from "node:fs";
-import { dirname } from "node:path";
 import { NibbleError } from "#packages/errors";
-import { type RepoName, repoNameOf } from "#packages/hub";
+import { type RepoName, repoInPlaceOf } from "#packages/hub";
 import { paperSets } from "./paper-sets.ts";
 import { op } from "./place.ts";
 import { filesOfFolder, filesOfSplit, isDataFile } from "./sources/files.ts";
@@ -22,7 +21,7 @@ const splitAtEnd = /^(.+):([A-Za-z_]+)$/;
 
 /** "rows/x" is a path where there is a folder "rows", as for models. */
 function hubName(text: string): RepoName | undefined {
-  return isDataFile(text) || existsSync(dirname(text)) ? undefined : repoNameOf(text);
+  return isDataFile(text) ? undefined : repoInPlaceOf(text);
 }
 
 /** Whether `name` is, where no such path is here, a name of a set and not a path. */

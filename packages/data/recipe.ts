@@ -137,3 +137,13 @@ export function printRecipe(recipe: TrainRecipe): string {
   const keys = recipeFields.map(({ key }) => key).filter((key) => !(key === "epochs" && recipe.steps !== null));
   return stringify(Object.fromEntries(keys.map((key) => [yamlKey(key), recipe[key]])));
 }
+
+/** The recipe with folders of this machine where it may name repositories of the Hub. */
+export async function withFolders(
+  recipe: TrainRecipe,
+  folderOf: (text: string, what: "model" | "adapter") => Promise<string>,
+): Promise<TrainRecipe> {
+  const { model, initAdapter } = recipe;
+  const adapter = initAdapter === null ? null : await folderOf(initAdapter, "adapter");
+  return { ...recipe, model: await folderOf(model, "model"), initAdapter: adapter };
+}

@@ -63,6 +63,7 @@ export {
 } from "./quant-state.ts";
 export type { RepoType } from "./remote/cache.ts";
 export type { CardFields } from "./remote/card.ts";
+export { describingFiles, localFolder, repoInPlaceOf } from "./remote/local-folder.ts";
 export { type PulledRepo, type PullOptions, type PullProgress, pullRepo } from "./remote/pull.ts";
 export { type PushedFolder, type PushOptions, type PushProgress, pushFolder } from "./remote/push.ts";
 export { parseRepoName, type RepoName, repoNameOf, repoOfSnapshot } from "./remote/repo-name.ts";

@@ -4,7 +4,13 @@ import { createReadStream } from "node:fs";
 import { join } from "node:path";
 import { connect, downloadAdapter, resolveVersion } from "#packages/client";
 import { NibbleError } from "#packages/errors";
-import { type AdapterFolder, adapterConfigFileName, adapterWeightsFileName, openAdapterFolder } from "#packages/hub";
+import {
+  type AdapterFolder,
+  adapterConfigFileName,
+  adapterWeightsFileName,
+  localFolder,
+  openAdapterFolder,
+} from "#packages/hub";
 
 const op = "load_adapter";
 /** Failed calls in a row before the registry counts as gone: about a second. */
@@ -62,7 +68,7 @@ function bytesInMemory({ modules, extras, file }: AdapterFolder): number {
 export function adapterFetcher({ registry, cacheDir }: { registry: string; cacheDir: string }): AdapterFetcher {
   return {
     fetch: async (source, baseDigest, signal) => {
-      if (source.case === "adapterDir") return local(source.value, "");
+      if (source.case === "adapterDir") return local(await localFolder(source.value, { signal }), "");
       using connection = connect({ endpoint: registry });
       const version = await resolveVersion(connection.registry, source.value, signal);
       if (version.baseDigest !== baseDigest) refuseOtherBase(version.name, version.baseDigest, baseDigest);

@@ -1,5 +1,6 @@
 // The inference handlers: decode, call the domain, encode. No decisions here.
 import { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
+import { localFolder } from "#packages/hub";
 import {
   checkId,
   decodePageToken,
@@ -26,7 +27,9 @@ export interface InferenceParts {
 export function inferenceService({ serving, resumable, defaults }: InferenceParts): Implementation {
   return implement(InferenceService, {
     loadModel: async (request, { signal }) => {
-      const { model } = await serving.load(modelSettings(request, defaults), request.expectedDigest, signal);
+      const settings = modelSettings(request, defaults);
+      const modelDir = await localFolder(settings.modelDir, { signal });
+      const { model } = await serving.load({ ...settings, modelDir }, request.expectedDigest, signal);
       return { model: await encodeModel(model) };
     },
     getModel: async ({ name }) => ({ model: await encodeModel(serving.named(modelIdOf(name)).model) }),

@@ -5,6 +5,7 @@ import type { Logger } from "pino";
 import { GRPCInferenceService } from "#gen/inference/grpc_predict_v2_pb.ts";
 import { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
 import { defaultQuant } from "#packages/engine";
+import { localFolder } from "#packages/hub";
 import { checkId, type ServiceSetup } from "#packages/rpc";
 import { adapterFetcher } from "./adapter-source.ts";
 import type { Config } from "./config.ts";
@@ -36,7 +37,8 @@ export async function openInference(config: Config, { now, logger }: Surrounding
     eventsMax: config.resumeEventsMax,
   });
   if (config.modelDir !== "") {
-    const { modelDir, dtype, threads, device } = config;
+    const { dtype, threads, device } = config;
+    const modelDir = await localFolder(config.modelDir);
     const id = checkId(config.modelId, "NIBBLE_INFERENCE_MODEL_ID", "config");
     const bits = config.bits === 0 ? undefined : config.bits;
     await serving.load({ id, modelDir, bits, quant: defaultQuant, dtype, threads, device }, "");

@@ -5,6 +5,7 @@ import { create, equals } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Logger } from "pino";
 import {
+  type QuantizeModelMetadata,
   QuantizeModelMetadataSchema,
   type QuantizeModelRequest,
   QuantizeModelRequestSchema,
@@ -13,7 +14,7 @@ import type { QuantizeProgress } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { Once, type RunQueue } from "#packages/jobs";
 import { orAborted, toStatus } from "#packages/rpc";
-import type { Quantize } from "./quantization.ts";
+import type { Progress, Quantize } from "./quantization.ts";
 import { newRecord, type OperationRecord, type OperationStore } from "./store.ts";
 
 const op = "quantize_model";
@@ -103,7 +104,7 @@ export class Operations {
       record.metadata.startTime = timestampFromMs(now());
       await store.update(record);
       signal.throwIfAborted();
-      record.response = await quantize(record.request, (progress) => applyProgress(record, progress), signal);
+      record.response = await quantize(record.request, progressOf(record), signal);
       await this.#end(record, null);
     } catch (thrown) {
       await this.#end(record, NibbleError.from(signal.aborted ? signal.reason : thrown, op));
@@ -181,7 +182,17 @@ export class Operations {
   }
 }
 
-function applyProgress({ metadata }: OperationRecord, progress: QuantizeProgress): void {
+function progressOf({ metadata }: OperationRecord): Progress {
+  return {
+    pulled: ({ bytesDone, bytesTotal }) => {
+      metadata.bytesPulled = BigInt(bytesDone);
+      metadata.bytesToPull = BigInt(bytesTotal);
+    },
+    quantized: (progress) => applyProgress(metadata, progress),
+  };
+}
+
+function applyProgress(metadata: QuantizeModelMetadata, progress: QuantizeProgress): void {
   metadata.tensorsDone = BigInt(progress.tensorsDone);
   metadata.tensorsTotal = BigInt(progress.tensorsTotal);
   metadata.bytesRead = BigInt(progress.bytesRead);

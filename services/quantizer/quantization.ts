@@ -14,12 +14,19 @@ import {
   type QuantizeReport,
   type QuantOptions,
 } from "#packages/engine";
+import { localFolder, type PullProgress } from "#packages/hub";
 
 export type Quantize = (
   request: QuantizeModelRequest,
-  onProgress: (progress: QuantizeProgress) => void,
+  report: Progress,
   signal: AbortSignal,
 ) => Promise<QuantizeModelResponse>;
+
+/** A model named by its repository is pulled first. */
+export interface Progress {
+  pulled(progress: PullProgress): void;
+  quantized(progress: QuantizeProgress): void;
+}
 
 /** As the engine calls its types. */
 const typesByName = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
@@ -75,10 +82,14 @@ function responseOf(report: QuantizeReport, request: QuantizeModelRequest): Quan
 
 /** Quantizes with an engine of its own for each run: one that died takes no later run with it. */
 export function engineQuantizer(threadsDefault: number): Quantize {
-  return async (request, onProgress, signal) => {
+  return async (request, progress, signal) => {
+    const modelDir = await localFolder(request.modelDir, { signal, onProgress: (p) => progress.pulled(p) });
     const engine = new Engine({ threads: request.threads ?? threadsDefault });
     try {
-      const report = await engine.quantize(optionsOf(request), { signal, onEvent: onProgress });
+      const report = await engine.quantize(
+        { ...optionsOf(request), modelDir },
+        { signal, onEvent: (p) => progress.quantized(p) },
+      );
       return responseOf(report, request);
     } finally {
       await engine.close();

@@ -27,9 +27,9 @@ async function start(t: TestContext, options: { dir?: string; waitingMax?: numbe
 /** Work that lasts until it is told to stop or let go. */
 function lasting() {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const quantize: Quantize = async ({ outDir }, onProgress, signal) => {
+  const quantize: Quantize = async ({ outDir }, { quantized }, signal) => {
     const figures = { tensorsDone: 1, tensorsTotal: 7, bytesRead: 10, bytesTotal: 70, bytesWritten: 5 };
-    onProgress({ tensor: "a.weight", ...figures });
+    quantized({ tensor: "a.weight", ...figures });
     signal.addEventListener("abort", () => resolve(), { once: true });
     await promise;
     signal.throwIfAborted();
@@ -111,15 +111,13 @@ test("cancelling real work stops it and leaves nothing behind", async (t) => {
   const modelDir = await deepModel(t, 100);
   const real = engineQuantizer(1);
   const begun = Promise.withResolvers<void>();
-  const quantize: Quantize = (request, onProgress, signal) =>
-    real(
-      request,
-      (progress) => {
-        onProgress(progress);
-        begun.resolve();
-      },
-      signal,
-    );
+  const quantize: Quantize = (request, progress, signal) => {
+    const quantized: typeof progress.quantized = (figures) => {
+      progress.quantized(figures);
+      begun.resolve();
+    };
+    return real(request, { ...progress, quantized }, signal);
+  };
   const { clients } = await start(t, { quantize });
   const outDir = join(temporaryFolder(t), "out");
   const { name } = await clients.quantizer.quantizeModel({ modelDir, outDir });

@@ -1,7 +1,10 @@
 // A job's work: training by the engine, then the registry if the job names one. It knows no records.
+import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
 import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
+import { type TrainRecipe, withFolders } from "#packages/data";
 import { type DataPreview, type DeviceChoice, Engine, type Quote, type TrainReport } from "#packages/engine";
-import { finished, type Payload, Translator } from "./payloads.ts";
+import { describingFiles, localFolder, type PullProgress } from "#packages/hub";
+import { finished, logLine, type Payload, Translator } from "./payloads.ts";
 import { recipeOf } from "./recipe.ts";
 import { type Register, registered } from "./registration.ts";
 
@@ -18,7 +21,7 @@ export type QuoteJob = (spec: TrainingSpec, signal: AbortSignal) => Promise<Quot
 /** Quotes with an engine of its own for each call. */
 export function engineQuoter(options: { threads: number }): QuoteJob {
   return async (spec, signal) => {
-    const recipe = recipeOf(spec, options.threads);
+    const recipe = await described(recipeOf(spec, options.threads), signal);
     const engine = new Engine();
     try {
       const job = { recipe, hasRows: true, evalFile: spec.evalDataFile || null, device: "cpu" as const };
@@ -29,14 +32,33 @@ export function engineQuoter(options: { threads: number }): QuoteJob {
   };
 }
 
+/** What reads no weights asks for none of the Hub. */
+function described(recipe: TrainRecipe, signal: AbortSignal): Promise<TrainRecipe> {
+  return withFolders(recipe, (text, what) =>
+    localFolder(text, { signal, ...(what === "model" ? { include: describingFiles } : {}) }),
+  );
+}
+
+/** A folder as it is; a repository once it is here, with a line in the log for each tenth of it. */
+function pulled(text: string, emit: (payload: Payload) => void, signal: AbortSignal): Promise<string> {
+  let tenths = -1;
+  const onProgress = ({ bytesDone, bytesTotal }: PullProgress) => {
+    const now = Math.floor((10 * bytesDone) / Math.max(1, bytesTotal));
+    if (now > tenths) emit(logLine(Severity.INFO, `${text}: ${bytesDone} of ${bytesTotal} bytes are here`));
+    tenths = now;
+  };
+  return localFolder(text, { signal, onProgress });
+}
+
 /** What a job would train on. */
 export type PreviewJob = (spec: TrainingSpec, rows: number, signal: AbortSignal) => Promise<DataPreview>;
 
 export function enginePreviewer(options: { threads: number }): PreviewJob {
   return async (spec, rows, signal) => {
+    const recipe = await described(recipeOf(spec, options.threads), signal);
     const engine = new Engine();
     try {
-      return await engine.preview({ recipe: recipeOf(spec, options.threads), rows }, { signal });
+      return await engine.preview({ recipe, rows }, { signal });
     } finally {
       await engine.close();
     }
@@ -46,7 +68,7 @@ export function enginePreviewer(options: { threads: number }): PreviewJob {
 /** Trains with an engine of its own for each job: one that died takes no later job with it. */
 export function engineTrainer(options: { threads: number; device: DeviceChoice; register: Register }): Train {
   return async ({ id, spec }, emit, signal) => {
-    const recipe = recipeOf(spec, options.threads);
+    const recipe = await withFolders(recipeOf(spec, options.threads), (text) => pulled(text, emit, signal));
     const translator = new Translator();
     const engine = new Engine();
     let report: TrainReport;

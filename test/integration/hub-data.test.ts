@@ -7,6 +7,7 @@ import { readDataset } from "../../packages/data/dataset.ts";
 import { locateData } from "../../packages/data/locate.ts";
 import { fetchFromHub } from "../../packages/data/sources/hub.ts";
 import { blobOf, startHub } from "../../services/adapter-registry/hub/test/support.ts";
+import { setEnvironment } from "../support/environment.ts";
 import { temporaryFolder } from "../support/folders.ts";
 
 test("org/name:split of a Hub, then from the cache alone", async (t) => {
@@ -21,15 +22,7 @@ test("org/name:split of a Hub, then from the cache alone", async (t) => {
   ];
   await uploadFiles({ repo, files, ...hub.as });
   const home = temporaryFolder(t);
-  const settings: Record<string, string> = { HF_HOME: home, HF_ENDPOINT: hub.hubUrl };
-  const before = Object.fromEntries(["HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"].map((key) => [key, process.env[key]]));
-  t.after(() => {
-    for (const [key, value] of Object.entries(before)) {
-      if (value === undefined) delete process.env[key];
-      else process.env[key] = value;
-    }
-  });
-  Object.assign(process.env, settings);
+  setEnvironment(t, { HF_HOME: home, HF_ENDPOINT: hub.hubUrl, HF_HUB_OFFLINE: undefined });
   const { signal } = new AbortController();
   const train = await locateData("org/rows", fetchFromHub, signal);
   assert.ok(train.files.length === 1 && train.files[0]?.startsWith(join(home, "hub", "datasets--org--rows")));

@@ -6,7 +6,7 @@ import type { Io } from "../io.ts";
 /** Imported when needed: --help and a wrong flag should not wait for the engine or gRPC to load. */
 async function backendOf(io: Io, endpoint: string | undefined): Promise<Backend> {
   if (endpoint === undefined) {
-    return new (await import("../embedded.ts")).EmbeddedBackend((text) => localFolder(io, text));
+    return new (await import("../embedded.ts")).EmbeddedBackend((text, options) => localFolder(io, text, options));
   }
   return new (await import("../remote/index.ts")).RemoteBackend(endpoint);
 }

@@ -1,6 +1,7 @@
 // The backend behind --endpoint: everything happens in a running stack; paths are made absolute and are the server's.
 import { resolve } from "node:path";
 import {
+  type QuantizeModelMetadata,
   QuantizeModelMetadataSchema,
   type QuantizeModelResponse,
   QuantizeModelResponseSchema,
@@ -27,7 +28,7 @@ import type {
   TrainSummary,
 } from "../backend.ts";
 import { RemoteModel } from "./model.ts";
-import { enumName, previewSummary, progressOf, quantTypeOf, trainingSpec } from "./wire.ts";
+import { enumName, folderOf, previewSummary, progressOf, quantTypeOf, trainingSpec } from "./wire.ts";
 
 export class RemoteBackend implements Backend {
   private readonly connection: Connection;
@@ -44,7 +45,7 @@ export class RemoteBackend implements Backend {
     const { type, blockSize, doubleQuant } = job.quant;
     const operation = await quantizer.quantizeModel(
       {
-        modelDir: resolve(job.modelDir),
+        modelDir: folderOf(job.modelDir),
         outDir: resolve(job.outDir),
         quantType: quantTypeOf(type),
         blockSize,
@@ -56,7 +57,7 @@ export class RemoteBackend implements Backend {
     try {
       const response = await waitForOperation(operations, operation, QuantizeModelResponseSchema, {
         metadata: QuantizeModelMetadataSchema,
-        onMetadata: (m) => onProgress({ tensorsDone: Number(m.tensorsDone), tensorsTotal: Number(m.tensorsTotal) }),
+        onMetadata: (m) => onProgress(quantizeProgress(m)),
         signal,
       });
       return quantizeSummary(response);
@@ -112,6 +113,11 @@ export class RemoteBackend implements Backend {
   async close(): Promise<void> {
     this.connection.close();
   }
+}
+
+function quantizeProgress(m: QuantizeModelMetadata): QuantizeProgress {
+  const pulled = { bytesPulled: Number(m.bytesPulled), bytesToPull: Number(m.bytesToPull) };
+  return { tensorsDone: Number(m.tensorsDone), tensorsTotal: Number(m.tensorsTotal), ...pulled };
 }
 
 /** A stack's services choose theirs at their start. */

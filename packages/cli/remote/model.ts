@@ -1,6 +1,5 @@
 // A model of a running stack: loaded there, answered from there.
 import { randomUUID } from "node:crypto";
-import { resolve } from "node:path";
 import {
   type ChatResponse,
   type Completion,
@@ -12,7 +11,7 @@ import type { Connection } from "#packages/client";
 import type { ChatMessage } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import type { Answer, Answerer, AnswerRequest, OpenOptions } from "../backend.ts";
-import { computeDtypeOf, enumName, samplingParams } from "./wire.ts";
+import { computeDtypeOf, enumName, folderOf, samplingParams } from "./wire.ts";
 
 /** Reading and quantizing a large model takes its time. */
 const loadMsMax = 3_600_000;
@@ -25,7 +24,9 @@ async function loadAdapter(connection: Connection, adapter: string, signal: Abor
   const { adapter: loaded } = await connection.inference.loadAdapter(
     {
       adapterId: `cli-${randomUUID().slice(0, 8)}`,
-      source: isRegistered ? { case: "registryName", value: adapter } : { case: "adapterDir", value: resolve(adapter) },
+      source: isRegistered
+        ? { case: "registryName", value: adapter }
+        : { case: "adapterDir", value: folderOf(adapter) },
     },
     { signal, deadlineMs: loadMsMax },
   );
@@ -50,7 +51,7 @@ export class RemoteModel implements Answerer {
     if (modelDir !== null) {
       await connection.inference.loadModel(
         {
-          modelDir: resolve(modelDir),
+          modelDir: folderOf(modelDir),
           computeDtype: computeDtypeOf(dtype),
           ...(bits === null ? {} : { bits }),
           ...(threads === null ? {} : { threads }),

@@ -16,6 +16,7 @@ import {
 } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { namesSet, problems, type TrainRecipe } from "#packages/data";
 import type { QuantOptions } from "#packages/engine";
+import { repoInPlaceOf } from "#packages/hub";
 import type { AnswerRequest, PreviewSummary, TrainingJob, TrainProgress } from "../backend.ts";
 
 const quantTypes = { nf4: QuantType.NF4, fp4: QuantType.FP4, int4: QuantType.INT4 } as const;
@@ -45,6 +46,9 @@ export const computeDtypeOf = (dtype: TrainRecipe["dtype"]): ComputeDtype => dty
 /** A path is the server's; names of sets stay names. */
 const dataOf = (data: string): string => (namesSet(data) ? data : resolve(data));
 
+/** The same of folders: names of repositories stay names, for the server to pull. */
+export const folderOf = (text: string): string => (repoInPlaceOf(text) ? text : resolve(text));
+
 /** Every field is sent: what the recipe says is what is done, whatever the server's defaults are. */
 export function trainingSpec(
   { recipe, evalFile, evalSteps }: Omit<TrainingJob, "device">,
@@ -52,12 +56,12 @@ export function trainingSpec(
 ): MessageInitShape<typeof TrainingSpecSchema> {
   const { steps, threads, pagingDir, memoryLimit } = recipe;
   return {
-    modelDir: resolve(recipe.model),
+    modelDir: folderOf(recipe.model),
     dataFile: dataOf(recipe.data),
     datasetFormat: recipe.datasetFormat,
     outputDir: resolve(recipe.out),
     evalDataFile: evalFile === null ? "" : dataOf(evalFile),
-    initAdapterDir: recipe.initAdapter === null ? "" : resolve(recipe.initAdapter),
+    initAdapterDir: recipe.initAdapter === null ? "" : folderOf(recipe.initAdapter),
     fullParameter: recipe.full,
     rank: recipe.rank,
     alpha: recipe.alpha,

@@ -249,7 +249,8 @@ export type LoadModelRequest = Message<"nibble.inference.v1.LoadModelRequest"> &
   modelId: string;
 
   /**
-   * The folder, as a path on the server; 16-bit or already quantized.
+   * The folder, as a path on the server, 16-bit or already quantized; or org/name[@revision] of the Hub, which the server
+   * pulls into its cache first.
    *
    * @generated from field: string model_dir = 2;
    */
@@ -424,7 +425,7 @@ export type LoadAdapterRequest = Message<"nibble.inference.v1.LoadAdapterRequest
    */
   source: {
     /**
-     * A PEFT folder, as a path on the server.
+     * A PEFT folder, as a path on the server; or org/name[@revision] of the Hub.
      *
      * @generated from field: string adapter_dir = 2;
      */
@@ -642,7 +643,8 @@ export const InferenceService: GenService<{
   /**
    * Loads a base model. A model that is loaded from the same folder with the same settings is returned as it is.
    *
-   * Errors: NOT_FOUND (no such folder), INVALID_ARGUMENT (unsupported architecture), DATA_LOSS (damaged files),
+   * Errors: NOT_FOUND (no such folder or repository), INVALID_ARGUMENT (unsupported architecture), DATA_LOSS (damaged
+   * files), PERMISSION_DENIED or UNAUTHENTICATED (a gated or private repository), UNAVAILABLE (the Hub),
    * FAILED_PRECONDITION (another model is loaded, or the digest differs), RESOURCE_EXHAUSTED (memory).
    *
    * @generated from rpc nibble.inference.v1.InferenceService.LoadModel

@@ -19,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file nibble/quantizer/v1/quantizer.proto.
  */
 export const file_nibble_quantizer_v1_quantizer: GenFile = /*@__PURE__*/
-  fileDesc("CiNuaWJibGUvcXVhbnRpemVyL3YxL3F1YW50aXplci5wcm90bxITbmliYmxlLnF1YW50aXplci52MSLwAwoUUXVhbnRpemVNb2RlbFJlcXVlc3QSGwoKcmVxdWVzdF9pZBgBIAEoCUIHukgEcgIYQBIdCgltb2RlbF9kaXIYAiABKAlCCrpIB3IFEAEogCASGwoHb3V0X2RpchgDIAEoCUIKukgHcgUQASiAIBI5CgpxdWFudF90eXBlGAQgASgOMhsubmliYmxlLmNvbW1vbi52MS5RdWFudFR5cGVCCLpIBYIBAhABEjQKCmJsb2NrX3NpemUYBSABKAVCG7pIGBoWMCAwQDCAATCAAjCABDCACDCAEDCAIEgAiAEBEhkKDGRvdWJsZV9xdWFudBgGIAEoCEgBiAEBEj8KDWNvbXB1dGVfZHR5cGUYByABKA4yHi5uaWJibGUuY29tbW9uLnYxLkNvbXB1dGVEdHlwZUIIukgFggECEAESJwoMc2tpcF9tb2R1bGVzGAggAygJQhG6SA6SAQsQQCIHcgUQARiAARInCg9zaGFyZF9ieXRlc19tYXgYCSABKANCCbpIBiIEKICAQEgCiAEBEiAKB3RocmVhZHMYCiABKAVCCrpIBxoFGIAIKAFIA4gBAUINCgtfYmxvY2tfc2l6ZUIPCg1fZG91YmxlX3F1YW50QhIKEF9zaGFyZF9ieXRlc19tYXhCCgoIX3RocmVhZHMizwIKFVF1YW50aXplTW9kZWxNZXRhZGF0YRIvCgtjcmVhdGVfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCW1vZGVsX2RpchgEIAEoCRIPCgdvdXRfZGlyGAUgASgJEhQKDHRlbnNvcnNfZG9uZRgGIAEoAxIVCg10ZW5zb3JzX3RvdGFsGAcgASgDEhIKCmJ5dGVzX3JlYWQYCCABKAMSEwoLYnl0ZXNfdG90YWwYCSABKAMSFQoNYnl0ZXNfd3JpdHRlbhgKIAEoAxIWCg5jdXJyZW50X3RlbnNvchgLIAEoCSK+AgoVUXVhbnRpemVNb2RlbFJlc3BvbnNlEg8KB291dF9kaXIYASABKAkSDgoGZGlnZXN0GAIgASgJEjQKDHF1YW50aXphdGlvbhgDIAEoCzIeLm5pYmJsZS5jb21tb24udjEuUXVhbnRpemF0aW9uEhIKCnBhcmFtZXRlcnMYBCABKAMSHAoUcGFyYW1ldGVyc19xdWFudGl6ZWQYBSABKAMSGgoSYml0c19wZXJfcGFyYW1ldGVyGAYgASgBEhIKCmJ5dGVzX3JlYWQYByABKAMSFQoNYnl0ZXNfd3JpdHRlbhgIIAEoAxISCgpieXRlc19wZWFrGAkgASgDEhUKDXRlbnNvcnNfdG90YWwYCiABKAMSGQoRdGVuc29yc19xdWFudGl6ZWQYCyABKAMSDwoHc2Vjb25kcxgMIAEoATJtChBRdWFudGl6ZXJTZXJ2aWNlElkKDVF1YW50aXplTW9kZWwSKS5uaWJibGUucXVhbnRpemVyLnYxLlF1YW50aXplTW9kZWxSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbmIGcHJvdG8z", [file_buf_validate_validate, file_google_longrunning_operations, file_google_protobuf_timestamp, file_nibble_common_v1_common]);
+  fileDesc("CiNuaWJibGUvcXVhbnRpemVyL3YxL3F1YW50aXplci5wcm90bxITbmliYmxlLnF1YW50aXplci52MSLwAwoUUXVhbnRpemVNb2RlbFJlcXVlc3QSGwoKcmVxdWVzdF9pZBgBIAEoCUIHukgEcgIYQBIdCgltb2RlbF9kaXIYAiABKAlCCrpIB3IFEAEogCASGwoHb3V0X2RpchgDIAEoCUIKukgHcgUQASiAIBI5CgpxdWFudF90eXBlGAQgASgOMhsubmliYmxlLmNvbW1vbi52MS5RdWFudFR5cGVCCLpIBYIBAhABEjQKCmJsb2NrX3NpemUYBSABKAVCG7pIGBoWMCAwQDCAATCAAjCABDCACDCAEDCAIEgAiAEBEhkKDGRvdWJsZV9xdWFudBgGIAEoCEgBiAEBEj8KDWNvbXB1dGVfZHR5cGUYByABKA4yHi5uaWJibGUuY29tbW9uLnYxLkNvbXB1dGVEdHlwZUIIukgFggECEAESJwoMc2tpcF9tb2R1bGVzGAggAygJQhG6SA6SAQsQQCIHcgUQARiAARInCg9zaGFyZF9ieXRlc19tYXgYCSABKANCCbpIBiIEKICAQEgCiAEBEiAKB3RocmVhZHMYCiABKAVCCrpIBxoFGIAIKAFIA4gBAUINCgtfYmxvY2tfc2l6ZUIPCg1fZG91YmxlX3F1YW50QhIKEF9zaGFyZF9ieXRlc19tYXhCCgoIX3RocmVhZHMi/AIKFVF1YW50aXplTW9kZWxNZXRhZGF0YRIvCgtjcmVhdGVfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKc3RhcnRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCW1vZGVsX2RpchgEIAEoCRIPCgdvdXRfZGlyGAUgASgJEhQKDHRlbnNvcnNfZG9uZRgGIAEoAxIVCg10ZW5zb3JzX3RvdGFsGAcgASgDEhIKCmJ5dGVzX3JlYWQYCCABKAMSEwoLYnl0ZXNfdG90YWwYCSABKAMSFQoNYnl0ZXNfd3JpdHRlbhgKIAEoAxIWCg5jdXJyZW50X3RlbnNvchgLIAEoCRIUCgxieXRlc19wdWxsZWQYDCABKAMSFQoNYnl0ZXNfdG9fcHVsbBgNIAEoAyK+AgoVUXVhbnRpemVNb2RlbFJlc3BvbnNlEg8KB291dF9kaXIYASABKAkSDgoGZGlnZXN0GAIgASgJEjQKDHF1YW50aXphdGlvbhgDIAEoCzIeLm5pYmJsZS5jb21tb24udjEuUXVhbnRpemF0aW9uEhIKCnBhcmFtZXRlcnMYBCABKAMSHAoUcGFyYW1ldGVyc19xdWFudGl6ZWQYBSABKAMSGgoSYml0c19wZXJfcGFyYW1ldGVyGAYgASgBEhIKCmJ5dGVzX3JlYWQYByABKAMSFQoNYnl0ZXNfd3JpdHRlbhgIIAEoAxISCgpieXRlc19wZWFrGAkgASgDEhUKDXRlbnNvcnNfdG90YWwYCiABKAMSGQoRdGVuc29yc19xdWFudGl6ZWQYCyABKAMSDwoHc2Vjb25kcxgMIAEoATJtChBRdWFudGl6ZXJTZXJ2aWNlElkKDVF1YW50aXplTW9kZWwSKS5uaWJibGUucXVhbnRpemVyLnYxLlF1YW50aXplTW9kZWxSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbmIGcHJvdG8z", [file_buf_validate_validate, file_google_longrunning_operations, file_google_protobuf_timestamp, file_nibble_common_v1_common]);
 
 /**
  * What to quantize, how, and where to put it.
@@ -36,7 +36,8 @@ export type QuantizeModelRequest = Message<"nibble.quantizer.v1.QuantizeModelReq
   requestId: string;
 
   /**
-   * The model folder to read: config.json, tokenizer files and safetensors, as a path on the server.
+   * The model folder to read: config.json, tokenizer files and safetensors, as a path on the server; or org/name[@revision]
+   * of the Hub, which the server pulls into its cache first.
    *
    * @generated from field: string model_dir = 2;
    */
@@ -188,6 +189,20 @@ export type QuantizeModelMetadata = Message<"nibble.quantizer.v1.QuantizeModelMe
    * @generated from field: string current_tensor = 11;
    */
   currentTensor: string;
+
+  /**
+   * Bytes of the repository that are in the cache, where model_dir names one.
+   *
+   * @generated from field: int64 bytes_pulled = 12;
+   */
+  bytesPulled: bigint;
+
+  /**
+   * Bytes of the repository. 0 until its listing has been read, and where model_dir is a folder.
+   *
+   * @generated from field: int64 bytes_to_pull = 13;
+   */
+  bytesToPull: bigint;
 };
 
 /**
@@ -310,7 +325,8 @@ export const QuantizerService: GenService<{
    *
    * Errors of the call: INVALID_ARGUMENT (a field is out of range), ALREADY_EXISTS (request_id was used with
    * other content), RESOURCE_EXHAUSTED (the queue is full), UNAVAILABLE (the server is draining).
-   * Errors of the operation: NOT_FOUND (model_dir or a shard is missing), INVALID_ARGUMENT (unsupported
+   * Errors of the operation: NOT_FOUND (model_dir, its repository or a shard is missing), UNAVAILABLE (the Hub),
+   * PERMISSION_DENIED or UNAUTHENTICATED (a gated or private repository), INVALID_ARGUMENT (unsupported
    * architecture, NaN or Inf weights), DATA_LOSS (a truncated or lying safetensors file), RESOURCE_EXHAUSTED
    * (the disk is full; out_dir is then as it was before), CANCELLED.
    * buf:lint:ignore RPC_RESPONSE_STANDARD_NAME

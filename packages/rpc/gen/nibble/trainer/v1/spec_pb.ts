@@ -24,7 +24,8 @@ export const file_nibble_trainer_v1_spec: GenFile = /*@__PURE__*/
  */
 export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   /**
-   * The base model's folder, 16-bit or already quantized.
+   * The base model's folder, 16-bit or already quantized; or org/name[@revision] of the Hub, which the server pulls into
+   * its cache first.
    *
    * @generated from field: string model_dir = 1;
    */
@@ -62,7 +63,7 @@ export type TrainingSpec = Message<"nibble.trainer.v1.TrainingSpec"> & {
   outputDir: string;
 
   /**
-   * A PEFT folder to go on from. Its rank, alpha and targets are used. Empty: a fresh adapter.
+   * A PEFT folder to go on from, or org/name[@revision] of the Hub. Its rank, alpha and targets are used. Empty: a fresh adapter.
    *
    * @generated from field: string init_adapter_dir = 6;
    */
