@@ -173,6 +173,11 @@ describe("a request's options", () => {
       scores[2]?.tokens.map(({ id }) => id),
       whole.slice(tokenizer.encode("Hello").length),
     );
+    const many = await inference.score({ context, continuations: given.flatMap((id) => Array(20).fill(ids([id]))) });
+    assert.deepEqual(
+      many.scores.map(({ tokens }) => tokens[0]?.id),
+      given.flatMap((id) => Array(20).fill(id)),
+    );
     const nothing = inference.score({ context: ids([1, 2]), continuations: [{}] });
     await assert.rejects(nothing, { code: "INVALID_ARGUMENT" });
     const outside = inference.score({ context: ids([1]), continuations: [ids([512])] });

@@ -4,6 +4,9 @@ import type { TokenScore } from "#packages/engine";
 import type { LoadedModel } from "./model.ts";
 import { needTokenizer, refuse } from "./prompt.ts";
 
+/** Continuations of a request that wait or are computed at a time. */
+const togetherMax = 16;
+
 export type ScoreText = { text: string } | { ids: readonly number[] };
 
 export interface ScoreRequest {
@@ -62,8 +65,11 @@ export async function score(
     return { logprob, isGreedy: scored.every(({ isGreedy }) => isGreedy), tokens: scored };
   };
   return model.use(async () => {
-    // The first one leaves the context in the cache for the others.
-    const first = await scoreOne(all[0]!);
-    return [first, ...(await Promise.all(all.slice(1).map(scoreOne)))];
+    // The first one leaves the context in the cache for the others. They must not fill the queue.
+    const scores = [await scoreOne(all[0]!)];
+    for (let i = 1; i < all.length; i += togetherMax) {
+      scores.push(...(await Promise.all(all.slice(i, i + togetherMax).map(scoreOne))));
+    }
+    return scores;
   });
 }
