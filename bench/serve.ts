@@ -3,6 +3,7 @@
 // main thread; the engine has its own.
 //   npm run bench:serve -- --model DIR [--rows concurrent,adapters,overload,grpc,zipf] [--runs 5] [--threads 2]
 //     [--dtype bfloat16] [--new 48] [--seconds 15] [--json]
+//   … --rows peer --gguf FILE --peers-node-llama DIR     beside node-llama-cpp
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,8 +19,10 @@ import { createServer } from "#packages/rpc";
 import { createAdapter, freeAdapter, saveAdapter } from "../packages/engine/lora.ts";
 import { type Config, readConfig } from "../services/inference/config.ts";
 import { openInference } from "../services/inference/setup.ts";
+import { runJson } from "./harness/child.ts";
 import { alternate, median } from "./harness/compare.ts";
 import { machine } from "./harness/machine.ts";
+import { peerScript } from "./harness/peers.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -30,6 +33,8 @@ const { values: options } = parseArgs({
     dtype: { type: "string", default: "bfloat16" },
     new: { type: "string", default: "48" },
     seconds: { type: "string", default: "15" },
+    gguf: { type: "string" },
+    "peers-node-llama": { type: "string" },
     json: { type: "boolean", default: false },
   },
 });
@@ -301,7 +306,32 @@ async function zipf(): Promise<void> {
   });
 }
 
-const rows: Record<string, () => Promise<void>> = { concurrent, adapters, overload, grpc, zipf };
+/** node-llama-cpp in a process of its own, without a network between: its best case. */
+async function peer(): Promise<void> {
+  const { gguf, "peers-node-llama": dir } = options;
+  if (gguf === undefined || dir === undefined)
+    throw new Error("--rows peer: expected --gguf FILE and --peers-node-llama DIR");
+  const entry = join(dir, "node_modules/node-llama-cpp/dist/index.js");
+  const numbers = [promptTokens, newTokens, threads].map(String);
+  const command = { file: process.execPath, args: [peerScript("llama_serve.mjs"), entry, gguf, ...numbers, "1,8"] };
+  const theirs = (await runJson(command)) as Record<string, number>;
+  await withService({ sequencesMax: 16, cacheTokensMax: 4096 }, async (clients) => {
+    await together(clients, [""]);
+    const subjects = [1, 8].map((n) => ({
+      name: String(n),
+      measure: () => together(clients, new Array<string>(n).fill("")),
+    }));
+    const [one, eight] = (await alternate(subjects, runs)).map((series) => series.median) as [number, number];
+    const [peerOne = 0, peerEight = 0] = [theirs["1"], theirs["8"]];
+    const figures = { one, peerOne, eight, peerEight, ratioOne: one / peerOne, ratioEight: eight / peerEight };
+    const beside = (mine: number, other: number) =>
+      `${rate(mine)} beside ${rate(other)} (${(mine / other).toFixed(2)} ×)`;
+    const text = `over gRPC beside node-llama-cpp in its process: 1: ${beside(one, peerOne)}, 8: ${beside(eight, peerEight)}`;
+    report("peer", figures, text);
+  });
+}
+
+const rows: Record<string, () => Promise<void>> = { concurrent, adapters, overload, grpc, zipf, peer };
 const wanted = options.rows.split(",");
 const unknown = wanted.filter((name) => !(name in rows));
 if (unknown.length > 0) throw new Error(`--rows: expected ${Object.keys(rows)}, got ${unknown}`);
