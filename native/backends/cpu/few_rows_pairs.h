@@ -9,6 +9,7 @@
 
 namespace nibble::cpu::NIBBLE_ISA {
 
+constexpr int64_t kFewRowsMax = 32;   // of x, where these products or those of few_rows_chunks.h are for them
 constexpr int kGroup = 16;            // rows of weights whose products are finished together
 constexpr int kRunRowsMax = 16;       // of x, whose sums stay in registers
 constexpr int64_t kShallow = 768;     // depth of which as many rows stay in the first-level cache

@@ -28,7 +28,7 @@ struct Result {
 void gemm(const Term* terms, int count, const Result& result);
 
 // The same for few rows: each weight is read once, from memory straight into dot products. A row's sums do not
-// depend on how many rows there are. Up to kFewRows of any storage, and more where pairs of bfloat16 are multiplied.
+// depend on how many rows there are. Up to kFewRows of any storage, and more of what few_rows_*.h are for.
 constexpr int64_t kFewRows = 8;
 bool is_for_few_rows(const Term* terms, int count, const Result& result);
 

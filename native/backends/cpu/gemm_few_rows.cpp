@@ -1,5 +1,5 @@
 // Products with few rows, as in decoding: the weights' way from memory is all that counts.
-#include "backends/cpu/few_rows_pairs.h"
+#include "backends/cpu/few_rows_chunks.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
 
@@ -7,7 +7,6 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kFewRowsMax = 32;         // in pairs
 constexpr int64_t kTaskElements = 1 << 15;  // weights read by one task
 constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
 constexpr int kPair = 2 * kWidth;
@@ -144,18 +143,33 @@ void dot_rows_of(int64_t rows, const Matrix& b, int64_t n, int64_t count, int64_
   }
 }
 
+// How x lies for the products with a matrix: plain rows [m, pitch], rows taken apart, chunks, or runs of pairs.
+enum class Layout { kRows, kApart, kChunks, kPairs, kPairsApart };
+
+Layout layout_for(const Matrix& b, int64_t depth) {
+  if (takes_pairs(b, depth)) return b.codes != nullptr ? Layout::kPairsApart : Layout::kPairs;
+  if (takes_chunks(b, depth)) return Layout::kChunks;
+  return is_apart(b, depth) ? Layout::kApart : Layout::kRows;
+}
+
 // A term whose rows of x were laid out in the order in which the dot products read them.
 struct LaidTerm {
   const Matrix* b;
   int64_t depth;
-  int parts;       // of pairs; 0: x is float32
-  const float* x;  // [m, pitch], or runs of pairs
+  int parts;       // of pairs; else 0
+  const float* x;
 };
 
 LaidTerm lay_out(const Term& term, int64_t m, float* space) {
   const Matrix& b = term.b.matrix;
   if (takes_pairs(b, term.depth))
     return {&b, term.depth, lay_out_pairs(term.a.matrix, m, term.depth, b.codes != nullptr, space), space};
+#if defined(__AVX2__) && !defined(__AVX512BF16__)
+  if (takes_chunks(b, term.depth)) {
+    lay_out_chunks(term.a.matrix, m, term.depth, space);
+    return {&b, term.depth, 0, space};
+  }
+#endif
   for (int64_t r = 0; r < m; ++r) {
     float* row = space + r * pitch_of(term.depth);
     fetch(term.a.matrix, r, 0, term.depth, row);
@@ -184,6 +198,8 @@ void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out
     }
     return;
   }
+#elif defined(__AVX2__)
+  if (takes_chunks(*t.b, t.depth)) return dot_chunks(*t.b, n, count, t.depth, t.x, m, out);
 #endif
   for (int64_t r = 0; r < m; r += kFewRows) {
     dot_rows_of(least(kFewRows, m - r), *t.b, n, count, t.depth, t.x + r * pitch_of(t.depth), out + r * kGroup);
@@ -195,13 +211,13 @@ void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out
 bool is_for_few_rows(const Term* terms, int count, const Result& result) {
   const int64_t m = result.c.dim(0);
   if (m > kFewRowsMax || result.turned) return false;
-  bool pairs = false;
+  bool many = false;
   for (int t = 0; t < count; ++t) {
     const Term& term = terms[t];
     if (!term.a.along_k || !term.b.along_k || term.mask != nullptr || term.b.matrix.rounded) return false;
-    pairs = pairs || takes_pairs(term.b.matrix, term.depth);
+    many = many || takes_pairs(term.b.matrix, term.depth) || takes_chunks(term.b.matrix, term.depth);
   }
-  return pairs || m <= kFewRows;
+  return many || m <= kFewRows;
 }
 
 namespace {
@@ -217,12 +233,7 @@ struct Prepared {
 // Layers of one x read the same rows in the same order.
 bool are_laid_alike(const Term& s, const Term& t) {
   const Matrix &x = s.a.matrix, &y = t.a.matrix;
-  const bool pairs = takes_pairs(s.b.matrix, s.depth);
-  if (pairs != takes_pairs(t.b.matrix, t.depth) || s.depth != t.depth) return false;
-  const auto apart = [&](const Term& of) {
-    return pairs ? of.b.matrix.codes != nullptr : is_apart(of.b.matrix, of.depth);
-  };
-  return apart(s) == apart(t) && x.data == y.data && x.dtype == y.dtype && x.columns == y.columns &&
+  return s.depth == t.depth && layout_for(s.b.matrix, s.depth) == layout_for(t.b.matrix, t.depth) && x.data == y.data && x.dtype == y.dtype && x.columns == y.columns &&
          x.codes == nullptr && y.codes == nullptr && x.factor == y.factor && x.dropout == y.dropout &&
          x.rounded == y.rounded;
 }
