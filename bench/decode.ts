@@ -1,16 +1,12 @@
 // Times 4-bit inference as it is served: prefill of a prompt, and decoding for one and for several sequences,
-// beside the bound that memory sets (a stream copy) and beside other programs in alternating runs.
+// beside the bound that memory sets (a stream copy). Other programs are measured in turn with it by bench/rows/decode.ts.
 //   npm run bench:decode -- --model DIR [--prompt 128,1024 --batch 1,16 --new 64] [--dtype bfloat16] [--json]
-//     [--peer 'NAME=COMMAND']...
-// A peer is a command that takes two more arguments, prompt and new tokens, and whose last line is JSON with
-// prefill_tok_s and decode_tok_s.
-import { spawnSync } from "node:child_process";
 import { availableParallelism, cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { chooseIsa, convert, type Isa, isa, setThreadCount, supportedIsas, Tensor } from "#native";
 import { elementsOf, llamaWeights, openModelFolder } from "#packages/hub";
 import { ServedModel } from "../packages/engine/served-model.ts";
-import { median } from "./harness/compare.ts";
+import { alternate, median } from "./harness/compare.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -22,7 +18,6 @@ const { values: options } = parseArgs({
     dtype: { type: "string", default: "bfloat16" },
     isa: { type: "string", default: isa() },
     runs: { type: "string", default: "5" },
-    peer: { type: "string", multiple: true, default: [] },
     json: { type: "boolean", default: false },
   },
 });
@@ -43,16 +38,11 @@ interface Taken {
   cores: number;
 }
 
-/** A subject of the bench: its samples, in tokens a second, one a run. */
+/** What is measured: one run of it makes so many tokens. */
 interface Row {
   what: string;
   tokens: number;
   takeOne: () => Promise<Taken>;
-  taken: Taken[];
-  peers: Record<string, number[]>;
-  /** How a peer names the same; null where it has nothing like it. */
-  peerField: "prefill_tok_s" | "decode_tok_s" | null;
-  prompt: number;
 }
 
 function watch(): () => Taken {
@@ -118,44 +108,34 @@ function bytesOfStep(model: ServedModel): number {
   return layers + (stored ?? 2 * (shape ? elementsOf(shape) : 0));
 }
 
-function runPeer(command: string, prompt: number): Record<string, unknown> {
-  const { stdout, status } = spawnSync("sh", ["-c", `${command} ${prompt} ${newTokens}`], { encoding: "utf8" });
-  const last = stdout.trim().split("\n").at(-1) ?? "";
-  if (status !== 0 || !last.startsWith("{")) throw new Error(`peer: expected a line of JSON from ${command}`);
-  return JSON.parse(last);
-}
-
-const peers = options.peer.map((p) => ({ name: p.slice(0, p.indexOf("=")), command: p.slice(p.indexOf("=") + 1) }));
-
 function rowsOf(model: ServedModel): Row[] {
   const fill = prompts.map((prompt): Row => {
-    const takeOne = () => prefill(model, prompt);
-    const subject = { what: `prefill ${prompt}`, tokens: prompt, takeOne, prompt };
-    return { ...subject, taken: [], peers: {}, peerField: "prefill_tok_s" };
+    return { what: `prefill ${prompt}`, tokens: prompt, takeOne: () => prefill(model, prompt) };
   });
   const steps = batches.map((batch): Row => {
-    const takeOne = () => decode(model, batch);
-    const subject = { what: `decode ${batch}`, tokens: batch * newTokens, takeOne, prompt: decodePrompt };
-    return { ...subject, taken: [], peers: {}, peerField: batch === 1 ? "decode_tok_s" : null };
+    return { what: `decode ${batch}`, tokens: batch * newTokens, takeOne: () => decode(model, batch) };
   });
   return [...fill, ...steps];
 }
 
-/** One round: each subject once, and each peer once for each prompt length. */
-async function round(rows: readonly Row[], keep: boolean): Promise<void> {
-  for (const row of rows) {
-    const taken = await row.takeOne();
-    if (keep) row.taken.push(taken);
-  }
-  for (const { name, command } of keep ? peers : []) {
-    for (const prompt of new Set(rows.filter((r) => r.peerField).map((r) => r.prompt))) {
-      const result = runPeer(command, prompt);
-      for (const row of rows.filter((r) => r.prompt === prompt && r.peerField)) {
-        const seen = row.peers[name] ?? [];
-        row.peers[name] = [...seen, Number(result[row.peerField ?? ""])];
-      }
-    }
-  }
+/** Medians of `runs` rounds, after one that is not counted. */
+async function measure(rows: readonly Row[]) {
+  for (const { takeOne } of rows) await takeOne();
+  const cores = rows.map((): number[] => []);
+  const subjects = rows.map(({ what: name, takeOne }, i) => {
+    const one = async () => {
+      const taken = await takeOne();
+      cores[i]?.push(taken.cores);
+      return taken.wall;
+    };
+    return { name, measure: one };
+  });
+  const series = await alternate(subjects, runs);
+  return rows.map(({ what, tokens }, i) => ({
+    what,
+    tokensPerSecond: tokens / (series[i]?.median ?? Number.NaN),
+    tokensPerCoreSecond: tokens / median(cores[i] ?? []),
+  }));
 }
 
 chooseIsa(options.isa as Isa);
@@ -171,19 +151,9 @@ const model = ServedModel.open({
   cacheTokensMax: most * (longest + 32),
   waitingMax: most,
 });
-const rows = rowsOf(model);
-await round(rows, false);
-for (let i = 0; i < runs; i++) await round(rows, true);
+const results = await measure(rowsOf(model));
 const [copy, bytes] = [streamCopy(), bytesOfStep(model)];
 const bound = copy / bytes;
-const results = rows.map(({ what, tokens, taken, peers: others }) => ({
-  what,
-  tokensPerSecond: tokens / median(taken.map((t) => t.wall)),
-  tokensPerCoreSecond: tokens / median(taken.map((t) => t.cores)),
-  ratios: Object.fromEntries(
-    Object.entries(others).map(([name, values]) => [name, tokens / median(taken.map((t) => t.wall)) / median(values)]),
-  ),
-}));
 const machine = { cpu: cpus()[0]?.model.trim(), threads: Number(options.threads), isa: isa(), dtype, runs };
 if (options.json) {
   process.stdout.write(
@@ -194,11 +164,10 @@ if (options.json) {
   process.stdout.write(
     `copy ${(copy / 1e9).toFixed(1)} GB/s, ${(bytes / 1e6).toFixed(0)} MB a step: bound ${bound.toFixed(0)} tokens/s\n`,
   );
-  for (const { what, tokensPerSecond: rate, tokensPerCoreSecond: each, ratios } of results) {
-    const beside = Object.entries(ratios).map(([name, ratio]) => `${ratio.toFixed(2)} x ${name}`);
+  for (const { what, tokensPerSecond: rate, tokensPerCoreSecond: each } of results) {
     const share = what === "decode 1" ? [`${((100 * rate) / bound).toFixed(0)} % of the bound`] : [];
     process.stdout.write(
-      `${[`${what.padEnd(14)}${rate.toFixed(1).padStart(9)} tokens/s, ${each.toFixed(1)} a core's second`, ...share, ...beside].join(", ")}\n`,
+      `${[`${what.padEnd(14)}${rate.toFixed(1).padStart(9)} tokens/s, ${each.toFixed(1)} a core's second`, ...share].join(", ")}\n`,
     );
   }
 }
