@@ -1,9 +1,11 @@
-// RMSNorm and LayerNorm, a block a row; gradients of the parameters in two steps, so that their order is fixed.
+// RMSNorm and LayerNorm, a block a row, in one pass over memory: a thread keeps up to four packs of 16 bytes of its row
+// in registers between the statistics and the result. Rows that are wider than that are read again for what is left of
+// them. Gradients of the parameters are summed in two steps, so that their order is fixed.
 // See ops/norm.h and backends/reference/norm.cpp, whose steps these are.
 #include "ops/norm.h"
 
-#include "backends/cuda/kernel.h"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/packs.h"
 
 namespace nibble::cuda {
 
@@ -11,6 +13,8 @@ namespace {
 
 // The parameters' gradients are summed by groups of rows, then over at most this many groups.
 constexpr int64_t kGroupsMax = 256, kGroupRowsMin = 16;
+constexpr int kHeld = 4;          // packs of a row that a thread keeps
+constexpr int kRowThreads = 512;  // of a block, at most
 
 template <typename T>
 struct Forward {
@@ -21,29 +25,63 @@ struct Forward {
   int64_t c;
 };
 
-template <typename T>
-__global__ void forward_kernel(Forward<T> a) {
+// Calls body(column, k) for the packs of a thread. k < kHeld says which it is, kHeld: one too many to be kept.
+template <int N, typename Body>
+__device__ inline void each_of_row(int64_t c, Body body) {
+  const int64_t stride = int64_t(blockDim.x) * N;
+  int64_t j = int64_t(threadIdx.x) * N;
+  NIBBLE_UNROLL
+  for (int k = 0; k < kHeld; ++k, j += stride) {
+    if (j < c) body(j, k);
+  }
+  for (; j < c; j += stride) body(j, kHeld);
+}
+
+template <typename T, int N>
+__device__ inline Pack<T, N> add_packs(const Pack<T, N>& a, const Pack<T, N>& b) {
+  float x[N], y[N];
+  to_floats(a, x);
+  to_floats(b, y);
+  NIBBLE_UNROLL
+  for (int k = 0; k < N; ++k) x[k] += y[k];
+  return from_floats<T, N>(x);
+}
+
+template <int N, typename T>
+__global__ void __launch_bounds__(kRowThreads) forward_kernel(Forward<T> a) {
   __shared__ float scratch[kWarpThreads];
   const int64_t row = blockIdx.x, at = row * a.c;
   const T* s = a.sum == nullptr ? a.x : a.sum;
-  float total = 0, squares = 0;
-  for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
-    if (a.sum != nullptr) {
-      set(a.sum[at + j], to_float(a.x[at + j]) + (a.residual == nullptr ? 0.0f : to_float(a.residual[at + j])));
-    }
-    const float v = to_float(s[at + j]);
-    total += v;
-    squares = fmaf(v, v, squares);
-  }
+  Pack<T, N> held[kHeld] = {};
+  const auto value = [&](int64_t j, int k, float* to) {
+    if (k < kHeld) to_floats(held[k], to);
+    else load_floats<N>(s + at + j, to);
+  };
   // [1] statistics of the row
+  float total = 0, squares = 0;
+  each_of_row<N>(a.c, [&](int64_t j, int k) {
+    Pack<T, N> pack = load_pack<N>(a.x + at + j);
+    if (a.residual != nullptr) pack = add_packs(pack, load_pack<N>(a.residual + at + j));
+    if (a.sum != nullptr) store_pack(a.sum + at + j, pack);
+    if (k < kHeld) held[k] = pack;
+    float v[N];
+    to_floats(pack, v);
+    NIBBLE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      total += v[i];
+      squares = fmaf(v[i], v[i], squares);
+    }
+  });
   const bool layer = a.mean != nullptr;
   const float mean = layer ? block_sum(total, scratch) / float(a.c) : 0.0f;
   if (layer) {
     squares = 0;
-    for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
-      const float d = to_float(s[at + j]) - mean;
-      squares = fmaf(d, d, squares);
-    }
+    each_of_row<N>(a.c, [&](int64_t j, int k) {
+      float v[N];
+      value(j, k, v);
+      NIBBLE_UNROLL
+      for (int i = 0; i < N; ++i) squares = fmaf(v[i] - mean, v[i] - mean, squares);
+    });
   }
   const float rstd = 1.0f / sqrtf(block_sum(squares, scratch) / float(a.c) + a.eps);
   if (threadIdx.x == 0) {
@@ -51,10 +89,15 @@ __global__ void forward_kernel(Forward<T> a) {
     a.rstd[row] = rstd;
   }
   // [2] normalize, scale, shift
-  for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
-    const float v = a.weight[j] * ((to_float(s[at + j]) - mean) * rstd);
-    set(a.y[at + j], a.bias == nullptr ? v : v + a.bias[j]);
-  }
+  each_of_row<N>(a.c, [&](int64_t j, int k) {
+    float v[N], weight[N], bias[N] = {};
+    value(j, k, v);
+    load_floats<N>(a.weight + j, weight);
+    if (a.bias != nullptr) load_floats<N>(a.bias + j, bias);
+    NIBBLE_UNROLL
+    for (int i = 0; i < N; ++i) v[i] = weight[i] * ((v[i] - mean) * rstd) + bias[i];
+    store_floats<N>(a.y + at + j, v);
+  });
 }
 
 template <typename T>
@@ -67,27 +110,54 @@ struct Backward {
   __device__ float normalized(int64_t row, int64_t j) const {
     return (to_float(s[row * c + j]) - (mean == nullptr ? 0.0f : mean[row])) * rstd[row];
   }
-  __device__ float scaled(int64_t row, int64_t j) const { return to_float(d_y[row * c + j]) * weight[j]; }
 };
 
-template <typename T>
-__global__ void backward_kernel(Backward<T> a) {
+template <int N, typename T>
+__global__ void __launch_bounds__(kRowThreads) backward_kernel(Backward<T> a) {
   __shared__ float scratch[kWarpThreads];
-  const int64_t row = blockIdx.x;
+  const int64_t row = blockIdx.x, at = row * a.c;
+  const float mean = a.mean == nullptr ? 0.0f : a.mean[row], rstd = a.rstd[row];
+  Pack<T, N> held_d[kHeld] = {}, held_s[kHeld] = {};
+  // d_y * weight, and what was normalized.
+  const auto values = [&](int64_t j, const Pack<T, N>& d_pack, const Pack<T, N>& s_pack, float* d, float* x) {
+    float weight[N];
+    load_floats<N>(a.weight + j, weight);
+    to_floats(d_pack, d);
+    to_floats(s_pack, x);
+    NIBBLE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      d[i] *= weight[i];
+      x[i] = (x[i] - mean) * rstd;
+    }
+  };
   // [1] the two means that the statistics' gradients need
   float sum_d = 0, sum_dx = 0;
-  for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
-    const float d = a.scaled(row, j);
-    sum_d += d;
-    sum_dx = fmaf(d, a.normalized(row, j), sum_dx);
-  }
+  each_of_row<N>(a.c, [&](int64_t j, int k) {
+    const Pack<T, N> d_pack = load_pack<N>(a.d_y + at + j), s_pack = load_pack<N>(a.s + at + j);
+    if (k < kHeld) {
+      held_d[k] = d_pack;
+      held_s[k] = s_pack;
+    }
+    float d[N], x[N];
+    values(j, d_pack, s_pack, d, x);
+    NIBBLE_UNROLL
+    for (int i = 0; i < N; ++i) {
+      sum_d += d[i];
+      sum_dx = fmaf(d[i], x[i], sum_dx);
+    }
+  });
   const float mean_d = a.mean == nullptr ? 0.0f : block_sum(sum_d, scratch) / float(a.c);
   const float mean_dx = block_sum(sum_dx, scratch) / float(a.c);
   // [2] gradients of the row
-  for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
-    const float d_s = (a.scaled(row, j) - mean_d - a.normalized(row, j) * mean_dx) * a.rstd[row];
-    set(a.d_s[row * a.c + j], d_s + (a.d_sum == nullptr ? 0.0f : to_float(a.d_sum[row * a.c + j])));
-  }
+  each_of_row<N>(a.c, [&](int64_t j, int k) {
+    float d[N], x[N], beside[N] = {};
+    if (a.d_sum != nullptr) load_floats<N>(a.d_sum + at + j, beside);
+    values(j, k < kHeld ? held_d[k] : load_pack<N>(a.d_y + at + j), k < kHeld ? held_s[k] : load_pack<N>(a.s + at + j), d,
+           x);
+    NIBBLE_UNROLL
+    for (int i = 0; i < N; ++i) d[i] = (d[i] - mean_d - x[i] * mean_dx) * rstd + beside[i];
+    store_floats<N>(a.d_s + at + j, d);
+  });
 }
 
 // part[group][j] = the group's sum of d_y * normalized, and of d_y behind all groups of the former. Before d_s is
@@ -130,6 +200,11 @@ void parameters(const Backward<T>& b, const NormBackwardArgs& a) {
   add_up(a.d_bias, d_bias);
 }
 
+// Threads of a block for a row of so many packs: enough that each keeps what it reads.
+int threads_of_row(int64_t packs) {
+  return int(least(kRowThreads, most(1, blocks_of(packs, kHeld * kWarpThreads)) * kWarpThreads));
+}
+
 }  // namespace
 
 void norm_forward(const NormForwardArgs& a) {
@@ -139,7 +214,12 @@ void norm_forward(const NormForwardArgs& a) {
                        .bias = a.bias.f32(), .y = data_as<T>(a.y), .sum = data_as<T>(a.sum),
                        .mean = a.kind == Norm::kLayer ? a.mean.f32() : nullptr, .rstd = a.rstd.f32(), .eps = a.eps,
                        .c = a.x.dim(1)};
-    launch(forward_kernel<T>, grid_of(a.x.dim(0)), threads_for(f.c), 0, f);
+    constexpr int kPack = kPackOf<T>;
+    const bool aligned = all_aligned({f.x, f.residual, f.weight, f.bias, f.y, f.sum});
+    with_width<kPack>(f.c % kPack == 0 && aligned, [&](auto n) {
+      constexpr int N = decltype(n)::value;
+      launch(forward_kernel<N, T>, grid_of(a.x.dim(0)), threads_of_row(f.c / N), 0, f);
+    });
   });
 }
 
@@ -150,7 +230,11 @@ void norm_backward(const NormBackwardArgs& a) {
                         .weight = a.weight.f32(), .mean = a.kind == Norm::kLayer ? a.mean.f32() : nullptr,
                         .rstd = a.rstd.f32(), .d_s = data_as<T>(a.d_s), .rows = a.s.dim(0), .c = a.s.dim(1)};
     if ((a.d_weight || a.d_bias) && b.rows > 0) parameters(b, a);
-    launch(backward_kernel<T>, grid_of(b.rows), threads_for(b.c), 0, b);
+    constexpr int kPack = kPackOf<T>;
+    with_width<kPack>(b.c % kPack == 0 && all_aligned({b.d_y, b.d_sum, b.s, b.weight, b.d_s}), [&](auto n) {
+      constexpr int N = decltype(n)::value;
+      launch(backward_kernel<N, T>, grid_of(b.rows), threads_of_row(b.c / N), 0, b);
+    });
   });
 }
 

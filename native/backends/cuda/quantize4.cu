@@ -7,8 +7,8 @@
 
 #include "backends/cuda/codebook8.h"
 #include "backends/cuda/fault.h"
-#include "backends/cuda/kernel.h"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/packs.h"
 #include "core/device_memory.h"
 
 namespace nibble::cuda {
@@ -38,21 +38,16 @@ struct Quantize {
 };
 
 // Eight elements from `at` on; zeros past the end.
-template <typename T>
+template <bool kAligned, typename T>
 __device__ void load_eight(const T* from, int64_t at, int64_t count, float* to) {
-  if (at + kOfThread <= count) {
-    struct alignas(16) Eight {
-      T value[kOfThread];
-    };
-    const Eight eight = *reinterpret_cast<const Eight*>(from + at);
-    for (int k = 0; k < kOfThread; ++k) to[k] = to_float(eight.value[k]);
-    return;
-  }
+  if (kAligned && at + kOfThread <= count) return load_floats<kOfThread>(from + at, to);
+  NIBBLE_UNROLL
   for (int k = 0; k < kOfThread; ++k) to[k] = at + k < count ? to_float(from[at + k]) : 0.0f;
 }
 
 // The largest |x| as its bits, among which NaN is the largest.
 __device__ inline uint32_t largest(const float* x, uint32_t so_far) {
+  NIBBLE_UNROLL
   for (int k = 0; k < kOfThread; ++k) {
     const uint32_t bits = float_to_bits(x[k]) & 0x7fffffffu;
     so_far = bits > so_far ? bits : so_far;
@@ -60,7 +55,7 @@ __device__ inline uint32_t largest(const float* x, uint32_t so_far) {
   return so_far;
 }
 
-template <typename T>
+template <bool kAligned, typename T>
 __global__ void quantize_kernel(Quantize<T> a, int lanes) {
   __shared__ Codebook4 book;
   share_codebook(a.book, &book);
@@ -71,7 +66,7 @@ __global__ void quantize_kernel(Quantize<T> a, int lanes) {
   float x[kOfThread];
   uint32_t top = 0;
   for (int64_t at = begin; at < end; at += stride) {
-    load_eight(a.input, at, a.count, x);
+    load_eight<kAligned>(a.input, at, a.count, x);
     top = largest(x, top);
   }
   for (int mask = lanes / 2; mask > 0; mask /= 2) {
@@ -84,8 +79,9 @@ __global__ void quantize_kernel(Quantize<T> a, int lanes) {
   const float inverse = 1.0f / floored;
   if (begin == start) a.absmax[block] = full ? absmax : floored;
   for (int64_t at = begin; at < end && at < a.count; at += stride) {
-    if (stride < a.block_size) load_eight(a.input, at, a.count, x);
+    if (stride < a.block_size) load_eight<kAligned>(a.input, at, a.count, x);
     uint32_t packed = 0;
+    NIBBLE_UNROLL
     for (int k = 0; k < kOfThread; k += 2) {
       // [2] scale to [-1,1]   [3] nearest code   [4] pack, even index in the high nibble
       const uint8_t first = nearest_code4(book, full ? x[k] * inverse : x[k] / floored);
@@ -93,25 +89,39 @@ __global__ void quantize_kernel(Quantize<T> a, int lanes) {
       const uint8_t second = nearest_code4(book, is_pad ? 0.0f : full ? x[k + 1] * inverse : x[k + 1] / floored);
       packed |= uint32_t(pack4(first, second)) << (4 * k);
     }
-    if (at + kOfThread <= a.count) {
+    if (kAligned && at + kOfThread <= a.count) {
       *reinterpret_cast<uint32_t*>(a.codes + at / 2) = packed;
     } else {
-      for (int64_t k = 0; at + 2 * k < a.count; ++k) a.codes[at / 2 + k] = uint8_t(packed >> (8 * k));
+      for (int64_t k = 0; k < kOfThread / 2 && at + 2 * k < a.count; ++k) a.codes[at / 2 + k] = uint8_t(packed >> (8 * k));
     }
   }
 }
 
-template <typename T>
-__global__ void dequantize_kernel(const uint8_t* codes, const float* absmax, T* output, int64_t count,
-                                  int64_t block_size, Codebook4 values) {
+// A thread 8 elements: 4 bytes of codes in, 16 bytes of bfloat16 out.
+template <bool kAligned, typename T>
+__global__ void dequantize_kernel(const uint8_t* codes, const float* absmax, T* output, int64_t count, int block_shift,
+                                  Codebook4 values) {
   __shared__ Codebook4 book;
   share_codebook(values, &book);
   const int64_t at = first_index() * kOfThread;
   if (at >= count) return;
-  const float constant = absmax[at / block_size];
-  for (int k = 0; k < kOfThread && at + k < count; ++k) {
-    const uint8_t byte = codes[(at + k) / 2];
-    set(output[at + k], book.value[k % 2 == 0 ? byte >> 4 : byte & 15] * constant);
+  const float constant = absmax[at >> block_shift];
+  const bool whole = kAligned && at + kOfThread <= count;
+  uint32_t packed = 0;
+  if (whole) {
+    packed = *reinterpret_cast<const uint32_t*>(codes + at / 2);
+  } else {
+    for (int k = 0; k < kOfThread && at + k < count; k += 2) packed |= uint32_t(codes[(at + k) / 2]) << (4 * k);
+  }
+  float v[kOfThread];
+  NIBBLE_UNROLL
+  for (int k = 0; k < kOfThread; ++k) {
+    v[k] = book.value[(packed >> (k % 2 == 0 ? 4 * k + 4 : 4 * k - 4)) & 15] * constant;  // the even one is the high nibble
+  }
+  if (whole) return store_floats<kOfThread>(output + at, v);
+  NIBBLE_UNROLL
+  for (int k = 0; k < kOfThread; ++k) {
+    if (at + k < count) set(output[at + k], v[k]);
   }
 }
 
@@ -186,12 +196,16 @@ __global__ void dequantize_absmax_kernel(const uint8_t* codes, const float* nest
   if (i < count) absmax[i] = nested_constant(map, codes[i], nested_absmax[i / kBlock8], *offset);
 }
 
-template <typename T>
+template <int N, typename T>
 __global__ void nonfinite_kernel(const T* x, int64_t count, unsigned long long* found) {
   unsigned long long bad = 0;
-  for (int64_t i = first_index(); i < count; i += index_stride()) {
-    bad += (float_to_bits(to_float(x[i])) & 0x7f800000u) == 0x7f800000u;
-  }
+  each_pack<N>(count, [&](int64_t i, auto width) {
+    constexpr int n = decltype(width)::value;
+    float v[n];
+    load_floats<n>(x + i, v);
+    NIBBLE_UNROLL
+    for (int k = 0; k < n; ++k) bad += (float_to_bits(v[k]) & 0x7f800000u) == 0x7f800000u;
+  });
   if (bad > 0) atomicAdd(found, bad);
 }
 
@@ -204,16 +218,20 @@ void quantize4(const Quantize4Args& a) {
     using T = decltype(t);
     const Quantize<T> q{.input = data_as<T>(a.input), .codes = a.codes.u8(), .absmax = a.absmax.f32(), .count = count,
                         .block_size = a.block_size, .book = codebook4(a.type)};
-    launch(quantize_kernel<T>, grid_of(blocks_of(blocks * lanes, kThreads)), kThreads, 0, q, lanes);
+    const auto kernel = all_aligned({q.input, q.codes}) ? quantize_kernel<true, T> : quantize_kernel<false, T>;
+    launch(kernel, grid_of(blocks_of(blocks * lanes, kThreads)), kThreads, 0, q, lanes);
   });
 }
 
 void dequantize4(const Dequantize4Args& a) {
   const int64_t count = a.output.count();
+  int block_shift = 0;
+  while ((int64_t{1} << block_shift) < a.block_size) ++block_shift;
   with_type(a.output.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(dequantize_kernel<T>, grid_of(blocks_of(count, kThreads * kOfThread)), kThreads, 0, a.codes.u8(),
-           a.absmax.f32(), data_as<T>(a.output), count, a.block_size, dequantize_codebook4(a.type, count));
+    const auto kernel = all_aligned({a.codes.data, a.output.data}) ? dequantize_kernel<true, T> : dequantize_kernel<false, T>;
+    launch(kernel, grid_of(blocks_of(count, kThreads * kOfThread)), kThreads, 0, a.codes.u8(), a.absmax.f32(),
+           data_as<T>(a.output), count, block_shift, dequantize_codebook4(a.type, count));
   });
 }
 
@@ -240,7 +258,11 @@ int64_t count_nonfinite(const Tensor& input) {
   clear(found.data(), sizeof(unsigned long long));
   with_type(input.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(nonfinite_kernel<T>, grid_for(input.count()), kThreads, 0, data_as<T>(input), input.count(), found.data());
+    with_width<kPackOf<T>>(all_aligned({input.data}), [&](auto n) {
+      constexpr int N = decltype(n)::value;
+      launch(nonfinite_kernel<N, T>, grid_for(blocks_of(input.count(), N)), kThreads, 0, data_as<T>(input), input.count(),
+             found.data());
+    });
   });
   unsigned long long bad = 0;
   download(&bad, found.data(), sizeof bad);
