@@ -1,143 +1,106 @@
-// Attention over packed documents, plain: a thread a row and head, no tiles, sums in memory. Right and slow.
-// See ops/attention.h and backends/reference/attention.cpp.
+// Attention over packed documents: what each row sees, once for all heads; then flash attention or tiles. See
+// ops/attention.h, attention_rows.h and backends/reference/attention.cpp.
 #include "ops/attention.h"
 
-#include "backends/cuda/kernel.h"
+#include "backends/cuda/attention_rows.h"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/packs.h"
 
 namespace nibble::cuda {
 
 namespace {
 
-struct Rows {
-  const void *q, *k, *v;
-  DType dtype;
+struct Documents {
   const int32_t* starts;
-  int64_t documents, n, heads, kv_heads, size, window;
-  float scale;
-
-  // The document that row i lies in.
-  __device__ int64_t document_of(int64_t i) const {
-    int64_t low = 0, high = documents;
-    while (high - low > 1) {
-      const int64_t middle = (low + high) / 2;
-      if (starts[middle] <= i) low = middle;
-      else high = middle;
-    }
-    return low;
-  }
-  __device__ int64_t first_seen(int64_t i) const {
-    const int64_t begin = starts[document_of(i)];
-    return window > 0 && i - window + 1 > begin ? i - window + 1 : begin;
-  }
-  __device__ float dot(const void* a, int64_t a_at, const void* b, int64_t b_at) const {
-    float sum = 0;
-    for (int64_t c = 0; c < size; ++c) sum = fmaf(load(a, dtype, a_at + c), load(b, dtype, b_at + c), sum);
-    return sum;
-  }
-  __device__ int64_t kv_of(int64_t h) const { return h / (heads / kv_heads); }
+  int64_t count, n, window;
 };
 
-__global__ void forward_kernel(Rows r, float* sums, void* o, float* lse) {
-  const int64_t at = first_index();
-  if (at >= r.n * r.heads) return;
-  const int64_t i = at / r.heads, kv = r.kv_of(at % r.heads), first = r.first_seen(i);
-  float* const sum = sums + at * r.size;
-  for (int64_t c = 0; c < r.size; ++c) sum[c] = 0;
-  float top = -INFINITY, total = 0;
-  for (int64_t j = first; j <= i; ++j) {
-    // [1] score   [2] softmax over what was seen so far   [3] mean of the values
-    const int64_t k_at = (j * r.kv_heads + kv) * r.size;
-    const float s = r.scale * r.dot(r.q, at * r.size, r.k, k_at), new_top = fmaxf(top, s);
-    const float fade = expf(top - new_top), p = expf(s - new_top);
-    total = total * fade + p;
-    top = new_top;
-    for (int64_t c = 0; c < r.size; ++c) sum[c] = fmaf(p, load(r.v, r.dtype, k_at + c), sum[c] * fade);
+// The rows that row i sees begin at first[i]; those that see it end before end[i]. Both never descend. Starts that are
+// none, which nobody could refuse before, give rows that see something else, never an address outside.
+__global__ void bounds_kernel(Documents d, int32_t* first, int32_t* end) {
+  const int64_t i = first_index();
+  if (i >= d.n) return;
+  int64_t low = 0, high = d.count;  // the document that row i lies in
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (d.starts[middle] <= i) low = middle;
+    else high = middle;
   }
-  lse[at] = top + logf(total);
-  for (int64_t c = 0; c < r.size; ++c) store(o, r.dtype, at * r.size + c, sum[c] / total);
+  const int64_t start = d.count > 0 ? d.starts[low] : i, next = d.count > 0 ? d.starts[low + 1] : i;
+  const int64_t begin = least(most(0, start), i), past = least(d.n, most(i + 1, next));
+  first[i] = int32_t(d.window > 0 ? most(begin, i - d.window + 1) : begin);
+  end[i] = int32_t(d.window > 0 ? least(past, i + d.window) : past);
 }
 
-struct Gradients {
-  const void *d_o, *o;
-  const float* lse;
+// delta = d_o . o of a row and head; `lanes` neighbours share one.
+template <int N, typename T>
+__global__ void delta_kernel(const T* d_o, const T* o, float* delta, int64_t count, int size, int lanes) {
+  const int64_t row = first_index() / lanes;
+  float sum = 0;
+  for (int j = int(first_index() % lanes) * N; row < count && j < size; j += lanes * N) {
+    float a[N], b[N];
+    load_floats<N>(d_o + row * size + j, a);
+    load_floats<N>(o + row * size + j, b);
+    NIBBLE_UNROLL
+    for (int k = 0; k < N; ++k) sum = fmaf(a[k], b[k], sum);
+  }
+  for (int mask = lanes / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(kFullWarp, sum, mask);
+  if (row < count && first_index() % lanes == 0) delta[row] = sum;
+}
+
+// The bounds of all rows, and what else kernels are given.
+class Rows {
+ public:
+  Rows(const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& starts)
+      : bounds_(2 * q.dim(0)), dtype_(q.dtype) {
+    const int64_t n = q.dim(0);
+    rows_ = {.q = q.data, .k = k.data, .v = v.data, .first = bounds_.data(), .end = bounds_.data() + n, .n = n,
+             .heads = int(shape.heads), .kv_heads = int(shape.kv_heads), .size = int(q.dim(1) / shape.heads),
+             .scale = shape.scale};
+    const Documents d{.starts = starts.i32(), .count = starts.dim(0) - 1, .n = n, .window = shape.window};
+    launch(bounds_kernel, grid_of(blocks_of(n, kThreads)), kThreads, 0, d, bounds_.data(), bounds_.data() + n);
+  }
+  const AttentionRows& get() const { return rows_; }
+  // Whether flash attention takes these and what else it would read and write.
+  bool are_for_flash(std::initializer_list<const void*> others) const {
+    return dtype_ == DType::kBF16 && rows_.size % 8 == 0 && rows_.size <= kFlashSizeMax && all_aligned(others) &&
+           all_aligned({rows_.q, rows_.k, rows_.v});
+  }
+
+ private:
+  Workspace<int32_t> bounds_;
+  DType dtype_;
+  AttentionRows rows_;
 };
-
-// The weight of row j for row i and head h, and the gradient of its score.
-struct Score {
-  float p, d_s;
-};
-
-__device__ Score score_of(const Rows& r, const Gradients& g, float delta, int64_t q_row, int64_t k_at) {
-  const float p = expf(r.scale * r.dot(r.q, q_row * r.size, r.k, k_at) - g.lse[q_row]);
-  return {p, r.scale * p * (r.dot(g.d_o, q_row * r.size, r.v, k_at) - delta)};
-}
-
-__global__ void delta_kernel(Rows r, Gradients g, float* delta) {
-  const int64_t at = first_index();
-  if (at < r.n * r.heads) delta[at] = r.dot(g.d_o, at * r.size, g.o, at * r.size);
-}
-
-__global__ void query_kernel(Rows r, Gradients g, const float* delta, float* sums, void* d_q) {
-  const int64_t at = first_index();
-  if (at >= r.n * r.heads) return;
-  const int64_t i = at / r.heads, kv = r.kv_of(at % r.heads);
-  float* const sum = sums + at * r.size;
-  for (int64_t c = 0; c < r.size; ++c) sum[c] = 0;
-  for (int64_t j = r.first_seen(i); j <= i; ++j) {
-    const int64_t k_at = (j * r.kv_heads + kv) * r.size;
-    const Score s = score_of(r, g, delta[at], at, k_at);
-    for (int64_t c = 0; c < r.size; ++c) sum[c] = fmaf(s.d_s, load(r.k, r.dtype, k_at + c), sum[c]);
-  }
-  for (int64_t c = 0; c < r.size; ++c) store(d_q, r.dtype, at * r.size + c, sum[c]);
-}
-
-__global__ void key_value_kernel(Rows r, Gradients g, const float* delta, float* sums, void* d_k, void* d_v) {
-  const int64_t at = first_index();
-  if (at >= r.n * r.kv_heads) return;
-  const int64_t j = at / r.kv_heads, kv = at % r.kv_heads, group = r.heads / r.kv_heads;
-  float *const k_sum = sums + 2 * at * r.size, *const v_sum = k_sum + r.size;
-  for (int64_t c = 0; c < 2 * r.size; ++c) k_sum[c] = 0;
-  const int64_t end = r.starts[r.document_of(j) + 1], last = r.window > 0 ? least(end, j + r.window) : end;
-  for (int64_t i = j; i < last; ++i) {
-    for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
-      const int64_t q_row = i * r.heads + h;
-      const Score s = score_of(r, g, delta[q_row], q_row, at * r.size);
-      for (int64_t c = 0; c < r.size; ++c) {
-        v_sum[c] = fmaf(s.p, load(g.d_o, r.dtype, q_row * r.size + c), v_sum[c]);
-        k_sum[c] = fmaf(s.d_s, load(r.q, r.dtype, q_row * r.size + c), k_sum[c]);
-      }
-    }
-  }
-  for (int64_t c = 0; c < r.size; ++c) {
-    store(d_k, r.dtype, at * r.size + c, k_sum[c]);
-    store(d_v, r.dtype, at * r.size + c, v_sum[c]);
-  }
-}
-
-Rows rows_of(const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& starts) {
-  return {.q = q.data, .k = k.data, .v = v.data, .dtype = q.dtype, .starts = starts.i32(),
-          .documents = starts.dim(0) - 1, .n = q.dim(0), .heads = shape.heads, .kv_heads = shape.kv_heads,
-          .size = q.dim(1) / shape.heads, .window = shape.window, .scale = shape.scale};
-}
 
 }  // namespace
 
 void attention_forward(const AttentionForwardArgs& a) {
-  const Rows r = rows_of(a.shape, a.q, a.k, a.v, a.starts);
-  const Workspace<float> sums(a.q.count());
-  launch(forward_kernel, grid_of(blocks_of(r.n * r.heads, kThreads)), kThreads, 0, r, sums.data(), a.o.data,
-         a.lse.f32());
+  const Rows rows(a.shape, a.q, a.k, a.v, a.starts);
+  if (rows.are_for_flash({a.o.data})) return flash_forward(rows.get(), a.o.data, a.lse.f32());
+  tiles_forward(rows.get(), a.q.dtype, a.o.data, a.lse.f32());
 }
 
 void attention_backward(const AttentionBackwardArgs& a) {
-  const Rows r = rows_of(a.shape, a.q, a.k, a.v, a.starts);
-  const Gradients g{.d_o = a.d_o.data, .o = a.o.data, .lse = a.lse.f32()};
-  const Workspace<float> delta(r.n * r.heads), sums(most(a.q.count(), 2 * a.k.count()));
-  const Grid queries = grid_of(blocks_of(r.n * r.heads, kThreads)), keys = grid_of(blocks_of(r.n * r.kv_heads, kThreads));
-  launch(delta_kernel, queries, kThreads, 0, r, g, delta.data());
-  launch(query_kernel, queries, kThreads, 0, r, g, delta.data(), sums.data(), a.d_q.data);
-  launch(key_value_kernel, keys, kThreads, 0, r, g, delta.data(), sums.data(), a.d_k.data, a.d_v.data);
+  const Rows rows(a.shape, a.q, a.k, a.v, a.starts);
+  const AttentionRows& r = rows.get();
+  const int64_t count = r.n * r.heads;
+  const Workspace<float> delta(count);
+  with_activation(a.q.dtype, [&](auto t) {
+    using T = decltype(t);
+    constexpr int kPack = kPackOf<T>;
+    with_width<kPack>(r.size % kPack == 0 && all_aligned({a.d_o.data, a.o.data}), [&](auto width) {
+      constexpr int N = decltype(width)::value;
+      int lanes = 1;
+      while (lanes < kWarpThreads && lanes * N < r.size) lanes *= 2;
+      launch(delta_kernel<N, T>, grid_of(blocks_of(count * lanes, kThreads)), kThreads, 0, data_as<T>(a.d_o),
+             data_as<T>(a.o), delta.data(), count, r.size, lanes);
+    });
+  });
+  const AttentionGradients g{.d_o = a.d_o.data, .lse = a.lse.f32(), .delta = delta.data(), .d_q = a.d_q.data,
+                             .d_k = a.d_k.data, .d_v = a.d_v.data};
+  if (rows.are_for_flash({g.d_o, g.d_q, g.d_k, g.d_v})) return flash_backward(r, g);
+  tiles_backward(r, a.q.dtype, g);
 }
 
 }  // namespace nibble::cuda

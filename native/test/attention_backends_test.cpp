@@ -1,0 +1,95 @@
+// Attention of every backend against the reference, the CUDA device's two forms among them: head sizes on either side of
+// what flash attention takes, documents that begin and end anywhere in its blocks of 128 rows and tiles of 32 and 64,
+// windows, grouped heads.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "ops/attention.h"
+#include "test/support.h"
+
+namespace nibble::test {
+
+namespace {
+
+struct Case {
+  std::vector<int64_t> starts;
+  int64_t heads, kv_heads, size, window;
+  DType dtype;
+};
+
+void run(Bench& b, const Case& c) {
+  const int64_t n = c.starts.back();
+  const AttentionShape shape{c.heads, c.kv_heads, 1 / std::sqrt(float(c.size)), c.window};
+  const Tensor starts = b.indices(int64_t(c.starts.size()), 1);
+  for (size_t i = 0; i < c.starts.size(); ++i) put(starts, int64_t(i), double(c.starts[i]));
+  const auto queries = [&] { return b.random(c.dtype, {n, c.heads * c.size}, 2); };
+  const auto keys = [&] { return b.random(c.dtype, {n, c.kv_heads * c.size}, 2); };
+  const AttentionForwardArgs f{.shape = shape, .q = queries(), .k = keys(), .v = keys(), .starts = starts,
+                               .o = b.out(c.dtype, {n, c.heads * c.size}), .lse = b.out(DType::kF32, {n, c.heads})};
+  attention_forward(f);
+  attention_backward({.shape = shape, .d_o = queries(), .q = f.q, .k = f.k, .v = f.v, .o = f.o, .lse = f.lse,
+                      .starts = starts, .d_q = b.out(c.dtype, {n, c.heads * c.size}),
+                      .d_k = b.out(c.dtype, {n, c.kv_heads * c.size}), .d_v = b.out(c.dtype, {n, c.kv_heads * c.size})});
+}
+
+// Five queries of three sequences whose pages lie in no order, some longer than a part of what a device's block reads.
+void run_paged(Bench& b, const Case& c) {
+  constexpr int64_t kPage = 16, kColumns = 20, kSequences = 3, kPages = kColumns * kSequences, kTokens = 4;
+  const AttentionShape shape{c.heads, c.kv_heads, 1 / std::sqrt(float(c.size)), c.window};
+  const auto cache = [&] { return b.random(c.dtype, {kPages, c.kv_heads, kPage, c.size}, 2); };
+  const auto tokens = [&] { return b.random(c.dtype, {kTokens, c.kv_heads * c.size}, 2); };
+  const Tensor k_cache = cache(), v_cache = cache(), table = b.indices(kPages, 1);
+  for (int64_t i = 0; i < kPages; ++i) put(table, i, double(i * 37 % kPages));
+  Tensor pages = table;
+  pages.rank = 2;
+  pages.shape = {kSequences, kColumns};
+  kv_write({.k = tokens(), .v = tokens(), .slot = b.values(DType::kI32, {0, 959, 37 * 16 + 15, 500}),
+            .k_cache = b.compared(k_cache), .v_cache = b.compared(v_cache)});
+  paged_attention({.shape = shape, .q = b.random(c.dtype, {5, c.heads * c.size}, 2), .k_cache = k_cache,
+                   .v_cache = v_cache, .block_table = pages, .sequence = b.values(DType::kI32, {0, 2, 1, 0, 2}),
+                   .position = b.values(DType::kI32, {319, 0, 255, 256, 17}),
+                   .o = b.out(c.dtype, {5, c.heads * c.size})});
+}
+
+void expect(const Case& c) {
+  const std::string name = "attention of " + std::to_string(c.starts.back()) + " rows, " + std::to_string(c.heads) + "/" +
+                           std::to_string(c.kv_heads) + " heads of " + std::to_string(c.size) + ", window " +
+                           std::to_string(c.window) + ", " + name_of(c.dtype);
+  expect_like_reference(name, c.dtype == DType::kBF16 ? 0x1p-7 : 2e-6, [&](Bench& b) { run(b, c); });
+}
+
+}  // namespace
+
+TEST(AttentionBackends, LikeReference) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    expect({{0}, 2, 1, 64, 0, dtype});
+    expect({{0, 1}, 1, 1, 1, 0, dtype});
+    expect({{0, 0, 1, 3, 9}, 2, 1, 20, 0, dtype});
+    expect({{0, 33, 70}, 6, 2, 24, 7, dtype});
+    expect({{0, 5, 130}, 2, 1, 33, 65, dtype});
+    expect({{0, 40}, 2, 1, 264, 0, dtype});
+    expect({{0, 3, 20}, 2, 2, 512, 0, dtype});
+  }
+}
+
+TEST(AttentionBackends, FlashAcrossBlocksOfRows) {
+  expect({{0, 128}, 1, 1, 64, 0, DType::kBF16});
+  expect({{0, 50, 129, 200}, 4, 2, 64, 0, DType::kBF16});
+  expect({{0, 1, 2, 190, 300}, 2, 1, 128, 0, DType::kBF16});
+  expect({{0, 260}, 3, 1, 72, 40, DType::kBF16});
+  expect({{0, 64, 128, 192}, 1, 1, 8, 2, DType::kBF16});
+}
+
+TEST(AttentionBackends, PagedLikeReference) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (auto [heads, kv_heads, size, window] : std::vector<std::array<int64_t, 4>>{
+             {1, 1, 1, 0}, {4, 4, 64, 0}, {6, 2, 128, 0}, {6, 1, 20, 40}, {3, 1, 33, 0}, {5, 1, 264, 300}, {2, 2, 512, 0}})
+      expect_like_reference("paged attention, heads of " + std::to_string(size), dtype == DType::kBF16 ? 0x1p-8 : 2e-6,
+                            [&](Bench& b) { run_paged(b, {{}, heads, kv_heads, size, window, dtype}); });
+}
+
+}  // namespace nibble::test
