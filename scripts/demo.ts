@@ -136,6 +136,8 @@ async function demo(io: Io): Promise<void> {
   try {
     title("five services on loopback");
     const config = { host: "127.0.0.1", port: 0, home: folder };
+    // The questions are asked twice; the speeds are those of prompts that are computed, not found.
+    env["NIBBLE_INFERENCE_PREFIX_CACHE"] ??= "off";
     const stack = await Stack.start({ config, signal: io.signal, onLog: (_, text) => log.push(text) });
     try {
       for (const [name, address] of Object.entries(stack.addresses)) say(`${name.padEnd(10)} ${address}`);

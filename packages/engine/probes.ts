@@ -12,10 +12,13 @@ const probeCount = 4;
 export const probeTokens = 8;
 const probeTop = 8;
 
-/** Differences of log-probabilities that another order of sums, or activations of 8 bits of mantissa, may make. */
+/**
+ * Differences of log-probabilities that another order of sums, or activations of 8 bits of mantissa, may make. Measured on two
+ * models: below 0.0001 and 0.05; without the adapter they are 0.5 to 1.9.
+ */
 export const driftMax: Readonly<Record<Extract<DType, "float32" | "bfloat16">, number>> = {
   float32: 0.05,
-  bfloat16: 0.5,
+  bfloat16: 0.2,
 };
 
 function promptOf(probe: number, vocabSize: number): number[] {
