@@ -3,7 +3,7 @@ import { table } from "../format.ts";
 import { localFolder } from "../hub-folder.ts";
 import { type Io, line } from "../io.ts";
 import { type StackConfig, serviceNames, stackConfig } from "../stack/config.ts";
-import { Stack } from "../stack/stack.ts";
+import { gatewayHost, Stack } from "../stack/stack.ts";
 import type { StartOptions } from "./start.ts";
 
 function configOf(io: Io, { host, port, home }: StartOptions): StackConfig {
@@ -23,6 +23,9 @@ export async function runStack(io: Io, options: StartOptions): Promise<void> {
     io.stderr,
     `OPENAI_BASE_URL=http://${stack.addresses.gateway}/v1 is the gateway for programs that know OpenAI's API`,
   );
+  if (gatewayHost(config.host) !== config.host) {
+    line(io.stderr, "the gateway listens on this machine only: NIBBLE_GATEWAY_KEYS opens it to others");
+  }
   line(io.stderr, `ready: nibble … --endpoint ${stack.endpoint}; Ctrl-C stops it`);
   const stopped = new Promise<void>((resolve) => io.signal.addEventListener("abort", () => resolve(), { once: true }));
   try {

@@ -6,6 +6,7 @@ import { QuantizerService } from "#gen/nibble/quantizer/v1/quantizer_pb.ts";
 import { RegistryService } from "#gen/nibble/registry/v1/registry_pb.ts";
 import { TrainerService } from "#gen/nibble/trainer/v1/trainer_pb.ts";
 import { NibbleError } from "#packages/errors";
+import { isLoopback } from "#packages/http";
 import { createServer, type Forwarded, forward, type RunningServer } from "#packages/rpc";
 import { mainOf, type ServiceName, type StackConfig, serviceEnv } from "./config.ts";
 import { refuseTakenPorts } from "./ports.ts";
@@ -117,6 +118,11 @@ async function stopAll(processes: readonly ServiceProcess[]): Promise<void> {
   }
 }
 
+/** Without keys the gateway serves this machine alone, whoever the rest of the stack is for. */
+export function gatewayHost(host: string, env: Readonly<Record<string, string | undefined>> = process.env): string {
+  return env["NIBBLE_GATEWAY_KEYS"] || isLoopback(host) ? host : "127.0.0.1";
+}
+
 /** One service by itself; `known` are the addresses of those it may call. */
 export function startService(
   name: ServiceName,
@@ -126,7 +132,10 @@ export function startService(
   return ServiceProcess.start({
     name,
     script: mainOf(name),
-    env: serviceEnv(config, name, known),
+    env: {
+      ...serviceEnv(config, name, known),
+      ...(name === "gateway" ? { NIBBLE_GATEWAY_HOST: gatewayHost(config.host) } : {}),
+    },
     ...(onLog ? { onLog: (line) => onLog(name, line) } : {}),
     ...(signal ? { signal } : {}),
   });
