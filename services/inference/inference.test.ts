@@ -18,7 +18,7 @@ import { NibbleError } from "#packages/errors";
 import { digestOfModel, openModelFolder } from "#packages/hub";
 import { copyOfGolden, goldenPath, temporaryFolder } from "../../test/support/folders.ts";
 import { adapterOfBase, longModel } from "../../test/support/models.ts";
-import { silent, startService } from "../../test/support/services.ts";
+import { silent, startService, until } from "../../test/support/services.ts";
 import { type Config, readConfig } from "./config.ts";
 import { openInference } from "./setup.ts";
 
@@ -253,6 +253,24 @@ test("a full queue refuses", async (t) => {
   running.stop();
   const settled = await Promise.allSettled(more);
   assert.deepEqual(settled.map(({ status }) => status).sort(), ["fulfilled", "rejected"]);
+});
+
+test("a caller with one request does not wait for all of another's", async (t) => {
+  const { clients } = await start(t, { ...endless(t), sequencesMax: 1 });
+  const running = await begin(clients);
+  const order: string[] = [];
+  const askAs = async (caller: string) => {
+    const request = { ...prompt("Hello"), sampling: { maxNewTokens: 20, ignoreEos: true } };
+    await collect(clients.inference.generate(request, { metadata: { "x-nibble-caller": caller } }));
+    order.push(caller);
+  };
+  const many = Array.from({ length: 8 }, () => askAs("many"));
+  await until(async () => (await clients.inference.getServingStats({})).requestsWaiting === 8);
+  const one = askAs("one");
+  await until(async () => (await clients.inference.getServingStats({})).requestsWaiting === 9);
+  running.stop();
+  await Promise.all([...many, one]);
+  assert.ok(order.indexOf("one") <= 1, order.join(" "));
 });
 
 test("unloading an adapter waits for its requests, refuses new ones and frees its bytes", async (t) => {
