@@ -64,12 +64,15 @@ function main(): void {
     throw new Error(`--shape: expected full or tiny, got ${options.shape}`);
   usableDevice(options.device as "cuda");
   const report = newReport(options.device, options.shape);
-  const of = wanted.reduce((sum, name) => sum + (rows[name]?.seconds ?? 0), 0);
+  const ends = performance.now() + 1000 * Number(options.budget);
   print(
     `${report.card?.name ?? report.machine.cpu}, commit ${report.commit}; ${options.budget} s for ${wanted.length} rows`,
   );
-  for (const name of wanted) {
-    run(name, ((rows[name]?.seconds ?? 0) / of) * Number(options.budget), report);
+  for (const [i, name] of wanted.entries()) {
+    // Its part of the time that is left: what the rows before it did not need is shared out.
+    const left = wanted.slice(i).reduce((sum, other) => sum + (rows[other]?.seconds ?? 0), 0);
+    const seconds = ((rows[name]?.seconds ?? 0) / left) * ((ends - performance.now()) / 1000);
+    run(name, Math.max(seconds, 0.001), report);
     writeReport(report, options.out);
   }
   for (const path of writeReport(report, options.out)) print(path);

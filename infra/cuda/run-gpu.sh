@@ -4,7 +4,7 @@
 #   build/gpu/run.sh OUT [--seconds 570] [--only tests,bench,sanitizer] [--rows step-65b,…]
 # tests: every kernel against the reference backend, the device's memory, the golden models and runs. bench: bench/gpu.ts,
 # with python3's PyTorch, transformers and PEFT beside it. sanitizer: compute-sanitizer, where it is installed, in the time
-# that is left. OUT gets seven files.
+# that is left. OUT gets eight files.
 set -uo pipefail
 pack=$(cd "$(dirname "$0")" && pwd)
 checkout=$PWD
@@ -26,9 +26,11 @@ note() { echo "== $1 ($SECONDS s)" | tee -a "$out/summary.txt"; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-unpack() { # FILE: FILE.xz of the pack into $work
-  python3 -c 'import lzma,shutil,sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2],"wb"))' \
-    "$pack/$1.xz" "$work/$1" && chmod +x "$work/$1"
+unpack() { # FILE: FILE.xz of the pack into $work, by xz or, where there is none, python3
+  xz -dc "$pack/$1.xz" >"$work/$1" 2>/dev/null ||
+    python3 -c 'import lzma,shutil,sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2],"wb"))' \
+      "$pack/$1.xz" "$work/$1" || return 1
+  chmod +x "$work/$1"
 }
 for file in node nibble.node nibble_test node_modules.tar; do
   unpack "$file" || { echo "run.sh: $pack/$file.xz cannot be unpacked" >&2 && exit 2; }
