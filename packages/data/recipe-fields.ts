@@ -7,7 +7,7 @@ import { type TrainTurns, trainTurns } from "./examples.ts";
 
 export const schedules = ["constant", "linear", "cosine"] as const;
 /** What the backward pass computes again: nothing; norms and activations; whole blocks. */
-export const checkpointings = ["none", "selective", "full"] as const;
+export const checkpointings = ["none", "selective", "full", "offload"] as const;
 export const computeDTypes = ["float32", "bfloat16"] as const;
 export const baseQuantTypes = ["nf4", "fp4", "int4"] as const;
 export const optimizers = ["adamw_32bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] as const;
@@ -217,7 +217,7 @@ export const recipeFields: readonly RecipeField[] = [
     key: "gradientCheckpointing",
     fallback: "selective",
     check: checkpointing,
-    help: "full: least memory, a third more time; selective: a third less, for little",
+    help: "offload: full, with what it keeps on the host; full: little memory, a third more time; selective: a third less, for little",
   },
   // As QLoRA's own runs. The optimizer's state is float32 in both, or 8-bit.
   { key: "dtype", fallback: "bfloat16", check: choice(computeDTypes), help: "of activations; float32 with full" },

@@ -63,7 +63,10 @@ test("unknown keys and wrong values are errors that say what to write", () => {
     ["dropout: 1", /dropout: expected a number in 0\.\.1, 1 excluded, got 1/],
     ["schedule: step", /schedule: expected one of constant, linear, cosine, got "step"/],
     ["block_size: 60", /block_size: expected one of 32, 64.*, got 60/],
-    ["gradient_checkpointing: some", /gradient_checkpointing: expected one of none, selective, full, got "some"/],
+    [
+      "gradient_checkpointing: some",
+      /gradient_checkpointing: expected one of none, selective, full, offload, got "some"/,
+    ],
     ["shuffle: maybe", /shuffle: expected true or false/],
     ["targets: []", /targets: expected all-linear or a list/],
     ["rank: null", /rank: expected a whole number >= 1, got null/],

@@ -35,7 +35,7 @@ function cheaper(run: RunShape): { text: string; changed: RunShape }[] {
     batches.map((batch) => batch.reduce((a, b) => (b.inputIds.length > a.inputIds.length ? b : a))).map((row) => [row]);
   return [
     ...(recipe.optimizer === paged ? [] : [change(`optimizer ${paged}`, { optimizer: paged })]),
-    ...(recipe.gradientCheckpointing === "full"
+    ...(recipe.gradientCheckpointing === "full" || recipe.gradientCheckpointing === "offload"
       ? []
       : [change("gradient_checkpointing full", { gradientCheckpointing: "full" })]),
     ...(isBatch

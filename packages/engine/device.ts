@@ -1,5 +1,6 @@
 // Which device work is done on: what users say, and what that means on this machine.
 import { cuda, type Device } from "#native";
+import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 
 /** "auto": a CUDA device where there is one, else the CPU. */
@@ -14,4 +15,12 @@ export function usableDevice(choice: DeviceChoice | Device): Device {
   if (choice === "auto") return "cpu";
   const message = `device: expected a CUDA device, got none: ${reason}`;
   throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "device", details: { field: "device" } });
+}
+
+/** @throws INVALID_ARGUMENT for what only a device with memory of its own can do. */
+export function checkForDevice({ gradientCheckpointing }: TrainRecipe, device: Device): void {
+  if (gradientCheckpointing !== "offload" || device === "cuda") return;
+  const message = `gradient_checkpointing: expected none, selective or full on the ${device}, got offload, which is for a card`;
+  const details = { field: "gradient_checkpointing", key: "gradientCheckpointing" };
+  throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "train", details });
 }

@@ -59,6 +59,7 @@ const cases: Case[] = [
   { name: "the quickstart's model" },
   { name: "everything kept", recipe: { gradientCheckpointing: "none" } },
   { name: "everything recomputed", recipe: { gradientCheckpointing: "full" } },
+  { name: "everything recomputed, inputs kept elsewhere", recipe: { gradientCheckpointing: "offload" } },
   { name: "bfloat16", recipe: { dtype: "bfloat16" } },
   { name: "bfloat16, recomputed", recipe: { dtype: "bfloat16", gradientCheckpointing: "full" } },
   { name: "rank 64, 8-bit state", rank: 64, recipe: { optimizer: "adamw_8bit" } },

@@ -16,6 +16,8 @@ export interface Work {
   gradientCheckpointing: GradientCheckpointing;
 }
 
+const isRecomputed = ({ gradientCheckpointing: mode }: Work): boolean => mode === "full" || mode === "offload";
+
 /** Floating-point operations of forward and backward passes over `counts`; a multiplication and an addition are two. */
 export function trainingFlops(config: LlamaConfig, counts: TokenCounts, work: Work): number {
   const { tokens, trainedTokens, squares } = counts;
@@ -35,5 +37,5 @@ export function trainingFlops(config: LlamaConfig, counts: TokenCounts, work: Wo
   // A frozen weight needs no gradient of its own; the backward pass of attention makes the scores again.
   const backward = 2 * tokens * (linear * (full ? 2 : 1) + adapter * 2) + 2.5 * attention;
   const output = 2 * trainedTokens * head * (full ? 3 : 2);
-  return forward * (work.gradientCheckpointing === "full" ? 2 : 1) + backward + output;
+  return forward * (isRecomputed(work) ? 2 : 1) + backward + output;
 }

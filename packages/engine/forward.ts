@@ -1,6 +1,7 @@
 // Forward and backward through a whole model, a block at a time. Each block has a tape of its own.
 import { linearCrossEntropy, linearForward, Tensor } from "#native";
 import type { DeviceBatch } from "./batch.ts";
+import { BlockInput } from "./block-input.ts";
 import {
   type Attend,
   attendDocuments,
@@ -16,9 +17,9 @@ import { widenAdapters } from "./wide-adapter.ts";
 /**
  * What the backward pass makes again instead of having kept it. "selective": norms and gated activations, which cost
  * next to nothing (Korthikanti et al., arXiv:2205.05198, section 5). "full": all but a block's input; the block runs
- * again on a recording tape (Chen et al., arXiv:1604.06174).
+ * again on a recording tape (Chen et al., arXiv:1604.06174). "offload": as full, and the inputs wait on the host.
  */
-export type GradientCheckpointing = "none" | "selective" | "full";
+export type GradientCheckpointing = "none" | "selective" | "full" | "offload";
 
 export interface PassOptions {
   device: TapeOptions["device"];
@@ -33,7 +34,7 @@ interface Segment {
   run(tape: Tape, x: Var): Var;
   /** Puts the block's adapters into float32 and gives what puts them back. */
   widen(learns: boolean): () => void;
-  input: Tensor;
+  input: BlockInput;
   inputRequiresGrad: boolean;
   kept: Recorded | null;
 }
@@ -59,6 +60,8 @@ class ModelPass {
     this.options = options;
     this.embedTape = this.tape(true);
     this.embedded = embed(this.embedTape, model, batch.ids);
+    // The first block's input, which its segment frees; the embedding's gradient does not need it.
+    this.embedTape.disown(this.embedded.value);
   }
 
   private tape(recording: boolean): Tape {
@@ -73,7 +76,7 @@ class ModelPass {
     for (const layer of this.model.blocks) {
       const segment = this.segment(layer, attend, hidden, learns);
       const { gradientCheckpointing } = this.options;
-      const recording = gradientCheckpointing !== "full";
+      const recording = gradientCheckpointing === "none" || gradientCheckpointing === "selective";
       const tape = this.tape(recording);
       const narrow = segment.widen(recording);
       const x = tape.variable(hidden, learns);
@@ -84,6 +87,7 @@ class ModelPass {
       learns = learns || blockLearns(layer);
       if (gradientCheckpointing === "selective") tape.forgetCheap();
       if (!recording) tape.dispose();
+      if (gradientCheckpointing === "offload") segment.input.sendAway();
       this.segments.push(segment);
     }
     return { hidden, learns };
@@ -94,7 +98,7 @@ class ModelPass {
     const rotate = { positions: this.batch.positions, tables: this.model.tables };
     return {
       run: (tape, x) => block(tape, layer, x, run, rotate, attend),
-      input,
+      input: new BlockInput(input),
       inputRequiresGrad: learns,
       kept: null,
       widen: (learning) => widenAdapters(layer, learning),
@@ -113,7 +117,7 @@ class ModelPass {
       upstream = next;
       tape.dispose();
       narrow();
-      if (segment.input !== this.embedded.value) segment.input.free();
+      segment.input.free();
     }
     this.embedded.grad = upstream;
     this.embedTape.backward();
@@ -124,8 +128,10 @@ class ModelPass {
   private again(segment: Segment): Recorded {
     const tape = this.tape(true);
     const narrow = segment.widen(true);
-    const x = tape.variable(segment.input, segment.inputRequiresGrad);
-    return { tape, x, y: segment.run(tape, x), narrow };
+    const x = tape.variable(segment.input.value, segment.inputRequiresGrad);
+    const y = segment.run(tape, x);
+    if (this.options.gradientCheckpointing === "offload") tape.forgetCheap();
+    return { tape, x, y, narrow };
   }
 
   /** Frees everything without a backward pass. */
@@ -133,7 +139,7 @@ class ModelPass {
     for (const segment of this.segments.splice(0)) {
       segment.kept?.tape.dispose();
       segment.kept?.narrow();
-      if (segment.input !== this.embedded.value) segment.input.free();
+      segment.input.free();
     }
     this.embedTape.dispose();
   }

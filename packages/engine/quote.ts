@@ -7,6 +7,7 @@ import { NibbleError } from "#packages/errors";
 import { availableNow, processBytes, type Refusal, refusalOfRun } from "./admission.ts";
 import type { Available } from "./available-memory.ts";
 import { measureRate } from "./calibrate.ts";
+import { checkForDevice } from "./device.ts";
 import { estimateMemory, type MemoryEstimate, type RunShape } from "./estimate.ts";
 import { trainingFlops } from "./flops.ts";
 import { planJob } from "./job-plan.ts";
@@ -62,6 +63,7 @@ export async function quoteTrainJob(job: QuoteJob, signal: AbortSignal): Promise
 }
 
 async function quote({ recipe, hasRows, evalFile, device }: QuoteJob, signal: AbortSignal): Promise<Quote> {
+  checkForDevice(recipe, device);
   setThreadCount(recipe.threads ?? availableParallelism());
   const shapes = readShapes(recipe.model);
   const { config } = shapes;

@@ -87,6 +87,11 @@ export class Tape {
     if (this.owned.delete(t)) t.free();
   }
 
+  /** Frees gradients that nothing needs any more, before the end. */
+  releaseGradients(of: readonly Var[]): void {
+    for (const { grad } of of) if (grad) this.release(grad);
+  }
+
   /** Hands a tensor over to the caller, who frees it. */
   disown(t: Tensor): Tensor {
     this.owned.delete(t);

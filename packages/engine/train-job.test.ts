@@ -35,6 +35,13 @@ async function train(
 const weights = (out: string) => readFileSync(join(out, "adapter_model.safetensors"));
 
 describe("a job", () => {
+  test("keeps block inputs on the host of a card only", async () => {
+    await assert.rejects(train({ gradientCheckpointing: "offload" }), {
+      code: "INVALID_ARGUMENT",
+      message: /gradient_checkpointing: expected none, selective or full on the cpu, got offload/,
+    });
+  });
+
   test("writes a PEFT folder pinned to its base, and a row of metrics a step", async () => {
     const steps: number[] = [];
     const report = await train({}, { onEvent: (e) => e.kind === "step" && steps.push(e.step) });

@@ -7,7 +7,7 @@ import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
 import { admit, kindsText, sizeText } from "./admission.ts";
-import { type DeviceChoice, usableDevice } from "./device.ts";
+import { checkForDevice, type DeviceChoice, usableDevice } from "./device.ts";
 import type { MemoryEstimate } from "./estimate.ts";
 import { trainAllParameters } from "./full-parameters.ts";
 import { planJob } from "./job-plan.ts";
@@ -126,6 +126,7 @@ export async function runTrainJob(job: TrainJob, context: RunContext): Promise<T
 async function run(job: PlacedJob, context: RunContext): Promise<TrainReport> {
   const { recipe, evalFile } = job;
   checkDType(recipe);
+  checkForDevice(recipe, job.device);
   setThreadCount(recipe.threads ?? availableParallelism());
   using folder = openModelFolder(recipe.model);
   if (recipe.bits === 16 && folder.isQuantized) {

@@ -90,6 +90,7 @@ const checkpointings = new Map<GradientCheckpointing, TrainRecipe["gradientCheck
   [GradientCheckpointing.NONE, "none"],
   [GradientCheckpointing.SELECTIVE, "selective"],
   [GradientCheckpointing.FULL, "full"],
+  [GradientCheckpointing.OFFLOAD, "offload"],
 ]);
 
 /** Undefined: the recipe's own default. */

@@ -60,6 +60,7 @@ for (const [name, golden] of goldenRuns) {
       const others = [
         await trainGolden(golden.base, { ...plain, gradientCheckpointing: "full", split: false }),
         await trainGolden(golden.base, { ...plain, gradientCheckpointing: "selective", split: false }),
+        await trainGolden(golden.base, { ...plain, gradientCheckpointing: "offload", split: false }),
         await trainGolden(golden.base, { ...plain, optimizer: "paged_adamw_32bit", split: false }),
       ];
       for (const run of others) {

@@ -41,7 +41,8 @@ for (const [name, golden] of goldenRuns) {
       close(split.losses, golden.loss, (i) => 1e-5 * 10 ** (i / 19), "loss with accumulation");
       const checkpointed = await train(golden.base, "full", false);
       const selective = await train(golden.base, "selective", false);
-      for (const run of [checkpointed, selective]) {
+      const offloaded = await train(golden.base, "offload", false);
+      for (const run of [checkpointed, selective, offloaded]) {
         assert.deepEqual(run.losses, whole.losses);
         assert.deepEqual(snapshotOf(run.adapter), snapshotOf(whole.adapter));
       }
@@ -51,7 +52,7 @@ for (const [name, golden] of goldenRuns) {
       assert.ok(worst < 1e-3, `final logits differ by ${worst}`);
       logits.free();
       freeBatch(batch);
-      for (const run of [whole, split, checkpointed, selective]) run.free();
+      for (const run of [whole, split, checkpointed, selective, offloaded]) run.free();
     });
   });
 }

@@ -25,6 +25,7 @@ const checkpointings = {
   none: GradientCheckpointing.NONE,
   selective: GradientCheckpointing.SELECTIVE,
   full: GradientCheckpointing.FULL,
+  offload: GradientCheckpointing.OFFLOAD,
 } as const;
 const optimizers = {
   adamw_32bit: Optimizer.ADAMW_32BIT,

@@ -76,7 +76,14 @@ export function block(
   const v = run(tape, y, layer.v);
   const attended = run(tape, attend(tape, q, k, v), layer.o);
   const [z, stream] = addNorm(tape, attended, x, layer.postNorm);
-  const fed = run(tape, swiglu(tape, run(tape, z, layer.gate), run(tape, z, layer.up)), layer.down);
+  // Recorded before them, so it runs after them: attention's backward pass needs the room.
+  const wide: Var[] = [];
+  tape.record(() => tape.releaseGradients(wide));
+  const gate = run(tape, z, layer.gate);
+  const up = run(tape, z, layer.up);
+  const gated = swiglu(tape, gate, up);
+  wide.push(gate, up, gated);
+  const fed = run(tape, gated, layer.down);
   return addInPlace(tape, fed, stream);
 }
 
