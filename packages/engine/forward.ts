@@ -1,5 +1,5 @@
 // Forward and backward through a whole model, a block at a time. Each block has a tape of its own.
-import { linearCrossEntropy, linearForward, Tensor } from "#native";
+import { freeOnThrow, linearCrossEntropy, linearForward, Tensor } from "#native";
 import type { DeviceBatch } from "./batch.ts";
 import { BlockInput } from "./block-input.ts";
 import {
@@ -163,6 +163,7 @@ function sumOfRows(loss: Tensor): number {
 /**
  * Loss of a packed batch and, with `scale`, its gradients added to those of all parameters.
  * @param scale 1 / trained tokens of the whole step; null: loss only.
+ * @throws what its ops throw, RESOURCE_EXHAUSTED among it: nothing of the pass stays in memory then.
  */
 export function lossAndGradients(
   model: LlamaModel,
@@ -170,6 +171,10 @@ export function lossAndGradients(
   options: PassOptions,
   scale: number | null,
 ): PassResult {
+  return freeOnThrow(() => wholePass(model, batch, options, scale));
+}
+
+function wholePass(model: LlamaModel, batch: DeviceBatch, options: PassOptions, scale: number | null): PassResult {
   const trains = scale !== null;
   const pass = new ModelPass(model, batch, {
     ...options,

@@ -100,6 +100,8 @@ describe("adapters in bfloat16", () => {
     memory.setLimit(inUse + 60_000);
     assert.throws(run, { code: "RESOURCE_EXHAUSTED" });
     memory.setLimit(0);
+    const left = Object.values(memory.report().current).reduce((sum, bytes) => sum + bytes, 0);
+    assert.equal(left, inUse, "nothing of the pass stays");
     assert.deepEqual(run(), want);
     freeBatch(batch);
     freeAdapter(adapter);

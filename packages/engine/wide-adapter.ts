@@ -12,7 +12,7 @@ function wideOf(narrow: Tensor): Tensor {
 }
 
 function free(lora: LoraLayer): void {
-  for (const t of Object.values(lora.wide ?? {})) t?.free();
+  for (const t of Object.values(lora.wide ?? {})) if (t && !t.isFree) t.free();
   lora.wide = null;
 }
 

@@ -45,6 +45,7 @@ test("a step that does not fit under an allocation cap fails with the report; wi
   } finally {
     memory.setLimit(0, device);
   }
+  assert.equal(inUse(), loaded, "nothing of the step stays");
   assert.equal(step(), before);
   freeBatch(batch);
   freeModel(model);
