@@ -84,8 +84,10 @@ function buildAddon() {
   say(`building the native addon with cmake-js, CUDA ${options.NIBBLE_CUDA} (once; a minute or two)…`);
   const cmakeJs = createRequire(import.meta.url).resolve("cmake-js/bin/cmake-js");
   const define = Object.entries(options).map(([name, value]) => `--CD${name}=${value}`);
-  const args = [cmakeJs, "compile", "-O", "build/native", "--parallel", String(availableParallelism()), ...define];
-  say(`…done in ${run(process.execPath, args, "building the addon")} s`);
+  const where = ["-O", "build/native", "--parallel", String(availableParallelism()), ...define];
+  // Asked for by name: compile alone keeps what a build folder was configured with, CUDA or not.
+  const seconds = run(process.execPath, [cmakeJs, "configure", ...where], "configuring the addon");
+  say(`…done in ${seconds + run(process.execPath, [cmakeJs, "compile", ...where], "building the addon")} s`);
   stamp("native", digest);
 }
 
