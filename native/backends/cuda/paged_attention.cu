@@ -18,7 +18,7 @@ namespace {
 constexpr int kBlock = 128;
 constexpr int64_t kPartMin = 256;  // positions of a part, at least
 constexpr int64_t kPartsMax = 64;  // of a query
-constexpr int64_t kPartialMax = 16 << 20;  // floats of parts at a time; more queries are several launches
+constexpr int64_t kPartialMax = 4 << 20;  // floats of parts at a time; more queries are several launches
 
 struct Paged {
   const void *q, *k, *v;
