@@ -263,7 +263,8 @@ void run_task(const Prepared& p, int64_t m, int64_t task) {
   const int64_t n = result.c.dim(1), end = least((task + 1) * p.columns, n);
   for (int64_t j = task * p.columns; j < end; j += kGroup) {
     const int64_t group = least(kGroup, end - j);
-    float sums[kFewRowsMax * kGroup] = {};
+    alignas(64) float sums[kFewRowsMax * kGroup];
+    for (int64_t i = 0; i < m * kGroup; i += kWidth) store(sums + i, Vec{});
     for (int t = 0; t < p.terms; ++t) dot_term(p.laid[t], m, j, group, sums);
     for (int64_t r = 0; r < m; ++r) {
       float* row = sums + r * kGroup;
