@@ -126,6 +126,27 @@ describe("adapters under a budget", () => {
     await empty();
   });
 
+  test("a score of many continuations ends with the adapter it began with, whatever replaces or unloads it", async () => {
+    await load("a", trained);
+    const { inference } = started.clients;
+    const ids = (list: number[]) => ({ input: { case: "inputIds", value: { ids: list } } }) as const;
+    const continuations = Array.from({ length: 200 }, (_, i) => ids([i, i + 1]));
+    const wish = { adapter: "loadedAdapters/a", context: ids([1, 2, 3]), continuations };
+    const whole = await inference.score(wish);
+    const scoring = inference.score(wish);
+    await until(async () => (await inference.listAdapters({})).adapters[0]?.requestsRunning === 1);
+    await load("a", initial, { replace: true });
+    // What is computed beside it, or was before, moves the last digits.
+    const apart = ({ scores }: typeof whole) =>
+      Math.max(...scores.map(({ logprob }, i) => Math.abs(logprob - whole.scores[i]!.logprob)));
+    assert.ok(apart(await scoring) < 1e-3);
+    const again = inference.score(wish);
+    await until(async () => (await inference.listAdapters({})).adapters[0]?.requestsRunning === 1);
+    await inference.unloadAdapter({ name: "loadedAdapters/a" });
+    assert.ok(apart(await again) > 1e-2);
+    assert.equal(await memoryOfAdapters(), 0n);
+  });
+
   test("a bad adapter fails alone, and one whose folder has changed does not come back", async () => {
     const stop = await begin("");
     const broken = copyOfGolden(t, "train/qlora_adapter");

@@ -2,6 +2,7 @@
 // replacing while requests run. What a request holds stays until it has ended. It knows no transport.
 import type { AdapterInfo } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
+import { orAborted } from "#packages/rpc";
 import { type AdapterFetcher, type AdapterSource, type LocalAdapter, refuseOtherBase } from "./adapter-source.ts";
 import type { LoadedModel } from "./model.ts";
 
@@ -16,6 +17,8 @@ export interface ServedAdapter {
   pinned: boolean;
   /** Requests that hold it. */
   users: number;
+  /** Called when the last of them has ended. */
+  onIdle: (() => void) | null;
   loadMs: number;
   lastUseMs: number | null;
   /** Being unloaded: its requests run to the end, new ones are refused. */
@@ -103,7 +106,7 @@ export class Adapters {
     served.pinned = pinned;
     this.#known.set(id, served);
     // Requests that run end with the one they began with; its bytes are freed then.
-    if (before?.engineId) void this.#free(before.engineId).catch(() => {});
+    if (before) void this.#leave(before).catch(() => {});
     return served;
   }
 
@@ -117,7 +120,18 @@ export class Adapters {
     const engineId = `${id} ${this.#loads++}`;
     const info = await model.engineModel.loadAdapter(engineId, source.dir, { signal });
     return {
-      ...{ id, engineId, source, info, pinned: false, users: 0, loadMs: now(), lastUseMs: null, isLeaving: false },
+      ...{
+        id,
+        engineId,
+        source,
+        info,
+        pinned: false,
+        users: 0,
+        onIdle: null,
+        loadMs: now(),
+        lastUseMs: null,
+        isLeaving: false,
+      },
     };
   }
 
@@ -162,6 +176,16 @@ export class Adapters {
     return bytesFreed;
   }
 
+  /** Frees one that nobody can hold any more, after those that hold it; bytes freed. */
+  async #leave(served: ServedAdapter, signal?: AbortSignal): Promise<number> {
+    if (served.users > 0) {
+      const idle = Promise.withResolvers<void>();
+      served.onIdle = idle.resolve;
+      await (signal ? orAborted(idle.promise, signal) : idle.promise);
+    }
+    return served.engineId === null ? 0 : this.#free(served.engineId, signal);
+  }
+
   /** For a request; one on disk comes back first. @throws NOT_FOUND, RESOURCE_EXHAUSTED. */
   async hold(id: string, signal: AbortSignal): Promise<HeldAdapter> {
     const served = this.get(id);
@@ -169,6 +193,7 @@ export class Adapters {
     served.users++;
     const release = () => {
       served.users--;
+      if (served.users === 0) served.onIdle?.();
     };
     try {
       if (served.engineId === null) {
@@ -188,7 +213,7 @@ export class Adapters {
     const served = this.get(id);
     served.isLeaving = true;
     try {
-      const bytes = served.engineId === null ? 0 : await this.#free(served.engineId, signal);
+      const bytes = await this.#leave(served, signal);
       this.#known.delete(id);
       return bytes;
     } finally {
