@@ -32,6 +32,15 @@ async function orUndefined<T>(work: Promise<T>): Promise<T | undefined> {
   }
 }
 
+/** Work that goes on side by side, and is over, all of it, when this ends. @throws what the first of them threw. */
+export async function together<T>(works: readonly (() => Promise<T>)[]): Promise<T[]> {
+  const ends = await Promise.allSettled(works.map((work) => work()));
+  return ends.map((end) => {
+    if (end.status === "rejected") throw end.reason;
+    return end.value;
+  });
+}
+
 export class BlobFolder {
   readonly #blobs: string;
   readonly #uploads: string;
@@ -62,15 +71,16 @@ export class BlobFolder {
    * moment ago: what may have rotted on the disk is healed.
    */
   async publish(staging: Staging, files: readonly FileRecord[]): Promise<void> {
-    const folders = new Set<string>();
-    for (const { path, sha256 } of files) {
-      const target = this.#pathOf(sha256);
-      const folder = dirname(target);
-      if (!folders.has(folder)) await mkdir(folder, { recursive: true });
-      folders.add(folder);
-      await rename(join(staging.path, path), target);
-    }
-    for (const folder of folders) await syncFolder(folder);
+    const folders = [...new Set(files.map(({ sha256 }) => dirname(this.#pathOf(sha256))))];
+    await together(folders.map((folder) => () => mkdir(folder, { recursive: true })));
+    await together(
+      files.map(
+        ({ path, sha256 }) =>
+          () =>
+            rename(join(staging.path, path), this.#pathOf(sha256)),
+      ),
+    );
+    await together(folders.map((folder) => () => syncFolder(folder)));
     await syncFolder(this.#blobs);
   }
 

@@ -2,7 +2,7 @@
 // come with it, large ones must be here. It knows no HTTP.
 import { NibbleError } from "#packages/errors";
 import { checkInnerPaths } from "#packages/hub";
-import type { BlobFolder, Staging } from "../blobs.ts";
+import { type BlobFolder, type Staging, together } from "../blobs.ts";
 import type { FileRecord } from "../store.ts";
 import type { Turns } from "../turns.ts";
 import { blobId, commitId, lfsPointer, treeIds } from "./git.ts";
@@ -15,6 +15,9 @@ type Line = Record<string, unknown>;
 
 /** Files that come with the commit may have at most this many bytes; the Hub allows as much. */
 export const regularBytesMax = 10 << 20;
+
+/** Small files that are written beside each other: each waits for the disk several times. */
+const filesAtATime = 16;
 
 const unknownSize = -1;
 
@@ -141,6 +144,8 @@ function applyTo(files: Map<string, TreeFile>, change: Change, repo: Repo, head:
 async function readLines(lines: AsyncIterable<Line>, staging: Staging) {
   let header: Header | undefined;
   const changes: Change[] = [];
+  const waiting: (() => Promise<Change>)[] = [];
+  const take = async () => void changes.push(...(await together(waiting.splice(0))));
   for await (const line of lines) {
     const value = line["value"];
     if (typeof value !== "object" || value === null) throw badRequest("a line of the commit: expected a value");
@@ -151,8 +156,13 @@ async function readLines(lines: AsyncIterable<Line>, staging: Staging) {
         message: textField(fields, "description", ""),
         parent: textField(fields, "parentCommit", ""),
       };
-    } else changes.push(await changeOf(String(line["key"]), fields, staging, changes.length));
+      continue;
+    }
+    const index = changes.length + waiting.length;
+    waiting.push(() => changeOf(String(line["key"]), fields, staging, index));
+    if (waiting.length === filesAtATime) await take();
   }
+  await take();
   if (!header) throw badRequest('the commit: expected a line of key "header", got none');
   return { header, changes };
 }

@@ -19,6 +19,8 @@ type Database = Kysely<Tables> | Transaction<Tables>;
 
 /** SQLite takes 32,766 values a statement; a row of files has 9. */
 const rowsPerInsert = 1000;
+/** A query for objects has each name three times. */
+const namesPerQuery = 10_000;
 
 const keyColumns = ({ type, id }: RepoKey) => ({ repo_type: type, repo_id: id });
 
@@ -189,8 +191,14 @@ export class SqlHubStore implements HubStore {
   }
 
   async objects(sha256s: readonly string[]): Promise<Map<string, number>> {
-    if (sha256s.length === 0) return new Map();
-    const among = [...sha256s];
+    const found = new Map<string, number>();
+    for (let at = 0; at < sha256s.length; at += namesPerQuery) {
+      for (const [name, size] of await this.#objectsAmong(sha256s.slice(at, at + namesPerQuery))) found.set(name, size);
+    }
+    return found;
+  }
+
+  async #objectsAmong(among: string[]): Promise<[string, number][]> {
     const rows = await this.#db
       .selectFrom("hub_objects")
       .select(["sha256", "size_bytes"])
@@ -198,7 +206,7 @@ export class SqlHubStore implements HubStore {
       .union(this.#db.selectFrom("hub_files").select(["sha256", "size_bytes"]).where("sha256", "in", among))
       .union(this.#db.selectFrom("files").select(["sha256", "size_bytes"]).where("sha256", "in", among))
       .execute();
-    return new Map(rows.map(({ sha256, size_bytes }) => [sha256, Number(size_bytes)]));
+    return rows.map(({ sha256, size_bytes }) => [sha256, Number(size_bytes)]);
   }
 
   async dropObjects(beforeMs: number): Promise<void> {

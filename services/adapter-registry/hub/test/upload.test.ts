@@ -4,9 +4,12 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { commit, createRepo, downloadFile } from "@huggingface/hub";
+import { openDatabase, sqliteDialect } from "#packages/sql";
 import { temporaryFolder } from "../../../../test/support/folders.ts";
+import { migrations, type Tables } from "../../schema.ts";
 import { sha256, sizesUnder } from "../../test/support.ts";
-import { binary, blobOf, push, startHub, type TestHub, token } from "./support.ts";
+import { SqlHubStore } from "../sql-store.ts";
+import { binary, blobOf, pathsOf, push, startHub, type TestHub, token } from "./support.ts";
 
 interface Actions {
   upload: { href: string; header?: Record<string, string> };
@@ -267,4 +270,34 @@ test("the day's xorbs outlive a restart, older ones go with their address", asyn
     readdirSync(join(dir, "xet")).map((name) => name.slice(0, 10)),
     ["2026-01-05"],
   );
+});
+
+test("a commit of many files is written side by side; one that is wrong leaves nothing of them", async (t) => {
+  const hub = await startHub(t);
+  await createRepo({ repo: "org/many", ...hub.as });
+  const file = (path: string, content: unknown) => JSON.stringify({ key: "file", value: { path, content } });
+  const commit = (lines: string[]) =>
+    fetch(`${hub.hubUrl}/api/models/org/many/commit/main`, {
+      method: "POST",
+      headers: { "content-type": "application/x-ndjson" },
+      body: [JSON.stringify({ key: "header", value: { summary: "many" } }), ...lines].join("\n"),
+    });
+  // Two have the same bytes: one blob.
+  const lines = Array.from({ length: 100 }, (_, i) => file(`d${i % 7}/f${i}`, `content ${i % 99}`));
+  assert.equal((await commit([...lines, file("wrong", 1)])).status, 400);
+  assert.deepEqual(readdirSync(join(hub.dir, "blobs")), []);
+  assert.deepEqual(readdirSync(join(hub.dir, "uploads")), []);
+  assert.equal((await commit(lines)).status, 200);
+  assert.equal((await pathsOf(hub, "org/many")).length, 107);
+  const text = await (await fetch(`${hub.hubUrl}/org/many/resolve/main/d1/f99`)).text();
+  assert.equal(text, "content 0");
+});
+
+test("more large files than a query may name are looked for", async (t) => {
+  const db = await openDatabase<Tables>(sqliteDialect({ path: join(temporaryFolder(t), "hub.db") }), migrations);
+  t.after(() => db.destroy());
+  const store = new SqlHubStore(db);
+  await store.addObject({ sha256: "f".repeat(64), sizeBytes: 7 }, 0);
+  const names = Array.from({ length: 12_000 }, (_, i) => i.toString(16).padStart(64, "0"));
+  assert.deepEqual([...(await store.objects([...names, "f".repeat(64)]))], [["f".repeat(64), 7]]);
 });
