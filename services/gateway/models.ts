@@ -138,17 +138,18 @@ export class Models {
   }
 
   /** @throws UNAVAILABLE while none is loaded. */
-  base(): Promise<Model> {
-    return this.#bases.get("", async () => {
-      try {
+  async base(): Promise<Model> {
+    try {
+      return await this.#bases.get("", async () => {
         const { model } = await this.#inference.getModel({ name: "" });
         if (model) return model;
-      } catch (thrown) {
-        if (NibbleError.from(thrown).code !== "NOT_FOUND") throw thrown;
-      }
+        throw new NibbleError("model: expected one, got none", { code: "NOT_FOUND", op: "model" });
+      });
+    } catch (thrown) {
+      if (NibbleError.from(thrown).code !== "NOT_FOUND") throw thrown;
       const message = "model: expected the inference service to have one loaded, got none";
       throw new NibbleError(message, { code: "UNAVAILABLE", op: "model", details: { param: "model" } });
-    });
+    }
   }
 
   /** @throws NOT_FOUND for a name that nothing stands behind, as far as that is known before it is loaded. */

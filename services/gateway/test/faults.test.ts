@@ -75,6 +75,10 @@ describe("services that die", () => {
   test("an inference service that is gone is 503 and not ready, and the gateway goes on", async (t) => {
     const { url, inference } = await startAll(t, quickstart);
     assert.equal((await post(url, "/v1/completions", { ...short, model: "base" })).status, 200);
+    using grpc = connect({ endpoints: { inference: inference.address } });
+    await grpc.inference.unloadModel({ name: "models/base" });
+    await until(async () => (await post(url, "/v1/completions", { ...short, model: "base" })).status === 503);
+    assert.equal((await fetch(`${url}/v1/models`)).status, 503);
     await inference.stop();
     assert.equal((await fetch(`${url}/readyz`)).status, 503);
     assert.equal((await post(url, "/v1/completions", { ...short, model: "base" })).status, 503);
