@@ -93,15 +93,24 @@ function loraArguments(lora: LoraArgs | null): (number | null)[] {
   return [lora.a.handle, lora.b.handle, lora.scaling, p, seed, stream];
 }
 
-export function linearForward(args: LinearForward): void {
-  const { x, w, bias, lora, h, y } = args;
-  addon.linearForward(...weightArguments(w), ...loraArguments(lora), x.handle, handleOf(bias), handleOf(h), y.handle);
+/** One to four layers of one x: together they share its way into the cache and the waits for threads. */
+export function linearForward(...layers: LinearForward[]): void {
+  addon.linearForward(
+    ...layers.flatMap(({ x, w, bias, lora, h, y }) => {
+      const own = [x.handle, handleOf(bias), handleOf(h), y.handle];
+      return [...weightArguments(w), ...loraArguments(lora), ...own];
+    }),
+  );
 }
 
-export function linearBackward(args: LinearBackward): void {
-  const { dY, x, w, lora, h, dX, accumulateDx, dA, dB, dW, dBias } = args;
-  const outputs = [handleOf(dX), accumulateDx, handleOf(dA), handleOf(dB), handleOf(dW), handleOf(dBias)];
-  addon.linearBackward(...weightArguments(w), ...loraArguments(lora), dY.handle, handleOf(x), handleOf(h), ...outputs);
+/** One to four layers whose dX is one tensor: their sum; accumulateDx of the first counts. */
+export function linearBackward(...layers: LinearBackward[]): void {
+  addon.linearBackward(
+    ...layers.flatMap(({ dY, x, w, lora, h, dX, accumulateDx, dA, dB, dW, dBias }) => {
+      const outputs = [handleOf(dX), accumulateDx, handleOf(dA), handleOf(dB), handleOf(dW), handleOf(dBias)];
+      return [...weightArguments(w), ...loraArguments(lora), dY.handle, handleOf(x), handleOf(h), ...outputs];
+    }),
+  );
 }
 
 /** y[rows] += scaling * (x[rows] Aᵀ) Bᵀ for rows [begin, end). */

@@ -10,24 +10,42 @@ namespace {
 constexpr size_t kLora = Arguments::kWeightArguments;     // where an adapter's arguments begin
 constexpr size_t kRest = kLora + Arguments::kLoraArguments;  // where the op's own begin
 
-// (weight, lora, x, bias, h, y)
+// How many layers of `size` positions each an op's arguments are.
+int layers_of(const Arguments& a, size_t size) {
+  require(a.count() % size == 0 && a.count() <= size * kLinearsMax, "linear", "layers: expected 1..", kLinearsMax,
+          ", got ", a.count() / size);
+  return int(a.count() / size);
+}
+
+// Of each layer: (weight, lora, x, bias, h, y)
 Napi::Value linear_forward(Napi::Env env, const Arguments& a) {
-  const auto lora = a.lora(kLora);
-  nibble::linear_forward({.x = a.tensor(kRest), .w = a.weight(0), .bias = a.maybe_tensor(kRest + 1), .a = lora.a,
-                          .b = lora.b, .scaling = lora.scaling, .dropout = lora.dropout,
-                          .h = a.maybe_tensor(kRest + 2), .y = a.tensor(kRest + 3)});
+  constexpr size_t kSize = kRest + 4;
+  LinearForwardArgs layers[kLinearsMax];
+  const int count = layers_of(a, kSize);
+  for (int i = 0; i < count; ++i) {
+    const size_t at = kSize * size_t(i), own = at + kRest;
+    const auto lora = a.lora(at + kLora);
+    layers[i] = {.x = a.tensor(own), .w = a.weight(at), .bias = a.maybe_tensor(own + 1), .a = lora.a, .b = lora.b,
+                 .scaling = lora.scaling, .dropout = lora.dropout, .h = a.maybe_tensor(own + 2), .y = a.tensor(own + 3)};
+  }
+  linears_forward(layers, count);
   return env.Undefined();
 }
 
-// (weight, lora, dY, x, h, dX, accumulateDx, dA, dB, dW, dBias)
+// Of each layer: (weight, lora, dY, x, h, dX, accumulateDx, dA, dB, dW, dBias)
 Napi::Value linear_backward(Napi::Env env, const Arguments& a) {
-  const auto lora = a.lora(kLora);
-  nibble::linear_backward({.d_y = a.tensor(kRest), .x = a.maybe_tensor(kRest + 1), .w = a.weight(0), .a = lora.a,
-                           .b = lora.b, .scaling = lora.scaling, .dropout = lora.dropout,
-                           .h = a.maybe_tensor(kRest + 2), .d_x = a.maybe_tensor(kRest + 3),
-                           .accumulate_dx = a.flag(kRest + 4), .d_a = a.maybe_tensor(kRest + 5),
-                           .d_b = a.maybe_tensor(kRest + 6), .d_w = a.maybe_tensor(kRest + 7),
-                           .d_bias = a.maybe_tensor(kRest + 8)});
+  constexpr size_t kSize = kRest + 9;
+  LinearBackwardArgs layers[kLinearsMax];
+  const int count = layers_of(a, kSize);
+  for (int i = 0; i < count; ++i) {
+    const size_t at = kSize * size_t(i), own = at + kRest;
+    const auto lora = a.lora(at + kLora);
+    layers[i] = {.d_y = a.tensor(own), .x = a.maybe_tensor(own + 1), .w = a.weight(at), .a = lora.a, .b = lora.b,
+                 .scaling = lora.scaling, .dropout = lora.dropout, .h = a.maybe_tensor(own + 2),
+                 .d_x = a.maybe_tensor(own + 3), .accumulate_dx = a.flag(own + 4), .d_a = a.maybe_tensor(own + 5),
+                 .d_b = a.maybe_tensor(own + 6), .d_w = a.maybe_tensor(own + 7), .d_bias = a.maybe_tensor(own + 8)};
+  }
+  linears_backward(layers, count);
   return env.Undefined();
 }
 

@@ -24,9 +24,8 @@ struct Backend {
   void (*quantize_absmax)(const QuantizeAbsmaxArgs&);
   void (*dequantize_absmax)(const DequantizeAbsmaxArgs&);
   int64_t (*count_nonfinite)(const Tensor&);
-  void (*linear_forward)(const LinearForwardArgs&);
   void (*linears_forward)(const LinearForwardArgs*, int);
-  void (*linear_backward)(const LinearBackwardArgs&);
+  void (*linears_backward)(const LinearBackwardArgs*, int);
   void (*lora_add)(const LoraAddArgs&);
   void (*lora_adds)(const LoraAddArgs*, int);  // null: one after the other
   void (*scale_columns)(const ScaleColumnsArgs&);

@@ -67,10 +67,6 @@ void check_gradients(const Check& check, const LinearBackwardArgs& a, int64_t n,
   if (a.d_bias) check.vector("d_bias", a.d_bias, out);
 }
 
-}  // namespace
-
-namespace {
-
 void check_forward(const char* op, const Check& check, const LinearForwardArgs& a) {
   const int64_t n = a.x.dim(0);
   check_weight(op, a.w, check.device);
@@ -85,31 +81,8 @@ void check_forward(const char* op, const Check& check, const LinearForwardArgs& 
   }
 }
 
-}  // namespace
-
-void linear_forward(const LinearForwardArgs& a) {
-  const Check check = start("linear_forward", "x", a.x);
-  check_forward("linear_forward", check, a);
-  if (a.x.dim(0) > 0) backend_of(check.device).linear_forward(a);
-}
-
-void linears_forward(const LinearForwardArgs* args, int count) {
-  const char* op = "linears_forward";
-  if (count == 0) return;
-  const Check check = start(op, "x", args[0].x);
-  for (int i = 0; i < count; ++i) {
-    require(args[i].x.data == args[0].x.data && !args[i].a && !args[i].b, op,
-            "expected layers of one x, without adapters");
-    check_forward(op, check, args[i]);
-  }
-  if (args[0].x.dim(0) > 0) backend_of(check.device).linears_forward(args, count);
-}
-
-void linear_backward(const LinearBackwardArgs& a) {
-  const char* op = "linear_backward";
-  const Check check = start(op, "d_y", a.d_y);
-  const int64_t n = a.d_y.dim(0);
-  check_weight(op, a.w, check.device);
+void check_backward(const Check& check, const LinearBackwardArgs& a, int64_t n) {
+  check_weight(check.op, a.w, check.device);
   check.matrix("d_y", a.d_y, check.activation, n, a.w.out);
   int64_t rank = 0;
   if (a.a || a.b) {
@@ -117,7 +90,35 @@ void linear_backward(const LinearBackwardArgs& a) {
     check.dropout(a.dropout);
   }
   check_gradients(check, a, n, rank);
-  if (n > 0) backend_of(check.device).linear_backward(a);
+}
+
+void check_layer_count(const char* op, int count) {
+  require(count >= 1 && count <= kLinearsMax, op, "layers: expected 1..", kLinearsMax, ", got ", count);
+}
+
+}  // namespace
+
+void linears_forward(const LinearForwardArgs* args, int count) {
+  const char* op = "linear_forward";
+  check_layer_count(op, count);
+  const Check check = start(op, "x", args[0].x);
+  for (int i = 0; i < count; ++i) {
+    require(args[i].x.data == args[0].x.data, op, "x: expected one tensor for all layers");
+    check_forward(op, check, args[i]);
+  }
+  if (args[0].x.dim(0) > 0) backend_of(check.device).linears_forward(args, count);
+}
+
+void linears_backward(const LinearBackwardArgs* args, int count) {
+  const char* op = "linear_backward";
+  check_layer_count(op, count);
+  const Check check = start(op, "d_y", args[0].d_y);
+  for (int i = 0; i < count; ++i) {
+    require(args[i].x.data == args[0].x.data, op, "x: expected one tensor for all layers");
+    require(args[i].d_x.data == args[0].d_x.data, op, "d_x: expected one tensor for all layers");
+    check_backward(check, args[i], args[0].d_y.dim(0));
+  }
+  if (args[0].d_y.dim(0) > 0) backend_of(check.device).linears_backward(args, count);
 }
 
 namespace {

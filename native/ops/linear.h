@@ -54,10 +54,29 @@ struct LinearBackwardArgs {
   Tensor d_bias;    // in/out [O] float32; may be empty
 };
 
-void linear_forward(const LinearForwardArgs& args);
-// Several layers of one x, without adapters: the same results, with fewer waits for threads.
+// Layers of one x, with or without adapters: a layer's results do not depend on its neighbours.
+constexpr int kLinearsMax = 4;
 void linears_forward(const LinearForwardArgs* args, int count);
-void linear_backward(const LinearBackwardArgs& args);
+// Layers whose d_x is one tensor, or none: the sum of what they give (a backend may round it after each layer), and
+// accumulate_dx of the first counts. x is one tensor, or none.
+void linears_backward(const LinearBackwardArgs* args, int count);
+
+inline void linear_forward(const LinearForwardArgs& args) { linears_forward(&args, 1); }
+inline void linear_backward(const LinearBackwardArgs& args) { linears_backward(&args, 1); }
+
+// For backends that take one layer after the other.
+template <void (*forward)(const LinearForwardArgs&)>
+void one_by_one(const LinearForwardArgs* args, int count) {
+  for (int i = 0; i < count; ++i) forward(args[i]);
+}
+template <void (*backward)(const LinearBackwardArgs&)>
+void one_by_one(const LinearBackwardArgs* args, int count) {
+  for (int i = 0; i < count; ++i) {
+    LinearBackwardArgs a = args[i];
+    a.accumulate_dx = i > 0 || a.accumulate_dx;
+    backward(a);
+  }
+}
 
 // y[rows] += scaling * (x[rows] A^T) B^T for the rows [begin, end): one adapter's rows of a batch that
 // shares its base with other adapters (S-LoRA, arXiv:2311.03285). No gradient.

@@ -73,7 +73,41 @@ void run_linear(Bench& b, const Form& form, DType dtype, int64_t rows, int64_t o
   linear_backward(g);
 }
 
+// Layers of one x, some with an adapter, of differing widths and ranks.
+void run_linears(Bench& b, DType dtype, int64_t rows, int64_t in, float p) {
+  const int64_t outs[] = {70, 33, 700, 16}, ranks[] = {4, 0, 17, 1};
+  const Form forms[] = {kForms[4], kForms[1], kForms[4], kForms[0]};
+  const Tensor x = b.random(dtype, {rows, in}), d_x = b.compared(b.random(dtype, {rows, in}));
+  LinearForwardArgs f[kLinearsMax];
+  LinearBackwardArgs g[kLinearsMax];
+  for (int i = 0; i < kLinearsMax; ++i) {
+    const Dropout dropout{.p = p, .seed = 3, .stream = uint64_t(i)};
+    f[i] = {.x = x, .w = make_weight(b, forms[i], outs[i], in), .bias = b.random(DType::kF32, {outs[i]}),
+            .scaling = 0.5f, .dropout = dropout, .y = b.out(dtype, {rows, outs[i]})};
+    g[i] = {.d_y = b.random(dtype, {rows, outs[i]}), .x = x, .w = f[i].w, .scaling = 0.5f, .dropout = dropout,
+            .d_x = d_x, .accumulate_dx = true};
+    if (!f[i].w.quantized) g[i].d_w = b.compared(b.random(DType::kF32, {outs[i], in}));
+    if (ranks[i] == 0) continue;
+    f[i].a = g[i].a = b.random(DType::kF32, {ranks[i], in});
+    f[i].b = g[i].b = b.random(DType::kF32, {outs[i], ranks[i]});
+    f[i].h = g[i].h = b.out(DType::kF32, {rows, ranks[i]});
+    g[i].d_a = b.compared(b.random(DType::kF32, {ranks[i], in}));
+    g[i].d_b = b.compared(b.random(DType::kF32, {outs[i], ranks[i]}));
+  }
+  linears_forward(f, kLinearsMax);
+  linears_backward(g, kLinearsMax);
+}
+
 }  // namespace
+
+TEST(Linear, LayersOfOneXLikeEachAlone) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (int64_t rows : {0, 1, 7, 40, 150})
+      for (float p : {0.0f, 0.2f})
+        expect_cpu_like_reference("linears", p > 0 && dtype == DType::kBF16 ? 1e-2 : 2e-5,  // d_x is rounded after each layer
+                                  [&](Bench& b) { run_linears(b, dtype, rows, 130, p); });
+  expect_error("[linear_forward] layers: expected 1..4, got 5", [] { linears_forward(nullptr, 5); });
+}
 
 TEST(Linear, LikeReference) {
   struct Shape {

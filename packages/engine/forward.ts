@@ -9,7 +9,7 @@ import {
   embed,
   finalNorm,
   type LlamaModel,
-  trainingLinear,
+  trainingLinears,
 } from "./models/llama.ts";
 import { Tape, type TapeOptions, type Var } from "./tape.ts";
 import { widenAdapters } from "./wide-adapter.ts";
@@ -94,7 +94,7 @@ class ModelPass {
   }
 
   private segment(layer: LlamaModel["blocks"][number], attend: Attend, input: Tensor, learns: boolean): Segment {
-    const run = trainingLinear(this.options.dropoutSeed);
+    const run = trainingLinears(this.options.dropoutSeed);
     const rotate = { positions: this.batch.positions, tables: this.model.tables };
     return {
       run: (tape, x) => block(tape, layer, x, run, rotate, attend),

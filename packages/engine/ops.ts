@@ -9,6 +9,7 @@ import {
   attentionForward,
   embeddingBackward,
   embeddingForward,
+  type LoraArgs,
   linearBackward,
   linearForward,
   normBackward,
@@ -16,6 +17,7 @@ import {
   rope as ropeKernel,
   scaleColumns,
   type Tensor,
+  type Weight,
 } from "#native";
 import { type LinearLayer, loraArgs, loraGradients, type NormLayer } from "./layers.ts";
 import type { Parameter } from "./parameters.ts";
@@ -31,38 +33,56 @@ export function embedding(tape: Tape, table: Tensor, ids: Tensor, trained: Param
   return y;
 }
 
-/** y [N, O] = x Wᵀ + bias + scaling · drop(x) Aᵀ Bᵀ. `dropoutSeed` null: no dropout. */
-export function linear(tape: Tape, x: Var, layer: LinearLayer, dropoutSeed: number | null): Var {
-  const { weight, bias, trained } = layer;
-  const lora = loraArgs(layer.lora, dropoutSeed);
-  const learns = trained !== null || layer.lora?.trained != null;
-  const y = tape.variable(tape.empty([rowsOf(x), weight.out]), x.requiresGrad || learns);
-  const h = lora ? tape.empty([rowsOf(x), lora.a.shape[0] ?? 0], "float32") : null;
-  linearForward({ x: x.value, w: weight, bias, lora, h, y: y.value });
-  const factor = layer.lora?.factor ?? null;
-  if (factor) scaleColumns({ factor, bias, begin: 0, end: rowsOf(x), y: y.value });
-  if (!y.requiresGrad) return y;
-  if (factor) throw new RangeError(`[linear] ${layer.name}: DoRA's factors have no gradient here`);
-  tape.record(() => {
-    if (!y.grad) return;
-    const dX = x.requiresGrad ? tape.gradient(x) : null;
-    const inputs = { dY: y.grad, w: weight, lora, h };
-    const fromX = { dA: loraGradients(layer.lora).dA, dW: trained?.weight.grad ?? null };
-    const others = {
-      dX: dX?.tensor ?? null,
-      accumulateDx: dX?.accumulate ?? false,
-      dB: loraGradients(layer.lora).dB,
-      dBias: trained?.bias?.grad ?? null,
-    };
-    if (!learns || !x.late) {
-      linearBackward({ ...inputs, x: learns ? x.value : null, ...fromX, ...others });
-      return;
-    }
-    linearBackward({ ...inputs, x: null, dA: null, dW: null, ...others });
-    const none = { dX: null, accumulateDx: false, dB: null, dBias: null };
-    x.late.push(() => linearBackward({ ...inputs, x: x.value, ...fromX, ...none }));
+interface LinearRun {
+  layer: LinearLayer;
+  /** Whether the weight or the adapter has gradients. */
+  learns: boolean;
+  y: Var;
+  inputs: { w: Weight; lora: LoraArgs | null; h: Tensor | null };
+}
+
+/**
+ * One to four layers of one x: y [N, O] = x Wᵀ + bias + scaling · drop(x) Aᵀ Bᵀ of each. `dropoutSeed` null: no
+ * dropout. Their backward steps are one.
+ */
+export function linears(tape: Tape, x: Var, layers: readonly LinearLayer[], dropoutSeed: number | null): Var[] {
+  const runs = layers.map((layer): LinearRun => {
+    const lora = loraArgs(layer.lora, dropoutSeed);
+    const learns = layer.trained !== null || layer.lora?.trained != null;
+    const y = tape.variable(tape.empty([rowsOf(x), layer.weight.out]), x.requiresGrad || learns);
+    const h = lora ? tape.empty([rowsOf(x), lora.a.shape[0] ?? 0], "float32") : null;
+    return { layer, learns, y, inputs: { w: layer.weight, lora, h } };
   });
-  return y;
+  linearForward(...runs.map(({ layer, y, inputs }) => ({ ...inputs, x: x.value, bias: layer.bias, y: y.value })));
+  for (const { layer, y } of runs) {
+    const factor = layer.lora?.factor ?? null;
+    if (factor) scaleColumns({ factor, bias: layer.bias, begin: 0, end: rowsOf(x), y: y.value });
+    if (factor && y.requiresGrad) throw new RangeError(`[linear] ${layer.name}: DoRA's factors have no gradient here`);
+  }
+  if (runs.some(({ y }) => y.requiresGrad)) tape.record(() => linearGradients(tape, x, runs));
+  return runs.map(({ y }) => y);
+}
+
+function linearGradients(tape: Tape, x: Var, all: readonly LinearRun[]): void {
+  const runs = all.flatMap(({ y, ...run }) => (y.grad ? [{ ...run, dY: y.grad }] : []));
+  if (runs.length === 0) return;
+  const dX = x.requiresGrad ? tape.gradient(x) : null;
+  const learns = runs.some((run) => run.learns);
+  const none = { dX: null, accumulateDx: false, dB: null, dBias: null };
+  const others = ({ layer }: { layer: LinearLayer }) => ({
+    ...{ dX: dX?.tensor ?? null, accumulateDx: dX?.accumulate ?? false },
+    ...{ dB: loraGradients(layer.lora).dB, dBias: layer.trained?.bias?.grad ?? null },
+  });
+  const fromX = ({ layer }: { layer: LinearLayer }) => ({
+    ...{ x: learns ? x.value : null, dA: loraGradients(layer.lora).dA },
+    dW: layer.trained?.weight.grad ?? null,
+  });
+  if (!learns || !x.late) {
+    linearBackward(...runs.map((run) => ({ dY: run.dY, ...run.inputs, ...fromX(run), ...others(run) })));
+    return;
+  }
+  linearBackward(...runs.map((run) => ({ dY: run.dY, ...run.inputs, x: null, dA: null, dW: null, ...others(run) })));
+  x.late.push(() => linearBackward(...runs.map((run) => ({ dY: run.dY, ...run.inputs, ...fromX(run), ...none }))));
 }
 
 /** y = rmsnorm(x). */

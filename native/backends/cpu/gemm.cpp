@@ -1,6 +1,7 @@
 #include "backends/cpu/gemm.h"
 
 #include "backends/cpu/dropout.h"
+#include "backends/cpu/few.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
 
@@ -101,39 +102,108 @@ class BlockSum {
   bool is_first_ = true;
 };
 
-}  // namespace
+// One product of those that run together.
+class Job {
+ public:
+  explicit Job(const Product& product)
+      : product_(product), m_(c().dim(product.result.turned ? 1 : 0)), n_(c().dim(product.result.turned ? 0 : 1)),
+        plan_(plan_for(product.terms, product.count, m_, n_)),
+        beside_(product.result.turned || product.terms[0].mask != nullptr ||
+                (c().dtype != DType::kF32 && !is_one_pass(plan_.lanes))) {
+    for (int t = 0; t < product.count; ++t) {
+      const Term& term = product.terms[t];
+      packed_[t] = is_packed(term) ? term.packed : &own_[t];
+      if (packed_[t] == &own_[t]) own_[t].reserve(term.a, lane_of(term), term.depth, plan_.slab_rows);
+    }
+  }
 
-void gemm(const Term* terms, int count, const Result& result) {
-  if (is_for_few_rows(terms, count, result)) {
-    const Product product{terms, count, result};
-    return gemm_few_rows(&product, 1);
+  int64_t slabs() const { return blocks_of(m_, plan_.slab_rows); }
+  int64_t scratch_floats() const { return plan_.scratch_floats(beside_); }
+
+  // Turns to a slab; the tasks that pack its rows.
+  int64_t begin_slab(int64_t slab) {
+    begin_ = least(slab * plan_.slab_rows, m_);
+    end_ = least(begin_ + plan_.slab_rows, m_);
+    int64_t tasks = 0;
+    for (int t = 0; t < product_.count; ++t)
+      if (packed_[t] == &own_[t]) tasks += own_[t].begin(begin_, end_);
+    return tasks;
   }
-  const int64_t m = result.c.dim(result.turned ? 1 : 0), n = result.c.dim(result.turned ? 0 : 1);
-  const Plan plan = plan_for(terms, count, m, n);
-  const bool one_pass = is_one_pass(plan.lanes);
-  const bool beside = result.turned || terms[0].mask != nullptr || (result.c.dtype != DType::kF32 && !one_pass);
-  PackedRows own[kTermsMax];
-  const PackedRows* packed[kTermsMax];
-  for (int t = 0; t < count; ++t) {
-    packed[t] = is_packed(terms[t]) ? terms[t].packed : &own[t];
-    if (!is_packed(terms[t])) own[t].reserve(terms[t].a, lane_of(terms[t]), terms[t].depth, plan.slab_rows);
+  void pack(int64_t task) {
+    for (PackedRows* rows = own_;; ++rows) {
+      if (task < rows->tasks()) return rows->run(task);
+      task -= rows->tasks();
+    }
   }
-  Scratch scratch(plan.scratch_floats(beside), thread_count());
-  for (int64_t begin = 0; begin < m; begin += plan.slab_rows) {
-    const int64_t end = least(begin + plan.slab_rows, m);
-    for (int t = 0; t < count; ++t)
-      if (packed[t] == &own[t]) own[t].pack(begin, end);
-    const int64_t across = blocks_of(n, plan.block_columns);
-    parallel_for(across * blocks_of(end - begin, plan.block_rows), [&](int64_t task) {
+
+  // Of the slab.
+  int64_t tasks() const { return across() * blocks_of(end_ - begin_, plan_.block_rows); }
+  void run(int64_t task, float* scratch) const {
+    const int64_t row = begin_ + task / across() * plan_.block_rows, column = task % across() * plan_.block_columns;
+    const Block block{row, least(plan_.block_rows, end_ - row), column, least(plan_.block_columns, n_ - column)};
+    float* const sums = beside_ ? scratch + plan_.panel_floats() : nullptr;
+    BlockSum sum(block, product_.result, scratch, sums, plan_.block_columns);
+    for (int t = 0; t < product_.count; ++t) sum.add(product_.terms[t], *packed_[t], row - begin_);
+    sum.finish();
+  }
+
+ private:
+  const Tensor& c() const { return product_.result.c; }
+  int64_t across() const { return blocks_of(n_, plan_.block_columns); }
+
+  const Product& product_;
+  const int64_t m_, n_;
+  const Plan plan_;
+  const bool beside_;
+  int64_t begin_ = 0, end_ = 0;
+  PackedRows own_[kTermsMax];
+  const PackedRows* packed_[kTermsMax];
+};
+
+// Runs tasks of several jobs side by side; counts: of each.
+template <typename Body>
+void for_each_task(const int64_t* counts, int jobs, Body body) {
+  int64_t all = 0;
+  for (int i = 0; i < jobs; ++i) all += counts[i];
+  parallel_for(all, [&](int64_t task) {
+    int job = 0;
+    for (; task >= counts[job]; ++job) task -= counts[job];
+    body(job, task);
+  });
+}
+
+void run_together(Few<Job, kTogetherMax>& jobs) {
+  int64_t floats = 0, slabs = 0, counts[kTogetherMax];
+  for (Job& job : jobs) {
+    floats = job.scratch_floats() > floats ? job.scratch_floats() : floats;
+    slabs = job.slabs() > slabs ? job.slabs() : slabs;
+  }
+  const Scratch scratch(floats, thread_count());
+  for (int64_t slab = 0; slab < slabs; ++slab) {
+    for (int i = 0; i < jobs.count(); ++i) counts[i] = jobs[i].begin_slab(slab);
+    for_each_task(counts, jobs.count(), [&](int job, int64_t task) { jobs[job].pack(task); });
+    for (int i = 0; i < jobs.count(); ++i) counts[i] = jobs[i].tasks();
+    for_each_task(counts, jobs.count(), [&](int job, int64_t task) {
       const Scratch::Piece piece(scratch);
-      const int64_t row = begin + task / across * plan.block_rows, column = task % across * plan.block_columns;
-      const Block block{row, least(plan.block_rows, end - row), column, least(plan.block_columns, n - column)};
-      float* const sums = beside ? piece.data() + plan.panel_floats() : nullptr;
-      BlockSum sum(block, result, piece.data(), sums, plan.block_columns);
-      for (int t = 0; t < count; ++t) sum.add(terms[t], *packed[t], row - begin);
-      sum.finish();
+      jobs[job].run(task, piece.data());
     });
   }
+}
+
+}  // namespace
+
+void gemm(const Product* products, int count) {
+  Few<Job, kTogetherMax> jobs;
+  for (const Product* p = products; p < products + count; ++p) {
+    if (is_for_few_rows(p->terms, p->count, p->result)) gemm_few_rows(p, 1);
+    else jobs.add(*p);
+  }
+  if (jobs.count() > 0) run_together(jobs);
+}
+
+void gemm(const Term* terms, int count, const Result& result) {
+  const Product product{terms, count, result};
+  gemm(&product, 1);
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

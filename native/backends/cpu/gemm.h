@@ -14,7 +14,7 @@ struct Term {
   const Dropout* mask = nullptr;
   const PackedRows* packed = nullptr;  // all of A, if the caller has it; used where its lanes are the product's
 };
-constexpr int kTermsMax = 4;
+constexpr int kTermsMax = 8;
 
 struct Result {
   Tensor c;                     // [m, n] float32 or bfloat16
@@ -23,20 +23,22 @@ struct Result {
   bool turned = false;          // c is float32 [n, m] and add: for products whose m is smaller than their n
 };
 
-// c = (c +) bias + sum of the terms. The order of all sums depends on m, n and the depths only, never on
-// the number of threads.
+struct Product {
+  const Term* terms;
+  int count;
+  Result result;
+};
+
+// c = (c +) bias + sum of the terms, for products that need nothing of each other: one wait for the threads serves them
+// all. The order of all sums depends on m, n and the depths only, never on the number of threads.
+constexpr int kTogetherMax = 16;
+void gemm(const Product* products, int count);
 void gemm(const Term* terms, int count, const Result& result);
 
 // The same for few rows: each weight is read once, from memory straight into dot products. A row's sums do not
 // depend on how many rows there are. Up to kFewRows of any storage, and more of what few_rows_*.h are for.
 constexpr int64_t kFewRows = 8;
 bool is_for_few_rows(const Term* terms, int count, const Result& result);
-
-struct Product {
-  const Term* terms;
-  int count;
-  Result result;
-};
 constexpr int kProductsMax = 4;
 void gemm_few_rows(const Product* products, int count);  // all for few rows, and of as many rows
 

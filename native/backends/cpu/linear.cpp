@@ -1,8 +1,10 @@
 // Linear layers as sums of packed products: the adapter is one more term of the base layer's product, so
-// that y and d_x are written once.
+// that y and d_x are written once. Layers of one x share it packed, their d_x is one sum, and what needs nothing of each
+// other runs side by side: threads wait for each other twice a pass.
 #include "ops/linear.h"
 
 #include "backends/cpu/elements.h"
+#include "backends/cpu/few.h"
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
@@ -38,83 +40,199 @@ void add_column_sums(const Tensor& d_y, float* sums) {
   });
 }
 
-// What the products of one pass share: x or d_y, packed once for W and for the adapter where both products have its
-// lanes.
-struct Shared {
-  Operand operand;
-  PackedRows rows;
-  bool is_packed = false;
+// x or d_y of products that run one after the other: packed once for all that it meets, where all have its lanes.
+class Shared {
+ public:
+  explicit Shared(const Tensor& t) : operand_{matrix_of(t), true}, depth_(t.dim(1)), count_(t.dim(0)) {}
 
-  Shared(const Tensor& t, const Matrix& with_weight, const Matrix& with_adapter) : operand{matrix_of(t), true} {
-    const Lane lane = lane_of(operand, {with_weight});
-    is_packed = t.dim(0) > kFewRows && lane == lane_of(operand, {with_adapter});
-    if (!is_packed) return;
-    rows.reserve(operand, lane, t.dim(1), t.dim(0));
-    rows.pack(0, t.dim(0));
+  void meets(const Operand& b) {
+    const Lane lane = lane_of(operand_, b);
+    is_alike_ = is_alike_ && (!is_met_ || lane == lane_);
+    is_met_ = true;
+    lane_ = lane;
+  }
+  void pack() {
+    is_packed_ = is_met_ && is_alike_ && count_ > kFewRows;
+    if (!is_packed_) return;
+    rows_.reserve(operand_, lane_, depth_, count_);
+    rows_.pack(0, count_);
   }
   Term times(const Operand& b) const {
-    return {.a = operand, .b = b, .depth = operand.matrix.columns, .packed = is_packed ? &rows : nullptr};
+    return {.a = operand_, .b = b, .depth = depth_, .packed = is_packed_ ? &rows_ : nullptr};
+  }
+
+ private:
+  const Operand operand_;
+  const int64_t depth_, count_;
+  PackedRows rows_;
+  Lane lane_ = Lane::kFloat;
+  bool is_met_ = false, is_alike_ = true, is_packed_ = false;
+};
+
+struct ForwardLayer {
+  explicit ForwardLayer(const LinearForwardArgs& args) : a(args), weight(args.w), w{weight.matrix(), true} {}
+
+  bool adapts() const { return bool(a.a); }
+  Operand down() const { return {matrix_of(a.a).rounded_as(a.x.dtype), true}; }
+  Operand up() const { return {matrix_of(a.b).rounded_as(a.x.dtype), true}; }
+  Operand h() const { return {matrix_of(a.h).scaled(a.scaling).rounded_as(a.x.dtype), true}; }
+  // h of the adapter
+  Term project(const Shared& x) const {
+    if (a.dropout.p == 0) return x.times(down());
+    return {.a = {matrix_of(a.x).dropped(a.dropout).rounded_as(a.x.dtype), true}, .b = down(), .depth = a.w.in};
+  }
+
+  const LinearForwardArgs& a;
+  const WeightMatrix weight;
+  const Operand w;
+};
+
+struct BackwardLayer {
+  explicit BackwardLayer(const LinearBackwardArgs& args)
+      : a(args), weight(args.w), w{weight.matrix(), false}, d_y(args.d_y), d_h_space(rows() * rank()) { pack(); }
+
+  int64_t rows() const { return a.d_y.dim(0); }
+  int64_t rank() const { return a.a ? a.a.dim(0) : 0; }
+  bool needs_d_h() const { return a.a && (a.d_x || a.d_a); }
+  bool drops() const { return a.a && a.dropout.p > 0; }
+  Operand up() const { return {matrix_of(a.b).scaled(a.scaling).rounded_as(a.d_y.dtype), false}; }
+  Matrix d_h() const { return matrix_of(d_h_space.data(), rank()).rounded_as(a.d_y.dtype); }
+
+  // d_x from d_h through A and the dropout mask, and from d_y through W: the terms, and how many.
+  int input_terms(Term* terms) const {
+    if (!a.a) return terms[0] = {.a = {matrix_of(a.d_y), true}, .b = w, .depth = a.w.out}, 1;
+    terms[0] = {.a = {d_h(), true}, .b = {matrix_of(a.a).rounded_as(a.d_y.dtype), false}, .depth = rank(),
+                .mask = drops() ? &a.dropout : nullptr};
+    terms[1] = d_y.times(w);
+    return 2;
+  }
+
+  const LinearBackwardArgs& a;
+  const WeightMatrix weight;
+  const Operand w;
+  Shared d_y;
+  const Workspace d_h_space;
+
+ private:
+  void pack() {
+    if (!needs_d_h()) return;
+    d_y.meets(w);
+    d_y.meets(up());
+    d_y.pack();
   }
 };
 
-// d_x from d_y through W, and from d_h through A and the dropout mask.
-void backward_input(const LinearBackwardArgs& a, const Term& base, const Matrix& d_h) {
-  if (!a.a) return gemm(&base, 1, {.c = a.d_x, .add = a.accumulate_dx});
-  const Term adapter{.a = {d_h, true}, .b = {matrix_of(a.a).rounded_as(a.d_y.dtype), false}, .depth = a.a.dim(0),
-                     .mask = a.dropout.p > 0 ? &a.dropout : nullptr};
-  const Term terms[2] = {adapter, base};
-  gemm(terms, 2, {.c = a.d_x, .add = a.accumulate_dx});
+// Products that run together, and their terms.
+struct Together {
+  Product products[kTogetherMax];
+  Term terms[kTogetherMax + 2 * kLinearsMax];
+  int count = 0, terms_count = 0;
+
+  // The terms have been written from terms[terms_count] on.
+  void add(int of_product, const Result& result) {
+    products[count++] = {terms + terms_count, of_product, result};
+    terms_count += of_product;
+  }
+  Term* next() { return terms + terms_count; }
+  void run() const { gemm(products, count); }
+
+  // gradient += left^T right, summed over the rows of both; or its transpose: the operand with fewer columns is left.
+  void add_gradient(const Matrix& left, const Matrix& right, int64_t rows, const Tensor& gradient, bool turned) {
+    *next() = {.a = {left, false}, .b = {right, false}, .depth = rows};
+    add(1, {.c = gradient, .add = true, .turned = turned});
+  }
+  void add_gradients(const BackwardLayer& layer) {
+    const LinearBackwardArgs& a = layer.a;
+    const DType dtype = a.d_y.dtype;
+    if (a.d_a)
+      add_gradient(layer.d_h(), matrix_of(a.x).dropped(a.dropout).rounded_as(dtype), layer.rows(), a.d_a, false);
+    if (a.d_b)
+      add_gradient(matrix_of(a.h).scaled(a.scaling).rounded_as(dtype), matrix_of(a.d_y), layer.rows(), a.d_b, true);
+    if (a.d_w) add_gradient(matrix_of(a.d_y), matrix_of(a.x), layer.rows(), a.d_w, false);
+  }
+};
+
+using ForwardLayers = Few<ForwardLayer, kLinearsMax>;
+using BackwardLayers = Few<BackwardLayer, kLinearsMax>;
+
+// Of few rows, one wait for the threads serves all layers, and x is laid out once.
+bool run_few_rows(ForwardLayers& layers) {
+  Term terms[kLinearsMax];
+  Product products[kLinearsMax];
+  for (int i = 0; i < layers.count(); ++i) {
+    const LinearForwardArgs& a = layers[i].a;
+    terms[i] = {.a = {matrix_of(a.x), true}, .b = layers[i].w, .depth = a.w.in};
+    products[i] = {terms + i, 1, {.c = a.y, .bias = a.bias.f32()}};
+    if (layers[i].adapts() || !is_for_few_rows(terms + i, 1, products[i].result)) return false;
+  }
+  gemm_few_rows(products, layers.count());
+  return true;
 }
 
-// gradient += left^T right, summed over the rows of both; or its transpose: the operand with fewer columns is left.
-void add_gradient(const Matrix& left, const Matrix& right, int64_t rows, const Tensor& gradient, bool turned) {
-  const Term term{.a = {left, false}, .b = {right, false}, .depth = rows};
-  gemm(&term, 1, {.c = gradient, .add = true, .turned = turned});
+void run_adapters(ForwardLayers& layers, const Shared& x) {
+  Together all;
+  for (const ForwardLayer& layer : layers) {
+    if (!layer.adapts()) continue;
+    *all.next() = layer.project(x);
+    all.add(1, {.c = layer.a.h});
+  }
+  all.run();
+}
+
+void run_adapters(BackwardLayers& layers) {
+  Together all;
+  for (const BackwardLayer& layer : layers) {
+    if (!layer.needs_d_h()) continue;
+    *all.next() = layer.d_y.times(layer.up());
+    all.add(1, {.c = float_matrix(layer.d_h_space.data(), layer.rows(), layer.rank())});
+  }
+  all.run();
 }
 
 }  // namespace
 
-void linear_forward(const LinearForwardArgs& a) {
-  const WeightMatrix weight(a.w);
-  const Operand w{weight.matrix(), true};
-  if (!a.a) {
-    const Term term{.a = {matrix_of(a.x), true}, .b = w, .depth = a.w.in};
-    return gemm(&term, 1, {.c = a.y, .bias = a.bias.f32()});
+void linears_forward(const LinearForwardArgs* args, int count) {
+  ForwardLayers layers;
+  Shared x(args[0].x);
+  for (int i = 0; i < count; ++i) {
+    const ForwardLayer& layer = layers.add(args[i]);
+    if (count > 1 || layer.adapts()) x.meets(layer.w);
+    if (layer.adapts()) x.meets(layer.down());
   }
-  const DType dtype = a.x.dtype;
-  const Matrix down = matrix_of(a.a).rounded_as(dtype), up = matrix_of(a.b).rounded_as(dtype);
-  const Shared x(a.x, w.matrix, down);
-  Term project = x.times({down, true});
-  if (a.dropout.p > 0) project = {.a = {matrix_of(a.x).dropped(a.dropout).rounded_as(dtype), true}, .b = {down, true},
-                                  .depth = a.w.in};
-  gemm(&project, 1, {.c = a.h});
-  const Matrix h = matrix_of(a.h).scaled(a.scaling).rounded_as(dtype);
-  const Term terms[2] = {x.times(w), {.a = {h, true}, .b = {up, true}, .depth = a.a.dim(0)}};
-  gemm(terms, 2, {.c = a.y, .bias = a.bias.f32()});
+  if (run_few_rows(layers)) return;
+  x.pack();
+  run_adapters(layers, x);
+  Together all;
+  for (const ForwardLayer& layer : layers) {
+    all.next()[0] = x.times(layer.w);
+    if (layer.adapts()) all.next()[1] = {.a = layer.h(), .b = layer.up(), .depth = layer.a.a.dim(0)};
+    all.add(layer.adapts() ? 2 : 1, {.c = layer.a.y, .bias = layer.a.bias.f32()});
+  }
+  all.run();
 }
 
-void linear_backward(const LinearBackwardArgs& a) {
-  const int64_t rows = a.d_y.dim(0), rank = a.a ? a.a.dim(0) : 0;
-  const DType dtype = a.d_y.dtype;
-  const WeightMatrix weight(a.w);
-  const Operand w{weight.matrix(), false};
-  const Matrix up = matrix_of(a.b).scaled(a.scaling).rounded_as(dtype);
-  Workspace d_h(rows * rank);
-  const Matrix d_h_matrix = matrix_of(d_h.data(), rank).rounded_as(dtype);
-  if (a.a && (a.d_x || a.d_a)) {
-    const Shared d_y(a.d_y, w.matrix, up);
-    const Term term = d_y.times({up, false});
-    gemm(&term, 1, {.c = float_matrix(d_h.data(), rows, rank)});
-    if (a.d_x) backward_input(a, d_y.times(w), d_h_matrix);
-  } else if (a.d_x) {
-    backward_input(a, {.a = {matrix_of(a.d_y), true}, .b = w, .depth = a.w.out}, d_h_matrix);
+void linears_backward(const LinearBackwardArgs* args, int count) {
+  BackwardLayers layers;
+  for (int i = 0; i < count; ++i) layers.add(args[i]);
+  run_adapters(layers);
+  // A mask is of one layer's own sum: then d_x is summed a layer at a time.
+  bool drops = false;
+  for (const BackwardLayer& layer : layers) drops = drops || layer.drops();
+  const int first_part = drops ? 1 : count;
+  Together all;
+  if (args[0].d_x) {
+    int terms = 0;
+    for (int i = 0; i < first_part; ++i) terms += layers[i].input_terms(all.next() + terms);
+    all.add(terms, {.c = args[0].d_x, .add = args[0].accumulate_dx});
   }
-  const Matrix x = matrix_of(a.x).dropped(a.dropout).rounded_as(dtype);
-  if (a.d_a) add_gradient(d_h_matrix, x, rows, a.d_a, false);
-  if (a.d_b)
-    add_gradient(matrix_of(a.h).scaled(a.scaling).rounded_as(dtype), matrix_of(a.d_y), rows, a.d_b, true);
-  if (a.d_w) add_gradient(matrix_of(a.d_y), matrix_of(a.x), rows, a.d_w, false);
-  if (a.d_bias) add_column_sums(a.d_y, a.d_bias.f32());
+  for (const BackwardLayer& layer : layers) all.add_gradients(layer);
+  all.run();
+  for (int i = first_part; i < count && args[0].d_x; ++i) {
+    Term terms[2];
+    gemm(terms, layers[i].input_terms(terms), {.c = args[0].d_x, .add = true});
+  }
+  for (int i = 0; i < count; ++i)
+    if (args[i].d_bias) add_column_sums(args[i].d_y, args[i].d_bias.f32());
 }
 
 void lora_add(const LoraAddArgs& a) {

@@ -9,9 +9,9 @@ namespace nibble::cpu::NIBBLE_ISA {
 void quantize4(const Quantize4Args& a);
 void dequantize4(const Dequantize4Args& a);
 void quantize_absmax(const QuantizeAbsmaxArgs& a);
-void linear_forward(const LinearForwardArgs& a);
 void linears_forward(const LinearForwardArgs* args, int count);
-void linear_backward(const LinearBackwardArgs& a);
+inline void linear_forward(const LinearForwardArgs& a) { NIBBLE_ISA::linears_forward(&a, 1); }
+void linears_backward(const LinearBackwardArgs* args, int count);
 void lora_add(const LoraAddArgs& a);
 void scale_columns(const ScaleColumnsArgs& a);
 void linear_cross_entropy(const CrossEntropyArgs& a);

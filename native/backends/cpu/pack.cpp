@@ -140,22 +140,31 @@ void PackedRows::reserve(const Operand& a, Lane lane, int64_t depth, int64_t row
   space_.reserve(blocks.packed_floats(rows_max));
 }
 
-void PackedRows::pack(int64_t begin, int64_t end) {
+int64_t PackedRows::begin(int64_t begin, int64_t end) {
   const Blocks blocks = blocks_of(lane_, depth_);
+  begin_ = begin;
+  rows_ = end - begin;
   if (lies_packed()) {
     pitch_ = a_.matrix.columns / elements_of(lane_);
     block_step_ = blocks.depth / elements_of(lane_);
     base_ = static_cast<const float*>(a_.matrix.data) + begin * pitch_;
-    return;
+    return tasks_ = 0;
   }
-  const int64_t rows = end - begin, groups = blocks_of(rows, kPackRows);
-  block_step_ = rows * pitch_;
+  block_step_ = rows_ * pitch_;
   base_ = space_.data();
-  parallel_for(blocks.count * groups, [&](int64_t task) {
-    const int64_t block = task / groups, row = task % groups * kPackRows, k0 = block * blocks.depth;
-    float* to = space_.data() + block * block_step_ + row * pitch_;
-    pack_rows(a_, lane_, begin + row, least(kPackRows, rows - row), k0, least(blocks.depth, depth_ - k0), to, pitch_);
-  });
+  return tasks_ = blocks.count * blocks_of(rows_, kPackRows);
+}
+
+void PackedRows::run(int64_t task) {
+  const Blocks blocks = blocks_of(lane_, depth_);
+  const int64_t groups = blocks_of(rows_, kPackRows), block = task / groups, row = task % groups * kPackRows;
+  const int64_t k0 = block * blocks.depth;
+  float* to = space_.data() + block * block_step_ + row * pitch_;
+  pack_rows(a_, lane_, begin_ + row, least(kPackRows, rows_ - row), k0, least(blocks.depth, depth_ - k0), to, pitch_);
+}
+
+void PackedRows::pack(int64_t begin, int64_t end) {
+  parallel_for(this->begin(begin, end), [&](int64_t task) { run(task); });
 }
 
 void pack_columns(const Operand& b, Lane lane, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {

@@ -35,7 +35,11 @@ class PackedRows {
  public:
   PackedRows() = default;
   void reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max);
-  void pack(int64_t begin, int64_t end);
+  // Turns to the rows [begin, end). What packs them: tasks that run side by side; none where they lie packed.
+  int64_t begin(int64_t begin, int64_t end);
+  int64_t tasks() const { return tasks_; }
+  void run(int64_t task);
+  void pack(int64_t begin, int64_t end);  // all of it
   // `row` counts from the slab's first.
   const float* at(int64_t block, int64_t row) const { return base_ + block * block_step_ + row * pitch_; }
   int64_t pitch() const { return pitch_; }  // lanes from one row to the next
@@ -48,6 +52,7 @@ class PackedRows {
   Operand a_;
   Lane lane_ = Lane::kFloat;
   int64_t depth_ = 0, pitch_ = 0, block_step_ = 0;
+  int64_t begin_ = 0, rows_ = 0, tasks_ = 0;
   const float* base_ = nullptr;
   Workspace space_;
 };

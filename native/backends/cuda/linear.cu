@@ -93,10 +93,6 @@ void linear_forward(const LinearForwardArgs& a) {
   multiply(p, w);
 }
 
-void linears_forward(const LinearForwardArgs* args, int count) {
-  for (int i = 0; i < count; ++i) cuda::linear_forward(args[i]);
-}
-
 void linear_backward(const LinearBackwardArgs& a) {
   const WeightView w = view_of(a.w);
   const int64_t rows = a.d_y.dim(0), rank = a.a ? a.a.dim(0) : 0;

@@ -11,7 +11,6 @@ void quantize_absmax(const QuantizeAbsmaxArgs& a);
 void dequantize_absmax(const DequantizeAbsmaxArgs& a);
 int64_t count_nonfinite(const Tensor& input);  // waits
 void linear_forward(const LinearForwardArgs& a);
-void linears_forward(const LinearForwardArgs* args, int count);
 void linear_backward(const LinearBackwardArgs& a);
 void lora_add(const LoraAddArgs& a);
 void lora_adds(const LoraAddArgs* args, int count);

@@ -3,7 +3,6 @@
 // attention,norm,optimizer}.cpp; packages/engine/estimate.test.ts holds them to what steps really take.
 #include <algorithm>
 #include <cstring>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -70,48 +69,69 @@ struct Product {
 // For an operand whose rows are multiplied whole.
 bool lies_packed(DType stored, int64_t columns, bool pairs) { return rows_lie_packed(stored, columns, columns, pairs); }
 
-// The workspace of backends/cpu/gemm.cpp.
-void gemm(std::initializer_list<Term> terms, int64_t m, int64_t n, Product product) {
-  int64_t lanes = 0, laid_out = 0;
-  bool whole = false;
-  for (const Term& t : terms) {
-    whole = whole || t.is_packed;
-    lanes += blocks_of(t.depth, t.lane_elements());
-    laid_out += m * ((t.depth + 15) / 16 * 16);
+// The workspace of products that run together in backends/cpu/gemm.cpp.
+class Together {
+ public:
+  void add(const std::vector<Term>& terms, int64_t m, int64_t n, Product product) {
+    int64_t lanes = 0, laid_out = 0;
+    bool whole = false;
+    for (const Term& t : terms) {
+      whole = whole || t.is_packed;
+      lanes += blocks_of(t.depth, t.lane_elements());
+      laid_out += m * ((t.depth + 15) / 16 * 16);
+    }
+    if (m <= kFewRows && product.few) {
+      const Space x(laid_out);
+      return;
+    }
+    const cpu::meta::Plan plan = cpu::meta::plan_of(machine(), m, n, lanes, whole);
+    for (const Term& t : terms) {
+      if (!t.is_packed && !t.lies_packed) own_.push_back(std::make_unique<Space>(t.packed_floats(plan.slab_rows)));
+    }
+    const bool beside = product.beside || (product.rounds && !cpu::meta::is_one_pass(lanes));
+    scratch_ = std::max(scratch_, plan.scratch_floats(beside));
   }
-  if (m <= kFewRows && product.few) {
-    const Space x(laid_out);
-    return;
+  void run() const {
+    const Space scratch((blocks_of(scratch_, 16) * 16 + 1) * thread_count());
   }
-  const cpu::meta::Plan plan = cpu::meta::plan_of(machine(), m, n, lanes, whole);
-  std::vector<std::unique_ptr<Space>> own;
-  for (const Term& t : terms) {
-    if (!t.is_packed && !t.lies_packed) own.push_back(std::make_unique<Space>(t.packed_floats(plan.slab_rows)));
-  }
-  const bool beside = product.beside || (product.rounds && !cpu::meta::is_one_pass(lanes));
-  const Space scratch((blocks_of(plan.scratch_floats(beside), 16) * 16 + 1) * thread_count());
+
+ private:
+  std::vector<std::unique_ptr<Space>> own_;
+  int64_t scratch_ = 0;
+};
+
+void gemm(const std::vector<Term>& terms, int64_t m, int64_t n, Product product) {
+  Together one;
+  one.add(terms, m, n, product);
+  one.run();
 }
 
 bool is_bf16(const Tensor& t) { return t.dtype == DType::kBF16; }
 bool is_bf16(const Weight& w) { return (w.quantized ? w.dtype : w.data.dtype) == DType::kBF16; }
 
-// x or d_y, packed once for the products with W and with the adapter where both have its lanes.
-struct Shared {
-  bool pairs_weight, pairs_adapter, is_packed;
-  bool lies_weight, lies_adapter;
-  int64_t depth;
-  Space rows;
+// x or d_y of products that run one after the other: packed once for all that it meets, where all have its lanes.
+class Shared {
+ public:
+  explicit Shared(const Tensor& t) : t_(t) {}
 
-  Shared(const Tensor& t, const Weight& w)
-      : pairs_weight(is_bf16(t) && is_bf16(w)), pairs_adapter(is_bf16(t)),
-        is_packed(t.dim(0) > kFewRows && (pairs_weight == pairs_adapter || !multiplies_pairs())),
-        lies_weight(lies_packed(t.dtype, t.dim(1), pairs_weight && multiplies_pairs())),
-        lies_adapter(lies_packed(t.dtype, t.dim(1), pairs_adapter && multiplies_pairs())),
-        depth(t.dim(1)),
-        rows(is_packed && !lies_weight ? Term{t.dim(1), pairs_weight}.packed_floats(t.dim(0)) : 0) {}
+  // `pairs`: both operands are bfloat16, or are rounded to it.
+  void meets(bool pairs) {
+    is_alike_ = is_alike_ && (!is_met_ || pairs == pairs_ || !multiplies_pairs());
+    is_met_ = true;
+    pairs_ = pairs;
+  }
+  void pack() {
+    is_packed_ = is_met_ && is_alike_ && t_.dim(0) > kFewRows;
+    if (is_packed_ && !lies(pairs_)) rows_ = std::make_unique<Space>(Term{t_.dim(1), pairs_}.packed_floats(t_.dim(0)));
+  }
+  Term times(bool pairs) const { return {t_.dim(1), pairs, is_packed_, lies(pairs)}; }
 
-  Term times_weight() const { return {depth, pairs_weight, is_packed, lies_weight}; }
-  Term times_adapter() const { return {depth, pairs_adapter, is_packed, lies_adapter}; }
+ private:
+  bool lies(bool pairs) const { return lies_packed(t_.dtype, t_.dim(1), pairs && multiplies_pairs()); }
+
+  const Tensor& t_;
+  bool pairs_ = false, is_met_ = false, is_alike_ = true, is_packed_ = false;
+  std::unique_ptr<Space> rows_;
 };
 
 // x or d_y on its own.
@@ -124,41 +144,82 @@ Term narrow(int64_t rank, bool rounds, float factor) {
   return {rank, rounds, false, !rounds && factor == 1 && lies_packed(DType::kF32, rank, false)};
 }
 
-void linear_forward(const LinearForwardArgs& a) {
-  const int64_t m = a.x.dim(0);
-  const Product out{.rounds = is_bf16(a.y)};
-  if (!a.a) return gemm({plain(a.x, is_bf16(a.x) && is_bf16(a.w))}, m, a.w.out, out);
-  const int64_t rank = a.a.dim(0);
-  const bool rounds = is_bf16(a.x);  // the adapter, which then has no way for few rows
-  const Shared x(a.x, a.w);
-  gemm({a.dropout.p > 0 ? Term{a.w.in, rounds} : x.times_adapter()}, m, rank, {.few = !rounds});
-  gemm({x.times_weight(), narrow(rank, rounds, a.scaling)}, m, a.w.out, {.rounds = out.rounds, .few = !rounds});
-}
-
 void linears_forward(const LinearForwardArgs* args, int count) {
-  for (int i = 0; i < count; ++i) meta::linear_forward(args[i]);
-}
-
-void backward_input(const LinearBackwardArgs& a, const Term& base) {
-  const Product out{.beside = a.a && a.dropout.p > 0, .rounds = is_bf16(a.d_x), .few = false};
-  if (a.a) return gemm({narrow(a.a.dim(0), is_bf16(a.d_y), 1), base}, a.d_y.dim(0), a.w.in, out);
-  gemm({base}, a.d_y.dim(0), a.w.in, out);
-}
-
-void linear_backward(const LinearBackwardArgs& a) {
-  const int64_t m = a.d_y.dim(0), rank = a.a ? a.a.dim(0) : 0;
-  const bool rounds = is_bf16(a.d_y);
-  const Space d_h(m * rank);
-  if (a.a && (a.d_x || a.d_a)) {
-    const Shared d_y(a.d_y, a.w);
-    gemm({d_y.times_adapter()}, m, rank, {.few = false});
-    if (a.d_x) backward_input(a, d_y.times_weight());
-  } else if (a.d_x) {
-    backward_input(a, plain(a.d_y, rounds && is_bf16(a.w)));
+  const int64_t m = args[0].x.dim(0);
+  const bool rounds = is_bf16(args[0].x);  // the adapter, which then has no way for few rows
+  Shared x(args[0].x);
+  for (const LinearForwardArgs* a = args; a < args + count; ++a) {
+    if (count > 1 || a->a) x.meets(rounds && is_bf16(a->w));
+    if (a->a) x.meets(rounds);
   }
-  if (a.d_a) gemm({{m, rounds}}, rank, a.w.in, {.few = false});
-  if (a.d_b) gemm({{m, rounds}}, rank, a.w.out, {.beside = true, .few = false});
-  if (a.d_w) gemm({{m, rounds}}, a.w.out, a.w.in, {.few = false});
+  x.pack();
+  Together adapters, all;
+  for (const LinearForwardArgs* a = args; a < args + count; ++a)
+    if (a->a) adapters.add({a->dropout.p > 0 ? Term{a->w.in, rounds} : x.times(rounds)}, m, a->a.dim(0), {.few = !rounds});
+  adapters.run();
+  for (const LinearForwardArgs* a = args; a < args + count; ++a) {
+    std::vector<Term> terms = {x.times(rounds && is_bf16(a->w))};
+    if (a->a) terms.push_back(narrow(a->a.dim(0), rounds, a->scaling));
+    all.add(terms, m, a->w.out, {.rounds = rounds, .few = !a->a || !rounds});
+  }
+  all.run();
+}
+
+struct BackwardLayer {
+  const LinearBackwardArgs& a;
+  int64_t m, rank;
+  bool rounds;
+  Space d_h;
+  Shared d_y;
+
+  explicit BackwardLayer(const LinearBackwardArgs& args)
+      : a(args), m(a.d_y.dim(0)), rank(a.a ? a.a.dim(0) : 0), rounds(is_bf16(a.d_y)), d_h(m * rank), d_y(a.d_y) {
+    if (!needs_d_h()) return;
+    d_y.meets(pairs());
+    d_y.meets(rounds);
+    d_y.pack();
+  }
+  bool needs_d_h() const { return a.a && (a.d_x || a.d_a); }
+  bool drops() const { return a.a && a.dropout.p > 0; }
+  bool pairs() const { return rounds && is_bf16(a.w); }
+  void add_input_terms(std::vector<Term>& terms) const {
+    if (a.a) terms.insert(terms.end(), {narrow(rank, rounds, 1), d_y.times(pairs())});
+    else terms.push_back(plain(a.d_y, pairs()));
+  }
+  void add_gradients(Together& all) const {
+    if (a.d_a) all.add({{m, rounds}}, rank, a.w.in, {.few = false});
+    if (a.d_b) all.add({{m, rounds}}, rank, a.w.out, {.beside = true, .few = false});
+    if (a.d_w) all.add({{m, rounds}}, a.w.out, a.w.in, {.few = false});
+  }
+};
+
+void linears_backward(const LinearBackwardArgs* args, int count) {
+  std::vector<std::unique_ptr<BackwardLayer>> layers;
+  bool drops = false;
+  for (int i = 0; i < count; ++i) layers.push_back(std::make_unique<BackwardLayer>(args[i]));
+  {
+    Together adapters;
+    for (const auto& layer : layers) {
+      drops = drops || layer->drops();
+      if (layer->needs_d_h()) adapters.add({layer->d_y.times(layer->rounds)}, layer->m, layer->rank, {.few = false});
+    }
+    adapters.run();
+  }
+  const Product input{.beside = drops, .rounds = is_bf16(args[0].d_y), .few = false};
+  const int first_part = drops ? 1 : count;
+  {
+    Together all;
+    std::vector<Term> terms;
+    for (int i = 0; i < first_part; ++i) layers[size_t(i)]->add_input_terms(terms);
+    if (args[0].d_x) all.add(terms, args[0].d_y.dim(0), args[0].w.in, input);
+    for (const auto& layer : layers) layer->add_gradients(all);
+    all.run();
+  }
+  for (int i = first_part; i < count && args[0].d_x; ++i) {
+    std::vector<Term> terms;
+    layers[size_t(i)]->add_input_terms(terms);
+    gemm(terms, args[i].d_y.dim(0), args[i].w.in, input);
+  }
 }
 
 void lora_add(const LoraAddArgs& a) {
@@ -228,9 +289,8 @@ const Backend& backend() {
       .quantize_absmax = nothing,
       .dequantize_absmax = nothing,
       .count_nonfinite = [](const Tensor&) { return int64_t{0}; },
-      .linear_forward = linear_forward,
       .linears_forward = linears_forward,
-      .linear_backward = linear_backward,
+      .linears_backward = linears_backward,
       .lora_add = lora_add,
       .scale_columns = nothing,
       .linear_cross_entropy = linear_cross_entropy,

@@ -42,17 +42,17 @@ std::vector<double> grad_h(const LinearBackwardArgs& a) {
   return d_h;
 }
 
-void backward_input(const LinearBackwardArgs& a, const std::vector<double>& d_h) {
+// d_x += what one layer gives
+void backward_input(const LinearBackwardArgs& a, const std::vector<double>& d_h, std::vector<double>& d_x) {
   const WeightReader weight(a.w);
   const int64_t rows = a.d_y.dim(0), out = a.w.out, in = a.w.in, rank = a.a ? a.a.dim(0) : 0;
   for (int64_t n = 0; n < rows; ++n) {
     for (int64_t i = 0; i < in; ++i) {
-      double sum = a.accumulate_dx ? get(a.d_x, n * in + i) : 0;
+      double sum = 0, adapter = 0;
       for (int64_t o = 0; o < out; ++o) sum += get(a.d_y, n * out + o) * weight(o, i);
-      double adapter = 0;
       for (int64_t r = 0; r < rank; ++r) adapter += d_h[size_t(n * rank + r)] * rounded(get(a.a, r * in + i), a.d_y.dtype);
       if (rank > 0) sum += mask(a.dropout, n * in + i) * adapter;
-      put(a.d_x, n * in + i, sum);
+      d_x[size_t(n * in + i)] += sum;
     }
   }
 }
@@ -107,15 +107,17 @@ void linear_forward(const LinearForwardArgs& a) {
   }
 }
 
-void linears_forward(const LinearForwardArgs* args, int count) {
-  for (int i = 0; i < count; ++i) reference::linear_forward(args[i]);
-}
-
-void linear_backward(const LinearBackwardArgs& a) {
-  const std::vector<double> d_h = a.a ? grad_h(a) : std::vector<double>();
-  if (a.d_x) backward_input(a, d_h);
-  if (a.a) backward_adapter(a, d_h);
-  if (a.d_w || a.d_bias) backward_weight(a);
+void linears_backward(const LinearBackwardArgs* args, int count) {
+  const Tensor& d_x = args[0].d_x;
+  std::vector<double> sums(size_t(d_x ? d_x.count() : 0));
+  for (size_t i = 0; i < sums.size() && args[0].accumulate_dx; ++i) sums[i] = get(d_x, int64_t(i));
+  for (const LinearBackwardArgs* a = args; a < args + count; ++a) {
+    const std::vector<double> d_h = a->a ? grad_h(*a) : std::vector<double>();
+    if (d_x) backward_input(*a, d_h, sums);
+    if (a->a) backward_adapter(*a, d_h);
+    if (a->d_w || a->d_bias) backward_weight(*a);
+  }
+  for (size_t i = 0; i < sums.size(); ++i) put(d_x, int64_t(i), sums[i]);
 }
 
 void lora_add(const LoraAddArgs& a) {

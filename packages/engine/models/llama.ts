@@ -4,7 +4,7 @@ import type { AttentionShape, Tensor } from "#native";
 import type { LlamaConfig } from "#packages/hub";
 import type { DeviceBatch } from "../batch.ts";
 import type { LinearLayer, NormLayer } from "../layers.ts";
-import { addInPlace, addNorm, attention, embedding, linear, norm, type RopeTables, rope, swiglu } from "../ops.ts";
+import { addInPlace, addNorm, attention, embedding, linears, norm, type RopeTables, rope, swiglu } from "../ops.ts";
 import type { Parameter } from "../parameters.ts";
 import type { Tape, Var } from "../tape.ts";
 
@@ -50,11 +50,15 @@ export function attendDocuments(model: LlamaModel, batch: DeviceBatch): Attend {
   return (tape, q, k, v) => attention(tape, shape, q, k, v, batch.starts);
 }
 
-/** How a linear layer runs; generation swaps in one that serves several adapters. */
-export type RunLinear = (tape: Tape, x: Var, layer: LinearLayer) => Var;
+/** The layers of one x, run together. */
+export type RunLinears = <Layers extends LinearLayer[]>(
+  tape: Tape,
+  x: Var,
+  ...layers: Layers
+) => { [K in keyof Layers]: Var };
 
-export function trainingLinear(dropoutSeed: number | null): RunLinear {
-  return (tape, x, layer) => linear(tape, x, layer, dropoutSeed);
+export function trainingLinears(dropoutSeed: number | null): RunLinears {
+  return (tape, x, ...layers) => linears(tape, x, layers, dropoutSeed) as { [K in keyof typeof layers]: Var };
 }
 
 export function embed(tape: Tape, model: LlamaModel, ids: Tensor): Var {
@@ -66,24 +70,22 @@ export function block(
   tape: Tape,
   layer: LlamaBlock,
   x: Var,
-  run: RunLinear,
+  run: RunLinears,
   rotate: { positions: Tensor; tables: RopeTables },
   attend: Attend,
 ): Var {
   const y = norm(tape, x, layer.inputNorm);
-  const q = rope(tape, run(tape, y, layer.q), rotate.positions, rotate.tables);
-  const k = rope(tape, run(tape, y, layer.k), rotate.positions, rotate.tables);
-  const v = run(tape, y, layer.v);
-  const attended = run(tape, attend(tape, q, k, v), layer.o);
+  const [q, k, v] = run(tape, y, layer.q, layer.k, layer.v);
+  for (const turned of [q, k]) rope(tape, turned, rotate.positions, rotate.tables);
+  const [attended] = run(tape, attend(tape, q, k, v), layer.o);
   const [z, stream] = addNorm(tape, attended, x, layer.postNorm);
   // Recorded before them, so it runs after them: attention's backward pass needs the room.
   const wide: Var[] = [];
   tape.record(() => tape.releaseGradients(wide));
-  const gate = run(tape, z, layer.gate);
-  const up = run(tape, z, layer.up);
+  const [gate, up] = run(tape, z, layer.gate, layer.up);
   const gated = swiglu(tape, gate, up);
   wide.push(gate, up, gated);
-  const fed = run(tape, gated, layer.down);
+  const [fed] = run(tape, gated, layer.down);
   return addInPlace(tape, fed, stream);
 }
 
