@@ -35,9 +35,9 @@ void look_for(const Ready& ready) {
   while (!ready() && std::chrono::steady_clock::now() < deadline) pause();
 }
 
-// Tasks that are left of one thread's share. It takes them from the front, and reads memory in order; a thread that
-// has done its own takes others' from the back. On a cache line of its own.
-class alignas(64) Share {
+// Tasks that are left of one thread's share, by their number in it. It takes them from the front; a thread that has done
+// its own takes others' from the back. On a cache line of its own.
+class alignas(64) Hand {
  public:
   void set(int64_t begin, int64_t end) { left_.store(uint64_t(end) << 32 | uint64_t(begin), std::memory_order_relaxed); }
   int64_t take_first() {
@@ -74,9 +74,13 @@ class Pool {
     start(threads);
   }
 
-  void run(int64_t tasks, void* context, TaskFunction fn) {
+  void run(int64_t tasks, void* context, TaskFunction fn, Share share) {
     std::lock_guard<std::mutex> one_caller(caller_);
-    for (int i = 0; i < size(); ++i) shares_[size_t(i)].set(tasks * i / size(), tasks * (i + 1) / size());
+    for (int i = 0; i < size(); ++i) {
+      if (share == Share::kRun) hands_[size_t(i)].set(tasks * i / size(), tasks * (i + 1) / size());
+      else hands_[size_t(i)].set(0, (tasks - i + size() - 1) / size());
+    }
+    share_ = share;
     context_ = context;
     fn_ = fn;
     calls_.store((calls_.load() & kNumber) + kOneCall + kOpen);
@@ -96,7 +100,7 @@ class Pool {
 
   void start(int threads) {
     stopping_ = false;
-    shares_ = std::vector<Share>(size_t(threads));
+    hands_ = std::vector<Hand>(size_t(threads));
     const uint64_t seen = calls_ & kNumber;
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i, seen] { loop(i, seen); });
   }
@@ -125,13 +129,17 @@ class Pool {
 
   void work(size_t own) {
     inside_task = true;
-    for (int64_t t = shares_[own].take_first(); t >= 0; t = shares_[own].take_first()) fn_(context_, t);
-    const size_t count = shares_.size();
+    for (int64_t t = hands_[own].take_first(); t >= 0; t = hands_[own].take_first()) run_task(own, t);
+    const size_t count = hands_.size();
     for (size_t i = 1; i < count; ++i) {
-      Share& other = shares_[(own + i) % count];
-      for (int64_t t = other.take_last(); t >= 0; t = other.take_last()) fn_(context_, t);
+      const size_t other = (own + i) % count;
+      for (int64_t t = hands_[other].take_last(); t >= 0; t = hands_[other].take_last()) run_task(other, t);
     }
     inside_task = false;
+  }
+
+  void run_task(size_t hand, int64_t number) {
+    fn_(context_, share_ == Share::kRun ? number : number * int64_t(hands_.size()) + int64_t(hand));
   }
 
   // Joins the call, unless it is over.
@@ -160,7 +168,8 @@ class Pool {
   std::condition_variable wake_, idle_;
   std::vector<std::thread> workers_;
   // What a call is; written while no worker is inside one.
-  std::vector<Share> shares_;  // one a thread
+  std::vector<Hand> hands_;  // one a thread
+  Share share_ = Share::kRun;
   void* context_ = nullptr;
   TaskFunction fn_ = nullptr;
   alignas(64) std::atomic<uint64_t> calls_{0};
@@ -182,14 +191,14 @@ void set_thread_count(int threads) {
   pool().resize(threads);
 }
 
-void run_tasks(int64_t tasks, void* context, TaskFunction fn) {
+void run_tasks(int64_t tasks, void* context, TaskFunction fn, Share share) {
   if (tasks <= 0) return;
   if (tasks == 1 || inside_task || pool().size() == 1) {
     for (int64_t t = 0; t < tasks; ++t) fn(context, t);
     return;
   }
   require(tasks <= kTasksMax, "run_tasks", "tasks: expected at most ", kTasksMax, ", got ", tasks);
-  pool().run(tasks, context, fn);
+  pool().run(tasks, context, fn, share);
 }
 
 }  // namespace nibble

@@ -24,11 +24,12 @@ TEST(ThreadPool, RunsEachTaskOnce) {
   for (int threads : {1, 2, 3, 16}) {
     const Threads set(threads);
     EXPECT_EQ(thread_count(), threads);
-    for (int64_t tasks : {0, 1, 2, 17, 1000}) {
-      std::vector<std::atomic<int>> count(static_cast<size_t>(tasks));
-      parallel_for(tasks, [&](int64_t task) { ++count[size_t(task)]; });
-      for (auto& c : count) EXPECT_EQ(c, 1);
-    }
+    for (Share share : {Share::kRun, Share::kDealt})
+      for (int64_t tasks : {0, 1, 2, 17, 1000}) {
+        std::vector<std::atomic<int>> count(static_cast<size_t>(tasks));
+        parallel_for(tasks, [&](int64_t task) { ++count[size_t(task)]; }, share);
+        for (auto& c : count) EXPECT_EQ(c, 1);
+      }
   }
 }
 

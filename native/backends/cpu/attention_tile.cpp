@@ -15,6 +15,7 @@ namespace nibble::cpu::NIBBLE_ISA {
 namespace {
 
 constexpr int64_t kRowsMax = 128;  // of a tile of queries
+constexpr int64_t kRises = (kTileRows + kWidth - 1) / kWidth * kWidth;  // a vector for each row of a product tile
 constexpr int64_t kHeadsMax = 16;  // that share a tile; 16 * kHeadSizeMax = kTileFloats
 
 int64_t tile_rows(int64_t padded) { return kTileFloats / padded < kRowsMax ? kTileFloats / padded : kRowsMax; }
@@ -109,8 +110,6 @@ class Tile {
       load_lanes<LANE>(a_.q, query_at(r), size_, s_.q + r * lanes_);
       s_.top[r] = kNothing;
     }
-    clear_rows(s_.o, rows_ * padded_);
-    clear_rows(s_.sum, rows_ * kWidth);
   }
 
   // Asks memory for the next `rows` rows of the block that is to come, values first: a few at a time between other work,
@@ -166,15 +165,40 @@ class Tile {
                    {s_.weights, kBlockMax, lanes_of(LANE, size_), false});
     ask(kBlockMax / 4);
     // [2] softmax
-    for (int64_t i = 0; i < rows; ++i) weigh(r + i, s_.weights + i * kBlockMax, vectors, from);
+    bool is_first = true;
+    for (int64_t i = r; i < r + rows; ++i) is_first = is_first && s_.top[i] == kNothing;
+    weigh(r, rows, vectors, from, is_first);
     // [3] mean of the values
     multiply<LANE>(rows, padded_ / kWidth, {s_.weights, kBlockMax, 1}, {s_.values, padded_},
-                   {s_.o + r * padded_, padded_, lanes_of(LANE, seen), true});
+                   {s_.o + r * padded_, padded_, lanes_of(LANE, seen), !is_first});
   }
 
-  // Scores to weights relative to the running maximum; what was summed before shrinks where it rises. Pairs of weights
-  // take the first half of their row.
-  void weigh(int64_t r, float* score, int64_t vectors, int64_t from) {
+  // Scores to weights relative to the running maximum; what was summed before shrinks where it rises. Step by step for all
+  // rows, so that none waits for another's chain of operations. Pairs of weights take the first half of their row.
+  void weigh(int64_t r, int64_t rows, int64_t vectors, int64_t from, bool is_first) {
+    Vec highest[kTileRows];
+    for (int64_t i = 0; i < rows; ++i) highest[i] = scale_row(r + i, s_.weights + i * kBlockMax, vectors, from);
+    float rise[kRises] = {};
+    for (int64_t i = 0; i < rows; ++i) {
+      const float top = max(highest[i]), old = s_.top[r + i];
+      if (top > old) s_.top[r + i] = top;
+      rise[i] = old - s_.top[r + i];
+    }
+    if (!is_first) shrink_rows(r, rows, rise);
+    for (int64_t i = 0; i < rows; ++i) {
+      float* const score = s_.weights + i * kBlockMax;
+      Vec sum = is_first ? Vec{} : load(s_.sum + (r + i) * kWidth);
+      for (int64_t v = 0; v < vectors; ++v) {
+        const Vec weight = exp(load(score + v * kWidth) - s_.top[r + i]);
+        store_weight(score, v, weight);
+        sum += weight;
+      }
+      store(s_.sum + (r + i) * kWidth, sum);
+    }
+  }
+
+  // The scores of a row, scaled and masked; the largest of each lane.
+  Vec scale_row(int64_t r, float* score, int64_t vectors, int64_t from) const {
     const Sight sight{from, position_of(r), a_.shape.window};
     const bool all = sight.all(vectors * kWidth);
     Vec highest = splat(kNothing);
@@ -184,21 +208,19 @@ class Tile {
       store(score + v * kWidth, x);
       highest = x > highest ? x : highest;
     }
-    const float top = max(highest);
-    Vec sum = load(s_.sum + r * kWidth);
-    if (top > s_.top[r]) {
-      const Vec shrink = exp(splat(s_.top[r] - top));
-      sum *= shrink;
-      float* o = s_.o + r * padded_;
-      for (int64_t c = 0; c < padded_; c += kWidth) store(o + c, load(o + c) * shrink);
-      s_.top[r] = top;
+    return highest;
+  }
+
+  // `rise`: what a row's maximum was, less what it is.
+  void shrink_rows(int64_t r, int64_t rows, const float* rise) {
+    float factor[kRises];
+    for (int64_t i = 0; i < rows; i += kWidth) store(factor + i, exp(load(rise + i)));
+    for (int64_t i = 0; i < rows; ++i) {
+      if (rise[i] == 0) continue;
+      float *const o = s_.o + (r + i) * padded_, *const sum = s_.sum + (r + i) * kWidth;
+      store(sum, load(sum) * splat(factor[i]));
+      for (int64_t c = 0; c < padded_; c += kWidth) store(o + c, load(o + c) * splat(factor[i]));
     }
-    for (int64_t v = 0; v < vectors; ++v) {
-      const Vec weight = exp(load(score + v * kWidth) - s_.top[r]);
-      store_weight(score, v, weight);
-      sum += weight;
-    }
-    store(s_.sum + r * kWidth, sum);
   }
 
   static void store_weight(float* row, int64_t v, Vec weight) {
@@ -249,7 +271,7 @@ void attend(const Attend& a, const QueryRun* runs, int64_t count) {
       if (a.q.dtype == DType::kBF16) return Tile<Lane::kPair>(a, task, scratch).run(next);
     }
     Tile<Lane::kFloat>(a, task, scratch).run(next);
-  });
+  }, a.pages == nullptr ? Share::kDealt : Share::kRun);
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

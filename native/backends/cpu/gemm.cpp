@@ -160,7 +160,7 @@ class Job {
   const PackedRows* packed_[kTermsMax];
 };
 
-// Runs tasks of several jobs side by side; counts: of each.
+// Runs tasks of several jobs side by side, those that take longest first; counts: of each.
 template <typename Body>
 void for_each_task(const int64_t* counts, int jobs, Body body) {
   int64_t all = 0;
@@ -169,7 +169,7 @@ void for_each_task(const int64_t* counts, int jobs, Body body) {
     int job = 0;
     for (; task >= counts[job]; ++job) task -= counts[job];
     body(job, task);
-  });
+  }, Share::kDealt);
 }
 
 void run_together(Few<Job, kTogetherMax>& jobs) {

@@ -29,8 +29,8 @@ struct Product {
   Result result;
 };
 
-// c = (c +) bias + sum of the terms, for products that need nothing of each other: one wait for the threads serves them
-// all. The order of all sums depends on m, n and the depths only, never on the number of threads.
+// c = (c +) bias + sum of the terms, for products that need nothing of each other, the largest first: one wait for the
+// threads serves them all. The order of all sums depends on m, n and the depths only, never on the number of threads.
 constexpr int kTogetherMax = 16;
 void gemm(const Product* products, int count);
 void gemm(const Term* terms, int count, const Result& result);

@@ -32,11 +32,7 @@ static inline Vec exp(Vec x) {
 }
 
 static inline float max(Vec v) {
-  float s[kWidth];
-  store(s, v);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) s[i] = s[i] < s[i + half] ? s[i + half] : s[i];
-  return s[0];
+  return fold(v, [](auto a, auto b) { return a < b ? b : a; });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

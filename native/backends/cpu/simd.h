@@ -67,12 +67,29 @@ static inline void ask_for(const void* p) {
   asm volatile("");
 }
 
-static inline float sum(Vec v) {
+// All lanes joined in one: the upper half with the lower one, then the same again.
+template <typename Join>
+static inline float fold(Vec v, Join join) {
+#if defined(__AVX512F__)
+  const __m256 half = join(_mm512_castps512_ps256((__m512)v), (__m256)_mm512_extractf64x4_pd((__m512d)v, 1));
+#elif defined(__AVX2__)
+  const __m256 half = (__m256)v;
+#endif
+#if defined(__AVX512F__) || defined(__AVX2__)
+  __m128 four = join(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  four = join(four, _mm_movehl_ps(four, four));
+  return join(four, _mm_shuffle_ps(four, four, 1))[0];
+#else
   float s[kWidth];
   store(s, v);
   for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) s[i] += s[i + half];
+    for (int i = 0; i < half; ++i) s[i] = join(s[i], s[i + half]);
   return s[0];
+#endif
+}
+
+static inline float sum(Vec v) {
+  return fold(v, [](auto a, auto b) { return a + b; });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA
