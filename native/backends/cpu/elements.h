@@ -22,7 +22,14 @@ static inline Vec load(const Bf16* p) {
   return (Vec)(widen(reinterpret_cast<const uint16_t*>(p)) << 16);
 }
 
-static inline void store(Bf16* p, Vec v) {
+#if defined(__AVX512BF16__)
+#define NIBBLE_BESIDE __attribute__((noinline, cold))
+#else
+#define NIBBLE_BESIDE inline
+#endif
+// A template, so that no file need use it.
+template <typename = void>
+NIBBLE_BESIDE void store_exactly(Bf16* p, Vec v) {
   const UVec bits = (UVec)v;
   const UVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const UVec quiet = (bits >> 16) | 0x40u;  // NaN stays NaN
@@ -32,6 +39,17 @@ static inline void store(Bf16* p, Vec v) {
 #else
   const HVec half = __builtin_convertvector(wide, HVec);
   memcpy(p, &half, sizeof half);
+#endif
+}
+
+static inline void store(Bf16* p, Vec v) {
+#if defined(__AVX512BF16__)
+  constexpr int kSubnormal = 0x20;  // numbers that the instruction takes for 0
+  if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, kSubnormal) != 0, 0)) return store_exactly(p, v);
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &half, sizeof half);
+#else
+  store_exactly(p, v);
 #endif
 }
 

@@ -3,6 +3,7 @@
 // is summed in the order of depth, whatever the tile's shape: neighbours do not change its bits.
 #pragma once
 
+#include "backends/cpu/elements.h"
 #include "backends/cpu/lane.h"
 #include "core/tensor.h"
 
@@ -177,9 +178,10 @@ static inline void pair_rows(const float* from, int64_t from_step, int64_t rows,
 }
 
 static inline void store_row(const float* in, int64_t count, const Tensor& t, int64_t start) {
-  if (t.dtype == DType::kF32) memcpy(t.f32() + start, in, size_t(count) * 4);
-  if (t.dtype == DType::kBF16)
-    for (int64_t i = 0; i < count; ++i) t.u16()[start + i] = float_to_bf16(in[i]);
+  with_type(t.dtype, [&](auto type) {
+    auto* const to = data_as<decltype(type)>(t) + start;
+    each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE { store(to + i, load(in + i, n), n); });
+  });
 }
 
 static inline void clear_rows(float* at, int64_t floats) {
