@@ -42,9 +42,13 @@ class BlockSum {
       const int64_t k0 = i * blocks.depth, depth = least(blocks.depth, term.depth - k0);
       const int64_t lanes = lanes_of(lane, depth);
       if (depth_ + lanes > kPassDepth) run(false);
-      float* const b = panel_ + depth_ * multiple(block_.columns, kTileColumns);
-      pack_columns(term.b, lane, block_.column, block_.columns, k0, depth, b);
-      pieces_[count_++] = {packed.at(i, packed_row), packed.pitch(), b, lanes, lane};
+      pieces_[count_] = {packed.at(i, packed_row), packed.pitch(), nullptr, lanes, lane};
+      if (!find_rows(term.b, k0, depth, pieces_[count_])) {
+        float* const b = panel_ + depth_ * multiple(block_.columns, kTileColumns);
+        pack_columns(term.b, lane, block_.column, block_.columns, k0, depth, b);
+        pieces_[count_].b = b;
+      }
+      ++count_;
       depth_ += lanes;
     }
     if (term.mask != nullptr) mask(*term.mask);
@@ -56,6 +60,19 @@ class BlockSum {
   }
 
  private:
+  // Where rows of B lie as a tile reads them, so few rows of A that packing B would cost more than its products.
+  bool find_rows(const Operand& b, int64_t k0, int64_t depth, Piece& piece) const {
+    const Matrix& m = b.matrix;
+    const bool is_bf16 = m.dtype == DType::kBF16;
+    if (b.along_k || !m.is_plain() || block_.rows > kRowsWithoutPacking || block_.columns % kTileColumns != 0) return false;
+    if (piece.lane == Lane::kPair ? depth % 2 != 0 : !is_bf16 && m.dtype != DType::kF32) return false;
+    piece.row_step = m.columns;
+    piece.is_bf16 = is_bf16;
+    piece.rows = static_cast<const uint8_t*>(m.data) + (k0 * m.columns + block_.column) * size_of(m.dtype);
+    return true;
+  }
+
+  static constexpr int64_t kRowsWithoutPacking = 32;
   static constexpr int kPiecesMax = kTermsMax + 2;  // blocks of a longer depth are more than half of kDepth
 
   void run(bool is_last) {

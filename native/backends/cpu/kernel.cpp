@@ -10,13 +10,47 @@ namespace {
 template <int ROWS, int VECS>
 using Sums = Vec[ROWS][VECS];
 
-template <Lane LANE, int ROWS, int VECS>
-NIBBLE_INLINE inline void add_products(Sums<ROWS, VECS>& sum, const float* a, int64_t a_pitch, const float* b,
-                                       int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec column[VECS];
+// Where B comes from: packed strips, or rows of its storage.
+template <int VECS>
+struct Strip {
+  const float* b;
+  NIBBLE_INLINE void next(Vec* column) {
 #pragma GCC unroll 2
     for (int v = 0; v < VECS; ++v) column[v] = load(b + v * kWidth);
+    b += kTileColumns;
+  }
+};
+
+constexpr int64_t kAheadRows = 16;  // short pieces far apart are no stream that the processor sees by itself
+
+template <typename T>
+struct Rows {
+  const T* at;
+  int64_t step;
+  NIBBLE_INLINE void next(Vec* column) {
+    __builtin_prefetch(at + kAheadRows * step);
+    column[0] = load(at);
+    column[1] = load(at + kWidth);
+    at += step;
+  }
+};
+
+struct RowsOfPairs {
+  const uint16_t* at;
+  int64_t step;
+  NIBBLE_INLINE void next(Vec* column) {
+    __builtin_prefetch(at + kAheadRows * step);
+    __builtin_prefetch(at + (kAheadRows + 1) * step);
+    interleave(at, at + step, column[0], column[1]);
+    at += 2 * step;
+  }
+};
+
+template <Lane LANE, int ROWS, int VECS, typename Source>
+NIBBLE_INLINE inline void add_products(Sums<ROWS, VECS>& sum, const float* a, int64_t a_pitch, Source b, int64_t depth) {
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec column[VECS];
+    b.next(column);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
       const Vec element = splat(a[r * a_pitch]);
@@ -24,8 +58,25 @@ NIBBLE_INLINE inline void add_products(Sums<ROWS, VECS>& sum, const float* a, in
       for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(element, column[v], sum[r][v]);
     }
     a += 1;
-    b += kTileColumns;
   }
+}
+
+template <int ROWS, int VECS>
+NIBBLE_INLINE inline void add_piece(Sums<ROWS, VECS>& sum, const Piece& p, int64_t row, int64_t column) {
+  const float* const a = p.a + row * p.a_pitch;
+  if constexpr (VECS == 2) {
+    const auto* const bf16 = static_cast<const Bf16*>(p.rows) + column;
+    if (p.b == nullptr && kMultipliesPairs && p.lane == Lane::kPair)
+      return add_products<Lane::kPair, ROWS, VECS>(sum, a, p.a_pitch, RowsOfPairs{&bf16->bits, p.row_step}, p.depth);
+    if (p.b == nullptr && p.is_bf16)
+      return add_products<Lane::kFloat, ROWS, VECS>(sum, a, p.a_pitch, Rows<Bf16>{bf16, p.row_step}, p.depth);
+    const auto* const floats = static_cast<const float*>(p.rows) + column;
+    if (p.b == nullptr)
+      return add_products<Lane::kFloat, ROWS, VECS>(sum, a, p.a_pitch, Rows<float>{floats, p.row_step}, p.depth);
+  }
+  const Strip<VECS> b{p.b + column * p.depth};
+  if (kMultipliesPairs && p.lane == Lane::kPair) add_products<Lane::kPair, ROWS, VECS>(sum, a, p.a_pitch, b, p.depth);
+  else add_products<Lane::kFloat, ROWS, VECS>(sum, a, p.a_pitch, b, p.depth);
 }
 
 template <typename T, int ROWS, int VECS>
@@ -62,11 +113,7 @@ void tile_product(const Piece* pieces, int count, int64_t row, int64_t column, c
     for (int v = 0; v < VECS; ++v)
       __builtin_prefetch(static_cast<char*>(out.c) + (at + r * out.pitch + v * kWidth) * bytes, 1);
   }
-  for (const Piece* p = pieces; p < pieces + count; ++p) {
-    const float *a = p->a + row * p->a_pitch, *b = p->b + column * p->depth;
-    if (kMultipliesPairs && p->lane == Lane::kPair) add_products<Lane::kPair, ROWS, VECS>(sum, a, p->a_pitch, b, p->depth);
-    else add_products<Lane::kFloat, ROWS, VECS>(sum, a, p->a_pitch, b, p->depth);
-  }
+  for (const Piece* p = pieces; p < pieces + count; ++p) add_piece<ROWS, VECS>(sum, *p, row, column);
   if (out.bias != nullptr) {
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {

@@ -21,9 +21,13 @@ constexpr int kTileRows = 6;
 struct Piece {
   const float* a;
   int64_t a_pitch;
-  const float* b;
+  const float* b;  // null: B is read where it lies
   int64_t depth;
   Lane lane;
+  // Storage rows of B that follow each other along the depth, whole tiles wide.
+  const void* rows = nullptr;
+  int64_t row_step = 0;  // elements
+  bool is_bf16 = false;  // else float32
 };
 
 // Where a block of C goes, and what is added to its sums.
