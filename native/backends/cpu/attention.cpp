@@ -66,7 +66,7 @@ class Pair {
     for (int64_t h = kv_ * group; h < (kv_ + 1) * group; ++h) {
       load_queries(h);
       for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
-      add_to_keys();
+      add_to_keys(h > kv_ * group);
       if (padded_ != size_) add_rows(s_.d_q, padded_, queries_.count, size_, out_.d_q + query_at(h, 0), heads_ * size_);
     }
     const int64_t at = key_at(0), step = a_.shape.kv_heads * size_;
@@ -96,8 +96,6 @@ class Pair {
     clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
     transpose(s_.rows, whole, lanes_, s_.keys_turned, block_);
     keys_deep_ = deep(s_.rows, lanes_, count, s_.keys);
-    clear_rows(s_.d_k, count * padded_);
-    clear_rows(s_.d_v, count * padded_);
   }
 
   // Rows of one head as the first operand, and as the second of products over queries.
@@ -179,16 +177,17 @@ class Pair {
   void pair_weights(int64_t, int64_t) {}
 #endif
 
-  void add_to_keys() {
+  // `add`: to what other heads of the group gave.
+  void add_to_keys(bool add) {
     const int64_t vectors = padded_ / kWidth, all = lanes_of(LANE, queries_.count);
     for (int64_t t = 0; t < keys_.count; t += kTileRows) {
       const int64_t rows = keys_.count - t < kTileRows ? keys_.count - t : kTileRows;
       // On the diagonal, the queries before key t do not see it.
       const int64_t first = queries_.row == keys_.row ? t / elements_of(LANE) : 0, at = first * kBlockMax + t;
       multiply<LANE>(rows, vectors, {s_.p + at, 1, kBlockMax}, {d_o_deep_ + first * padded_, padded_},
-                     {s_.d_v + t * padded_, padded_, all - first, true});
+                     {s_.d_v + t * padded_, padded_, all - first, add});
       multiply<LANE>(rows, vectors, {s_.d_s + at, 1, kBlockMax}, {q_deep_ + first * padded_, padded_},
-                     {s_.d_k + t * padded_, padded_, all - first, true});
+                     {s_.d_k + t * padded_, padded_, all - first, add});
     }
   }
 
