@@ -1,6 +1,13 @@
 // The backend in this process: an engine in a worker thread, folders on this machine. It knows no network; whoever makes
 // it says where the folder is that a text stands for.
-import { loadTokenizer, StreamDecoder, type TextTokenizer, type TrainRecipe, withFolders } from "#packages/data";
+import {
+  loadAdapterTokenizer,
+  loadTokenizer,
+  StreamDecoder,
+  type TextTokenizer,
+  type TrainRecipe,
+  withFolders,
+} from "#packages/data";
 import { defaultQuant, Engine, type EngineModel, type TrainEvent } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { describingFiles, openModelFolder } from "#packages/hub";
@@ -129,7 +136,8 @@ class EmbeddedModel implements Answerer {
     using folder = openModelFolder(modelDir);
     this.maxPositions = folder.config.maxPositionEmbeddings;
     this.isQuantized = folder.isQuantized;
-    this.tokenizer = tokenizerOf(modelDir, folder.config.vocabSize);
+    const own = options.adapter === null ? null : loadAdapterTokenizer(options.adapter);
+    this.tokenizer = own ?? tokenizerOf(modelDir, folder.config.vocabSize);
   }
 
   async open(tokens: number, signal: AbortSignal): Promise<EngineModel> {

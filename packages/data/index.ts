@@ -36,5 +36,11 @@ export {
 } from "./recipe-fields.ts";
 export type { FetchDataset } from "./sources/hub.ts";
 export { StreamDecoder } from "./stream-decoder.ts";
-export { type DecodeOptions, type EncodeOptions, loadTokenizer, TextTokenizer } from "./tokenizer.ts";
+export {
+  type DecodeOptions,
+  type EncodeOptions,
+  loadAdapterTokenizer,
+  loadTokenizer,
+  TextTokenizer,
+} from "./tokenizer.ts";
 export { splitRows, TrainingSet } from "./training-set.ts";

@@ -4,7 +4,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { NibbleError } from "#packages/errors";
-import { readChatTemplate, readObjectFile } from "#packages/hub";
+import { openAdapterFolder, readChatTemplate, readObjectFile } from "#packages/hub";
 import { ChatTemplate } from "./chat-template.ts";
 
 const op = "tokenizer";
@@ -130,4 +130,16 @@ export function loadTokenizer(folder: string, model?: { vocabSize: number }): Te
     throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { folder } });
   }
   return tokenizer;
+}
+
+/**
+ * The tokenizer of an adapter that has embeddings of its own: tokens may have been added with it, and its folder says their
+ * texts. Null for one without (the base's texts are its own), or without a tokenizer.json.
+ */
+export function loadAdapterTokenizer(folder: string): TextTokenizer | null {
+  using adapter = openAdapterFolder(folder);
+  const { saved, tokens } = adapter.extras;
+  if ((saved.size === 0 && tokens === null) || !existsSync(join(folder, "tokenizer.json"))) return null;
+  const rows = [...saved.values()].map((key) => adapter.file.info(key).shape[0] ?? 0);
+  return loadTokenizer(folder, rows.length === 0 ? undefined : { vocabSize: Math.max(...rows) });
 }

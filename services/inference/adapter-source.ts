@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { join } from "node:path";
 import { connect, downloadAdapter, resolveVersion } from "#packages/client";
+import { loadAdapterTokenizer, type TextTokenizer } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterFolder,
@@ -29,6 +30,8 @@ export interface LocalAdapter {
   baseDigest: string | null;
   /** That its matrices take in memory, as float32. */
   bytes: number;
+  /** Of one that has embeddings of its own, with the texts of tokens that were added; null: the base's. */
+  tokenizer: TextTokenizer | null;
 }
 
 export interface AdapterFetcher {
@@ -53,7 +56,14 @@ async function local(dir: string, version: string): Promise<LocalAdapter> {
   for (const name of [adapterConfigFileName, adapterWeightsFileName]) {
     for await (const bytes of createReadStream(join(dir, name))) hash.update(bytes);
   }
-  return { dir, version, content: hash.digest("hex"), baseDigest, bytes: bytesInMemory(folder) };
+  return {
+    dir,
+    version,
+    content: hash.digest("hex"),
+    baseDigest,
+    bytes: bytesInMemory(folder),
+    tokenizer: loadAdapterTokenizer(dir),
+  };
 }
 
 function bytesInMemory({ modules, extras, file }: AdapterFolder): number {

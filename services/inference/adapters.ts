@@ -1,5 +1,6 @@
 // The adapters over a loaded base: in memory or on disk, by id. Loading, giving up memory for others, unloading and
 // replacing while requests run. What a request holds stays until it has ended. It knows no transport.
+import type { TextTokenizer } from "#packages/data";
 import type { AdapterInfo } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { orAborted } from "#packages/rpc";
@@ -37,6 +38,8 @@ export interface LoadAdapterOptions {
 
 /** An adapter that a request uses until `release`. */
 export interface HeldAdapter {
+  /** Null: the base's. */
+  tokenizer: TextTokenizer | null;
   engineId: string;
   release(): void;
 }
@@ -201,7 +204,7 @@ export class Adapters {
           if (served.engineId === null) await this.#bring(served, signal);
         });
       }
-      return { engineId: served.engineId!, release };
+      return { engineId: served.engineId!, tokenizer: served.source.tokenizer, release };
     } catch (thrown) {
       release();
       throw thrown;

@@ -2,6 +2,7 @@
 import type { ChatRequest, GenerateRequest } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
 import type { TokenizeRequest } from "#gen/nibble/inference/v1/scoring_pb.ts";
+import type { TextTokenizer } from "#packages/data";
 import { type CallContext, type Handlers, parseName } from "#packages/rpc";
 import { answers } from "./answers.ts";
 import { decodeMessages, decodeSampling, decodeScoreText, decodeTools, encodeEvent, encodeScore } from "./encode.ts";
@@ -25,13 +26,13 @@ export async function* holding<T>(
   { adapters, requests }: Served,
   id: string | null,
   signal: AbortSignal,
-  events: (engineId: string | null) => AsyncIterable<T>,
+  events: (engineId: string | null, tokenizer: TextTokenizer | null) => AsyncIterable<T>,
 ): AsyncGenerator<T> {
   const ended = requests.begin(id ?? "");
   try {
     const held = id === null ? null : await adapters.hold(id, signal);
     try {
-      yield* events(held?.engineId ?? null);
+      yield* events(held?.engineId ?? null, held?.tokenizer ?? null);
     } finally {
       held?.release();
     }
@@ -58,7 +59,9 @@ export function answerHandlers(
     const { n, ...sampling } = decodeSampling(asked.sampling);
     const request = { ...sampling, prompt, wantLogits, wantLogprobs, caller: callerOf(context) };
     const start = (until: AbortSignal) =>
-      holding(served, id, until, (adapterId) => answers(served.model, { ...request, adapterId }, n, until));
+      holding(served, id, until, (adapterId, tokenizer) =>
+        answers(served.model, { ...request, adapterId, tokenizer }, n, until),
+      );
     const events = asked.requestId === "" ? start(signal) : resumable.begin(asked.requestId, start, signal);
     for await (const event of events) yield encodeEvent(event);
   }

@@ -10,6 +10,8 @@ import { type ToolCall, ToolCallReader } from "./tool-calls.ts";
 export interface AnswerRequest {
   /** Null: the base alone. */
   adapterId: string | null;
+  /** The adapter's own; null or none: the model's. */
+  tokenizer?: TextTokenizer | null;
   prompt: Prompt;
   maxNewTokens: number;
   sampling: SamplingOptions;
@@ -101,12 +103,13 @@ export async function* answer(
   request: AnswerRequest,
   signal: AbortSignal,
 ): AsyncGenerator<AnswerEvent> {
-  const { engineModel, tokenizer, contextLength } = model;
+  const { engineModel, contextLength } = model;
+  const tokenizer = request.tokenizer ?? model.tokenizer;
   const inputIds = encodePrompt(request.prompt, tokenizer);
   if (inputIds.length >= contextLength) {
     refuse("INVALID_ARGUMENT", `prompt: expected fewer than ${contextLength} tokens, got ${inputIds.length}`);
   }
-  const { prompt, stops, ...asked } = request;
+  const { prompt, stops, tokenizer: _, ...asked } = request;
   const maxNewTokens = Math.min(request.maxNewTokens, contextLength - inputIds.length);
   const writer = new Writer(tokenizer, stops, "tools" in prompt && prompt.tools.length > 0);
   const ready: AnswerToken[] = [];

@@ -17,7 +17,7 @@ import { loadTokenizer } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { digestOfModel, openModelFolder } from "#packages/hub";
 import { copyOfGolden, goldenPath, temporaryFolder } from "../../test/support/folders.ts";
-import { adapterOfBase, longModel } from "../../test/support/models.ts";
+import { adapterOfBase, adapterWithTokens, longModel } from "../../test/support/models.ts";
 import { silent, startService, until } from "../../test/support/services.ts";
 import { type Config, readConfig } from "./config.ts";
 import { openInference } from "./setup.ts";
@@ -336,4 +336,16 @@ test("a stop lets short answers end and cancels long ones", async (t) => {
   const { clients, stop } = await start(t, endless(t));
   const running = await begin(clients);
   await Promise.all([stop(), assert.rejects(running.rest, { code: "UNAVAILABLE" })]);
+});
+
+test("the text of a token that an adapter added is read by the adapter's own tokenizer", async (t) => {
+  const { clients } = await start(t, { modelDir: goldenPath("llama_untied") });
+  const source = { case: "adapterDir" as const, value: adapterWithTokens(t) };
+  await clients.inference.loadAdapter({ adapterId: "grown", source });
+  const asked = async (adapter: string) => {
+    const input = { case: "prompt" as const, value: "<three>" };
+    const { completion } = await ask(clients, { input, adapter, sampling: { maxNewTokens: 1 } });
+    return completion.usage?.promptTokens ?? 0;
+  };
+  assert.deepEqual([await asked("loadedAdapters/grown"), (await asked("")) > 4], [2, true]);
 });

@@ -166,8 +166,8 @@ async function infer(serving: Serving, request: ModelInferRequest, context: Call
   const common = { ...sampling, wantLogits: false, wantLogprobs: false, caller: callerOf(context) };
   const { signal } = context;
   const one = async (text: string): Promise<Whole> => {
-    const events = holding(served, id, signal, (adapterId) =>
-      answer(served.model, { ...common, adapterId, prompt: { text } }, signal),
+    const events = holding(served, id, signal, (adapterId, tokenizer) =>
+      answer(served.model, { ...common, adapterId, tokenizer, prompt: { text } }, signal),
     );
     let whole = "";
     for await (const event of events) {

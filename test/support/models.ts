@@ -1,5 +1,5 @@
 // Model folders that tests make from the golden ones.
-import { readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import {
@@ -58,4 +58,19 @@ export function adapterOfBase(t: TestContext, baseDigest: string | null): string
   });
   golden.close();
   return out;
+}
+
+/** golden peft/resized, which added three tokens to the 512 of llama_untied, with a tokenizer that has their texts. */
+export function adapterWithTokens(t: TestContext): string {
+  const folder = join(temporaryFolder(t), "adapter");
+  cpSync(goldenPath("peft", "resized"), folder, { recursive: true });
+  const file = join(goldenPath("llama_untied"), "tokenizer.json");
+  const tokenizer = JSON.parse(readFileSync(file, "utf8")) as { added_tokens: object[] };
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: false };
+  for (const [i, content] of ["<one>", "<two>", "<three>"].entries()) {
+    tokenizer.added_tokens.push({ id: 512 + i, content, ...flags });
+  }
+  writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
+  cpSync(join(goldenPath("llama_untied"), "tokenizer_config.json"), join(folder, "tokenizer_config.json"));
+  return folder;
 }
