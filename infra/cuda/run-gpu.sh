@@ -70,7 +70,7 @@ if wants sanitizer; then
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
   [ -n "$sanitizer" ] || note "compute-sanitizer is not installed: not run"
   # The large cases take too long there; what they add is more of the same.
-  filter="Cuda.*:Linear.LoraAdd*:Rope.LikeReference:Embedding.LikeReference:CrossEntropy.LikeReference:AttentionBackends.*"
+  filter="Cuda*:Attention*:Linear.LoraAdd*:Rope.LikeReference:Embedding.LikeReference:CrossEntropy.LikeReference:AttentionBackends.*"
   for tool in memcheck racecheck synccheck; do
     [ -n "$sanitizer" ] && [ "$(left)" -gt 12 ] || continue
     (cd "$work" && timeout $(($(left) - 5)) "$sanitizer" --tool "$tool" --error-exitcode 9 ./nibble_test --gtest_brief=1 \
