@@ -23,18 +23,6 @@ struct FewRows {
   WeightView w;
 };
 
-// What decoding takes, in shared memory.
-struct Tables {
-  float value[16], nested[256];
-};
-
-__device__ void share_tables(const WeightView& w, Tables* t) {
-  if (!w.quantized) return;
-  if (threadIdx.x < 16) t->value[threadIdx.x] = w.value[threadIdx.x];
-  for (int i = int(threadIdx.x); w.nested_map != nullptr && i < 256; i += int(blockDim.x)) t->nested[i] = w.nested_map[i];
-  __syncthreads();
-}
-
 template <typename T>
 __device__ inline void load_part(const T* from, float* to) {
   struct alignas(16) Part {
@@ -47,7 +35,7 @@ __device__ inline void load_part(const T* from, float* to) {
 
 // kPart elements from flat index `e` on.
 template <bool kQuantized>
-__device__ inline void load_weights(const WeightView& w, const Tables& t, uint32_t codes, float constant, int64_t e,
+__device__ inline void load_weights(const WeightView& w, const CodeTables& t, uint32_t codes, float constant, int64_t e,
                                     float* to) {
   if constexpr (!kQuantized) {
     if (w.dtype == DType::kF32) {
@@ -60,7 +48,7 @@ __device__ inline void load_weights(const WeightView& w, const Tables& t, uint32
   } else {
     NIBBLE_UNROLL
     for (int k = 0; k < kPart; k += 2) {
-      // The even one is in the high nibble.
+      // As decode_pairs() has them.
       const float even = t.value[(codes >> (4 * k + 4)) & 15] * constant, odd = t.value[(codes >> (4 * k)) & 15] * constant;
       if (w.dtype == DType::kBF16) {
         const uint32_t pair = pack_bf16(even, odd);
@@ -74,16 +62,13 @@ __device__ inline void load_weights(const WeightView& w, const Tables& t, uint32
   }
 }
 
-__device__ inline float constant_of(const WeightView& w, const Tables& t, int64_t block) {
-  if (w.nested_absmax == nullptr) return static_cast<const float*>(w.absmax)[block];
-  const uint8_t code = static_cast<const uint8_t*>(w.absmax)[block];
-  return nested_constant(t.nested, code, w.nested_absmax[block / kBlock8], w.nested_offset);
-}
-
 template <typename T, int kRows, bool kQuantized>
 __global__ void __launch_bounds__(kWarps* kWarpThreads) few_rows_kernel(FewRows a) {
-  __shared__ Tables tables;
-  share_tables(a.w, &tables);
+  __shared__ CodeTables tables;
+  if constexpr (kQuantized) {
+    share_tables(a.w, &tables);
+    __syncthreads();
+  }
   const int lane = int(threadIdx.x) % kWarpThreads;
   const int64_t first = (int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarpThreads) * kOutputs, in = a.w.in;
   if (first >= a.w.out) return;
@@ -97,7 +82,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads) few_rows_kernel(FewRows 
       for (int o = 0; o < kOutputs; ++o) {
         const int64_t e = least(first + o, a.w.out - 1) * in + i;  // past the last output: the last again, not stored
         codes[o] = *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.w.data) + e / 2);
-        constant[o] = constant_of(a.w, tables, e >> a.w.block_shift);
+        constant[o] = constant_of(a.w, tables, fetch_constant(a.w, e >> a.w.block_shift));
       }
     }
     NIBBLE_UNROLL

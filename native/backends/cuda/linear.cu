@@ -21,32 +21,27 @@ Operand dropped(const Tensor& x, Operand o, const Dropout& dropout) {
   return rounded(o, x.dtype);
 }
 
-constexpr Operand kWeight{.is_weight = true}, kWeightTransposed{.is_weight = true, .transposed = true};
-
-// d_h[n,r] = scaling * d_y[n,:] . B[:,r]
-void grad_h(const LinearBackwardArgs& a, float* d_h, const WeightView& w) {
-  const int64_t rank = a.b.dim(1);
+// d_h[n,r] = scaling * d_y[n,:] . B[:,r], as an operand holds it
+void grad_h(const LinearBackwardArgs& a, const Tensor& d_h, const WeightView& w) {
   multiply({.term = {{.a = rows_of(a.d_y), .b = rounded(columns_of(a.b), a.d_y.dtype, a.scaling), .depth = w.out}},
-            .m = a.d_y.dim(0), .n = rank, .c = d_h}, w);
+            .m = d_h.dim(0), .n = d_h.dim(1), .c = d_h.data, .c_dtype = d_h.dtype}, w);
 }
 
-void backward_input(const LinearBackwardArgs& a, const Operand& d_h, const WeightView& w) {
+void backward_input(const LinearBackwardArgs& a, const Tensor& d_h, const WeightView& w) {
   Product p{.term = {{.a = rows_of(a.d_y), .b = kWeightTransposed, .depth = w.out}}, .m = a.d_y.dim(0), .n = w.in,
             .c = a.d_x.data, .c_dtype = a.d_x.dtype, .accumulate = a.accumulate_dx};
   if (a.a) {
     p.terms = 2;
-    p.term[1] = {.a = d_h, .b = rounded(columns_of(a.a), a.d_y.dtype), .depth = a.a.dim(0), .mask = a.dropout};
+    p.term[1] = {.a = rows_of(d_h), .b = rounded(columns_of(a.a), a.d_y.dtype), .depth = d_h.dim(1)};
+    p.mask = a.dropout;
   }
   multiply(p, w);
 }
 
-void backward_adapter(const LinearBackwardArgs& a, const Operand& d_h, const WeightView& w) {
+void backward_adapter(const LinearBackwardArgs& a, const Tensor& d_h, const WeightView& w) {
   const int64_t rows = a.d_y.dim(0), rank = a.a.dim(0);
   if (a.d_a) {
-    Operand by_rank = d_h;
-    by_rank.row_stride = 1;
-    by_rank.depth_stride = rank;
-    multiply({.term = {{.a = by_rank, .b = dropped(a.x, columns_of(a.x), a.dropout), .depth = rows}}, .m = rank,
+    multiply({.term = {{.a = columns_of(d_h), .b = dropped(a.x, columns_of(a.x), a.dropout), .depth = rows}}, .m = rank,
               .n = w.in, .c = a.d_a.data, .accumulate = true}, w);
   }
   if (a.d_b) {
@@ -97,9 +92,9 @@ void linear_backward(const LinearBackwardArgs& a) {
   const WeightView w = view_of(a.w);
   const int64_t rows = a.d_y.dim(0), rank = a.a ? a.a.dim(0) : 0;
   const Workspace<float> space(rows * rank);
-  Operand d_h{.data = space.data(), .row_stride = rank};
-  d_h = rounded(d_h, a.d_y.dtype);
-  if (a.a && (a.d_x || a.d_a)) grad_h(a, space.data(), w);
+  Tensor d_h{.dtype = a.d_y.dtype, .device = Device::kCuda, .rank = 2, .shape = {rows, rank}};
+  d_h.data = space.data();
+  if (a.a && (a.d_x || a.d_a)) grad_h(a, d_h, w);
   if (a.d_x) backward_input(a, d_h, w);
   if (a.a) backward_adapter(a, d_h, w);
   if (a.d_w) {

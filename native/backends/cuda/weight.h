@@ -33,6 +33,44 @@ struct WeightView {
   }
 };
 
+// What decoding takes, in shared memory. Values of codes lie in 16 banks of their own, so lanes do not wait for each other.
+struct CodeTables {
+  float value[16], nested[256];
+};
+
+// By all threads of a block, which then needs a barrier.
+__device__ inline void share_tables(const WeightView& w, CodeTables* t) {
+  if (threadIdx.x < 16) t->value[threadIdx.x] = w.value[threadIdx.x];
+  for (int i = int(threadIdx.x); w.nested_map != nullptr && i < 256; i += int(blockDim.x)) t->nested[i] = w.nested_map[i];
+}
+
+// A block's constant as it lies in memory: what is loaded early and made a number late.
+struct RawConstant {
+  float single;  // or
+  uint8_t code;
+  float nested_absmax;
+  bool is_given;
+};
+
+__device__ inline RawConstant fetch_constant(const WeightView& w, int64_t block) {
+  if (w.nested_absmax == nullptr) return {.single = static_cast<const float*>(w.absmax)[block], .is_given = true};
+  return {.code = static_cast<const uint8_t*>(w.absmax)[block], .nested_absmax = w.nested_absmax[block / kBlock8],
+          .is_given = true};
+}
+
+__device__ inline float constant_of(const WeightView& w, const CodeTables& t, const RawConstant& raw) {
+  if (w.nested_absmax == nullptr) return raw.single;
+  return nested_constant(t.nested, raw.code, raw.nested_absmax, w.nested_offset);
+}
+
+// 8 codes as bfloat16; the first is in the high half of the first byte.
+__device__ inline uint4 decode_pairs(uint32_t codes, float constant, const float* value) {
+  const auto pair = [&](int k) {
+    return pack_bf16(value[(codes >> (4 * k + 4)) & 15] * constant, value[(codes >> (4 * k)) & 15] * constant);
+  };
+  return make_uint4(pair(0), pair(2), pair(4), pair(6));
+}
+
 inline WeightView view_of(const Weight& w) {
   WeightView v{.out = w.out, .in = w.in, .data = w.data.data, .quantized = w.quantized,
                .dtype = w.quantized ? w.dtype : w.data.dtype};

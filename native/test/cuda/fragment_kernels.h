@@ -1,4 +1,4 @@
-// Kernels of one warp for cuda_fragments_test.cpp: what the matrix instructions and copies do, nothing around them.
+// Kernels of one warp for fragments_test.cpp: what the matrix instructions and copies do, nothing around them.
 #pragma once
 
 #include "core/tensor.h"

@@ -22,6 +22,7 @@
 #define __shared__ static
 #define __restrict__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) alignas(n)
 
 namespace nibble::cuda {
