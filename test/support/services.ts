@@ -30,7 +30,11 @@ export async function startService(t: TestContext, setup: ServiceSetup): Promise
   return { server, clients, stop };
 }
 
-/** Resolves once the check holds; the test's own time limit ends a wait that is in vain. */
+/** Resolves once the check holds. @throws after two minutes in vain. */
 export async function until(check: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await check())) await new Promise((resolve) => setTimeout(resolve, 5));
+  const giveUp = performance.now() + 120_000;
+  while (!(await check())) {
+    if (performance.now() > giveUp) throw new Error(`waited two minutes for ${check}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
 }

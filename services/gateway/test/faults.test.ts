@@ -90,7 +90,7 @@ describe("callers", () => {
   test("of a thousand connections that are dropped nothing is left, and the next request is answered", async (t) => {
     const { url, inference } = await startAll(t, longModel(t, 4096));
     const port = Number(new URL(url).port);
-    const body = JSON.stringify({ model: "base", prompt: "one", max_tokens: 4000, ignore_eos: true, stream: true });
+    const body = JSON.stringify({ model: "base", prompt: "one", max_tokens: 12_000, ignore_eos: true, stream: true });
     const head = `POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: ${body.length}\r\n\r\n`;
     // Some say nothing, some stop in the head or the body, some have asked in earnest.
     const beginnings = ["", "GET /v1/mod", head + body.slice(0, 9), head + body];
@@ -201,11 +201,11 @@ describe("callers", () => {
     const stalled = dial({ host: "127.0.0.1", port: Number(new URL(gateway.url).port) });
     stalled.on("error", () => {});
     stalled.pause();
-    const body = JSON.stringify({ model: "base", prompt: "one", max_tokens: 4000, ignore_eos: true, stream: true });
+    const body = JSON.stringify({ model: "base", prompt: "one", max_tokens: 12_000, ignore_eos: true, stream: true });
     stalled.write(`POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     const ask = (more: object) => post(gateway.url, "/v1/completions", { ...short, model: "base", ...more });
     assert.equal((await ask({})).status, 200);
-    const last = ask({ max_tokens: 300, ignore_eos: true });
+    const last = ask({ max_tokens: 1500, ignore_eos: true });
     using grpc = connect({ endpoints: { inference: gateway.inference.address } });
     await until(async () => (await grpc.inference.getServingStats({})).requestsRunning > 1);
     const stopped = gateway.stop(60_000);
