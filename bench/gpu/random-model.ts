@@ -4,7 +4,7 @@ import { convert, cuda, type Device, normalFill, Tensor, type Weight } from "#na
 import { type LlamaConfig, type LlamaLinear, llamaLinearShape } from "#packages/hub";
 import type { LinearLayer, NormLayer } from "../../packages/engine/layers.ts";
 import { denseWeight } from "../../packages/engine/model-load.ts";
-import type { LlamaBlock, LlamaModel } from "../../packages/engine/models/llama.ts";
+import { type LayerMaker, type LlamaModel, makeBlock } from "../../packages/engine/models/llama.ts";
 import { defaultQuant, quantizeMatrix } from "../../packages/engine/quantize-tensor.ts";
 import { ropeTables } from "../../packages/engine/rope.ts";
 
@@ -22,7 +22,7 @@ export function finish(device: Device): void {
   if (device === "cuda") cuda.synchronize();
 }
 
-class Maker {
+class RandomMaker implements LayerMaker {
   private readonly config: LlamaConfig;
   private readonly options: RandomModelOptions;
   private stream = 0;
@@ -64,31 +64,16 @@ class Maker {
     const weight = Tensor.fromFloat32(ones, [ones.length], { device: this.options.device, kind: "weights" });
     return { weight, eps: this.config.rmsNormEps, trained: null };
   }
-
-  block(layer: number): LlamaBlock {
-    const at = `model.layers.${layer}`;
-    return {
-      inputNorm: this.norm(),
-      q: this.linear(at, "self_attn.q_proj"),
-      k: this.linear(at, "self_attn.k_proj"),
-      v: this.linear(at, "self_attn.v_proj"),
-      o: this.linear(at, "self_attn.o_proj"),
-      postNorm: this.norm(),
-      gate: this.linear(at, "mlp.gate_proj"),
-      up: this.linear(at, "mlp.up_proj"),
-      down: this.linear(at, "mlp.down_proj"),
-    };
-  }
 }
 
 /** freeModel frees it. */
 export function randomModel(config: LlamaConfig, options: RandomModelOptions): LlamaModel {
   const { vocabSize, hiddenSize, layerCount, rope, headDim } = config;
-  const maker = new Maker(config, options);
+  const maker = new RandomMaker(config, options);
   const embed = maker.matrix(vocabSize, hiddenSize, "weights");
   // The largest tensors first, as long as there is room to draw them in float32.
   const head = denseWeight(maker.matrix(vocabSize, hiddenSize, "weights"));
-  const blocks = Array.from({ length: layerCount }, (_, i) => maker.block(i));
+  const blocks = Array.from({ length: layerCount }, (_, i) => makeBlock(i, maker));
   return {
     config,
     embed,

@@ -4,11 +4,10 @@
 
 import { codeValues, type Device, freeOnThrow, type Tensor, type Weight } from "#native";
 import { NibbleError } from "#packages/errors";
-import type { ModelFolder, ModelHasher, StoredQuantState, TensorToWrite } from "#packages/hub";
+import type { LlamaLinear, ModelFolder, ModelHasher, StoredQuantState, TensorToWrite } from "#packages/hub";
 import { asFloat32 } from "./dense.ts";
 import type { LinearLayer, NormLayer } from "./layers.ts";
-import type { LlamaBlock, LlamaModel } from "./models/llama.ts";
-import { linearsOf } from "./models/llama.ts";
+import { type LayerMaker, type LlamaModel, linearsOf, makeBlock } from "./models/llama.ts";
 import {
   defaultQuant,
   freeWeight,
@@ -79,7 +78,7 @@ function checkTable(folder: ModelFolder, name: string, expected: Float32Array): 
   throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
 }
 
-class Loader {
+class Loader implements LayerMaker {
   private readonly folder: ModelFolder;
   private readonly options: LoadOptions;
   private readonly reader: WeightReader;
@@ -99,7 +98,8 @@ class Loader {
     return float32 ? asFloat32(t, "weights") : t;
   }
 
-  linear(name: string): LinearLayer {
+  linear(block: string, module: LlamaLinear): LinearLayer {
+    const name = `${block}.${module}`;
     this.options.signal?.throwIfAborted();
     const biasName = `${name}.bias`;
     const bias = this.folder.tensors.has(biasName) ? this.plain(biasName, true) : null;
@@ -136,21 +136,6 @@ class Loader {
     const weight = this.plain(`${name}.weight`, true);
     return { weight, eps: this.folder.config.rmsNormEps, trained: null };
   }
-
-  block(layer: number): LlamaBlock {
-    const at = `model.layers.${layer}`;
-    return {
-      inputNorm: this.norm(`${at}.input_layernorm`),
-      q: this.linear(`${at}.self_attn.q_proj`),
-      k: this.linear(`${at}.self_attn.k_proj`),
-      v: this.linear(`${at}.self_attn.v_proj`),
-      o: this.linear(`${at}.self_attn.o_proj`),
-      postNorm: this.norm(`${at}.post_attention_layernorm`),
-      gate: this.linear(`${at}.mlp.gate_proj`),
-      up: this.linear(`${at}.mlp.up_proj`),
-      down: this.linear(`${at}.mlp.down_proj`),
-    };
-  }
 }
 
 export function denseWeight(data: Tensor): Weight {
@@ -169,7 +154,7 @@ function load(folder: ModelFolder, options: LoadOptions): LlamaModel {
   using reader = new WeightReader(folder, device, { mapped: !float32 });
   const loader = new Loader(folder, options, reader);
   const embed = loader.plain("model.embed_tokens.weight", float32);
-  const blocks = Array.from({ length: config.layerCount }, (_, i) => loader.block(i));
+  const blocks = Array.from({ length: config.layerCount }, (_, i) => makeBlock(i, loader));
   const headData = config.tieWordEmbeddings ? embed : loader.plain("lm_head.weight", float32);
   return {
     config,

@@ -4,7 +4,7 @@ import { type DType, dynamicMap, Tensor, type Weight } from "#native";
 import { type LlamaConfig, type LlamaLinear, llamaLinearShape } from "#packages/hub";
 import type { LinearLayer, NormLayer } from "./layers.ts";
 import { denseWeight } from "./model-load.ts";
-import type { LlamaBlock, LlamaModel } from "./models/llama.ts";
+import { type LayerMaker, type LlamaModel, makeBlock } from "./models/llama.ts";
 import { nestedBlock, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
 import { ropeTables } from "./rope.ts";
 
@@ -28,7 +28,7 @@ export interface ShapeOptions {
 const device = "meta";
 const weights = { device, kind: "weights" } as const;
 
-class ShapeLoader {
+class ShapeLoader implements LayerMaker {
   private readonly config: LlamaConfig;
   private readonly options: ShapeOptions;
 
@@ -85,21 +85,6 @@ class ShapeLoader {
   norm(): NormLayer {
     return { weight: this.plain([this.config.hiddenSize], true), eps: this.config.rmsNormEps, trained: null };
   }
-
-  block(layer: number): LlamaBlock {
-    const at = `model.layers.${layer}`;
-    return {
-      inputNorm: this.norm(),
-      q: this.linear(at, "self_attn.q_proj"),
-      k: this.linear(at, "self_attn.k_proj"),
-      v: this.linear(at, "self_attn.v_proj"),
-      o: this.linear(at, "self_attn.o_proj"),
-      postNorm: this.norm(),
-      gate: this.linear(at, "mlp.gate_proj"),
-      up: this.linear(at, "mlp.up_proj"),
-      down: this.linear(at, "mlp.down_proj"),
-    };
-  }
 }
 
 /** In the order of loadModel, so that what loading takes for a while is counted too. The caller frees the model. */
@@ -107,7 +92,7 @@ export function shapeModel(config: LlamaConfig, options: ShapeOptions): LlamaMod
   const { vocabSize, hiddenSize, layerCount, tieWordEmbeddings, rope, headDim } = config;
   const loader = new ShapeLoader(config, options);
   const embed = loader.plain([vocabSize, hiddenSize], options.float32);
-  const blocks = Array.from({ length: layerCount }, (_, i) => loader.block(i));
+  const blocks = Array.from({ length: layerCount }, (_, i) => makeBlock(i, loader));
   const headData = tieWordEmbeddings ? embed : loader.plain([vocabSize, hiddenSize], options.float32);
   return {
     config,

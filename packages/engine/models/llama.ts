@@ -1,7 +1,7 @@
 // A Llama-family model as a page of calls: pre-norm blocks of grouped-query attention with rope and a
 // SwiGLU feed-forward layer. Weights may be dense or 4-bit; LoRA rides on any linear layer.
 import type { AttentionShape, Tensor } from "#native";
-import type { LlamaConfig } from "#packages/hub";
+import type { LlamaConfig, LlamaLinear } from "#packages/hub";
 import type { DeviceBatch } from "../batch.ts";
 import type { LinearLayer, NormLayer } from "../layers.ts";
 import { addInPlace, addNorm, attention, embedding, linears, norm, type RopeTables, rope, swiglu } from "../ops.ts";
@@ -30,6 +30,28 @@ export interface LlamaModel {
   /** [V, C]; shares the embedding's memory when tied. */
   head: LinearLayer;
   tables: RopeTables;
+}
+
+/** Makes layers by where they are in a checkpoint, as "model.layers.0" and "self_attn.q_proj". */
+export interface LayerMaker {
+  linear(block: string, module: LlamaLinear): LinearLayer;
+  norm(name: string): NormLayer;
+}
+
+/** A block's layers, made in the order of what a step does with them. */
+export function makeBlock(index: number, maker: LayerMaker): LlamaBlock {
+  const at = `model.layers.${index}`;
+  return {
+    inputNorm: maker.norm(`${at}.input_layernorm`),
+    q: maker.linear(at, "self_attn.q_proj"),
+    k: maker.linear(at, "self_attn.k_proj"),
+    v: maker.linear(at, "self_attn.v_proj"),
+    o: maker.linear(at, "self_attn.o_proj"),
+    postNorm: maker.norm(`${at}.post_attention_layernorm`),
+    gate: maker.linear(at, "mlp.gate_proj"),
+    up: maker.linear(at, "mlp.up_proj"),
+    down: maker.linear(at, "mlp.down_proj"),
+  };
 }
 
 export const linearsOf = (block: LlamaBlock): LinearLayer[] => {
