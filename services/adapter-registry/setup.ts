@@ -3,6 +3,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Logger } from "pino";
 import { hubUrlFileName, replaceFile } from "#packages/hub";
+import { Turns } from "#packages/jobs";
 import type { ServiceSetup } from "#packages/rpc";
 import { openDatabase, sqliteDialect } from "#packages/sql";
 import { Aliases } from "./aliases.ts";
@@ -14,7 +15,6 @@ import { SqlHubStore } from "./hub/sql-store.ts";
 import { migrations, type Tables } from "./schema.ts";
 import { registryService } from "./service.ts";
 import { SqlStore } from "./sql-store.ts";
-import { Turns } from "./turns.ts";
 import { Versions } from "./versions.ts";
 
 export interface Surroundings {

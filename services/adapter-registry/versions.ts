@@ -1,12 +1,12 @@
 // Versions of adapters: made whole or not at all, listed, removed. It knows neither gRPC nor SQL.
 import { NibbleError } from "#packages/errors";
 import { openAdapterFolder } from "#packages/hub";
+import type { Turns } from "#packages/jobs";
 import type { BlobFolder, Staging } from "./blobs.ts";
 import { adapterName, notFound, versionName } from "./names.ts";
 import { type Page, type PageRequest, readPage } from "./paging.ts";
 import type { AdapterRecord, Store, VersionDraft, VersionRecord } from "./store.ts";
 import { checkEtag, checkSameRequest } from "./store.ts";
-import type { Turns } from "./turns.ts";
 import { checkHeader, draftOf, receiveFiles, receiveHeader, type UploadHeader, type UploadPart } from "./upload.ts";
 
 export interface VersionLimits {

@@ -3,6 +3,7 @@
 import type { TextTokenizer } from "#packages/data";
 import type { AdapterInfo } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
+import { Turns } from "#packages/jobs";
 import { orAborted } from "#packages/rpc";
 import { type AdapterFetcher, type AdapterSource, type LocalAdapter, refuseOtherBase } from "./adapter-source.ts";
 import type { LoadedModel } from "./model.ts";
@@ -56,7 +57,7 @@ export class Adapters {
   readonly #parts: AdapterParts;
   readonly #known = new Map<string, ServedAdapter>();
   /** What comes into memory and what leaves it takes turns, so that the budget is one sum. */
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   #loads = 0;
 
   constructor(parts: AdapterParts) {
@@ -75,12 +76,6 @@ export class Adapters {
     return [...this.#known.values()].filter(({ engineId }) => engineId !== null);
   }
 
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const mine = this.#turn.then(work);
-    this.#turn = mine.catch(() => {});
-    return mine;
-  }
-
   /** An id that stands for the same content is returned as it is. */
   async load(options: LoadAdapterOptions, signal: AbortSignal): Promise<ServedAdapter> {
     const { source, expectedBaseDigest } = options;
@@ -92,7 +87,7 @@ export class Adapters {
     if (expectedBaseDigest !== "" && found.baseDigest !== expectedBaseDigest) {
       refuseOtherBase(found.dir, expectedBaseDigest, found.baseDigest ?? "an adapter that names no base");
     }
-    return this.#inTurn(() => this.#place(options, found, signal));
+    return this.#turns.take(() => this.#place(options, found, signal));
   }
 
   async #place(options: LoadAdapterOptions, found: LocalAdapter, signal: AbortSignal): Promise<ServedAdapter> {
@@ -122,20 +117,8 @@ export class Adapters {
     await this.#makeRoom(source.bytes);
     const engineId = `${id} ${this.#loads++}`;
     const info = await model.engineModel.loadAdapter(engineId, source.dir, { signal });
-    return {
-      ...{
-        id,
-        engineId,
-        source,
-        info,
-        pinned: false,
-        users: 0,
-        onIdle: null,
-        loadMs: now(),
-        lastUseMs: null,
-        isLeaving: false,
-      },
-    };
+    const unused = { pinned: false, users: 0, onIdle: null, lastUseMs: null, isLeaving: false };
+    return { id, engineId, source, info, loadMs: now(), ...unused };
   }
 
   /** From disk into memory. @throws FAILED_PRECONDITION where the folder has other content by now. */
@@ -200,7 +183,7 @@ export class Adapters {
     };
     try {
       if (served.engineId === null) {
-        await this.#inTurn(async () => {
+        await this.#turns.take(async () => {
           if (served.engineId === null) await this.#bring(served, signal);
         });
       }

@@ -2,9 +2,9 @@
 // come with it, large ones must be here. It knows no HTTP.
 import { NibbleError } from "#packages/errors";
 import { checkInnerPaths } from "#packages/hub";
+import type { Turns } from "#packages/jobs";
 import { type BlobFolder, type Staging, together } from "../blobs.ts";
 import type { FileRecord } from "../store.ts";
-import type { Turns } from "../turns.ts";
 import { blobId, commitId, lfsPointer, treeIds } from "./git.ts";
 import { badRequest, sizeField, textField } from "./http.ts";
 import { entryNotFound, headOf, type Repo } from "./repo.ts";

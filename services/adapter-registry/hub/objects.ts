@@ -4,8 +4,8 @@
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { NibbleError } from "#packages/errors";
+import type { Turns } from "#packages/jobs";
 import type { BlobFolder, StagedFile, Staging } from "../blobs.ts";
-import type { Turns } from "../turns.ts";
 import { busy } from "./errors.ts";
 import { badRequest } from "./http.ts";
 import type { HubStore } from "./store.ts";

@@ -2,9 +2,9 @@
 import { join, resolve } from "node:path";
 import type { Logger } from "pino";
 import type { HttpServer } from "#packages/http";
+import type { Turns } from "#packages/jobs";
 import type { BlobFolder } from "../blobs.ts";
 import type { Config } from "../config.ts";
-import type { Turns } from "../turns.ts";
 import type { Versions } from "../versions.ts";
 import { Access } from "./access.ts";
 import { Commits } from "./commits.ts";

@@ -2,7 +2,7 @@
 // a server says about LFS; so this server takes them, puts the files together and keeps them as any other large file.
 // Downloads need none of it: without an X-Xet-Hash header clients read plain HTTP.
 
-import { Slots } from "../../turns.ts";
+import { Slots } from "#packages/jobs";
 import type { Access } from "../access.ts";
 import { type Answer, lengthOf, type Request, type Route, route } from "../http.ts";
 import type { Objects } from "../objects.ts";
