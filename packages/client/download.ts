@@ -10,6 +10,7 @@ import { NibbleError } from "#packages/errors";
 import { adapterConfigFileName, adapterWeightsFileName, checkInnerPaths, publishFolder } from "#packages/hub";
 import type { RegistryClient } from "./connect.ts";
 import { sha256OfFile } from "./files.ts";
+import { pagesOf } from "./pages.ts";
 import { callOptions, Retries, type RetryOptions } from "./retry.ts";
 import type { TransferProgress } from "./upload.ts";
 
@@ -24,14 +25,12 @@ export interface DownloadOptions extends RetryOptions {
 /** The version of an adapter that has a digest. */
 async function versionOfDigest(registry: RegistryClient, name: string, signal?: AbortSignal): Promise<Version> {
   const [parent = "", digest = ""] = name.split("/versions/");
-  for (let pageToken = ""; ; ) {
-    const page = await registry.listVersions({ parent, pageSize: 1000, pageToken }, callOptions(signal));
-    const found = page.versions.find((version) => version.digest === digest);
+  const read = (pageToken: string) => registry.listVersions({ parent, pageSize: 1000, pageToken }, callOptions(signal));
+  for await (const { versions } of pagesOf(read)) {
+    const found = versions.find((version) => version.digest === digest);
     if (found) return found;
-    pageToken = page.nextPageToken;
-    if (pageToken !== "") continue;
-    throw new NibbleError(`${name}: expected a version with this digest, got none`, { code: "NOT_FOUND", op });
   }
+  throw new NibbleError(`${name}: expected a version with this digest, got none`, { code: "NOT_FOUND", op });
 }
 
 /** The version that a name of a version (by number or by digest) or of an alias means now. */

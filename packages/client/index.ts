@@ -15,6 +15,7 @@ export type { DownloadOptions } from "./download.ts";
 export { downloadAdapter, resolveVersion } from "./download.ts";
 export type { OperationOptions } from "./operation.ts";
 export { waitForOperation } from "./operation.ts";
+export { pagesOf } from "./pages.ts";
 export type { TransferProgress, UploadOptions } from "./upload.ts";
 export { uploadAdapter } from "./upload.ts";
 export type { WatchOptions } from "./watch-job.ts";

@@ -48,6 +48,10 @@ export async function objectOf(
   return parseObject(text, "the body");
 }
 
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 export function parseObject(text: string, what: string): Record<string, unknown> {
   let value: unknown;
   try {
@@ -55,7 +59,7 @@ export function parseObject(text: string, what: string): Record<string, unknown>
   } catch (thrown) {
     throw badRequest(`${what}: expected JSON: ${(thrown as Error).message}`);
   }
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  if (isObject(value)) return value;
   throw badRequest(`${what}: expected a JSON object`);
 }
 

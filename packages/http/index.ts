@@ -1,5 +1,5 @@
 // The kit of what speaks HTTP: routes, bodies with limits, events, errors, the drain. It knows no API.
-export { badRequest, lengthOf, linesOf, objectOf, parseObject, textField, textLinesOf } from "./body.ts";
+export { badRequest, isObject, lengthOf, linesOf, objectOf, parseObject, textField, textLinesOf } from "./body.ts";
 export { checkCaller, isLoopback } from "./callers.ts";
 export type { EventsOptions } from "./events.ts";
 export { events } from "./events.ts";

@@ -1,5 +1,6 @@
 // Reads an object of a request field by field. What nobody asked for is refused, as OpenAI does: a misspelt parameter
 // must not be taken for one that was heeded. null counts as left out.
+import { isObject } from "#packages/http";
 import { refusal } from "./errors.ts";
 
 interface Limits {
@@ -22,6 +23,11 @@ export class Fields {
   static of(value: unknown, path: string): Fields {
     if (isObject(value)) return new Fields(value, `${path}.`);
     throw refuse(path, "an object", value);
+  }
+
+  /** The parameters after an address's question mark. */
+  static ofQuery({ searchParams }: URL): Fields {
+    return new Fields(Object.fromEntries(searchParams));
   }
 
   /** As it came. */
@@ -115,10 +121,6 @@ export class Fields {
     const param = this.#path + other.slice(0, 100);
     throw refusal(`${param}: is no parameter of this call`, { param, openaiCode: "unknown_parameter" });
   }
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function refuse(param: string, expected: string, value: unknown) {

@@ -2,7 +2,7 @@
 // from a folder. It asks the registry which version a name means, and the inference service to load what it lacks.
 import { createHash } from "node:crypto";
 import type { Model } from "#gen/nibble/inference/v1/inference_pb.ts";
-import type { InferenceClient, RegistryClient } from "#packages/client";
+import { type InferenceClient, pagesOf, type RegistryClient } from "#packages/client";
 import { NibbleError } from "#packages/errors";
 import { isId, parseName } from "#packages/rpc";
 import { modelNotFound } from "./errors.ts";
@@ -246,21 +246,13 @@ export class Models {
   }
 
   async *#loaded(signal: AbortSignal) {
-    let pageToken = "";
-    do {
-      const page = await this.#inference.listAdapters({ pageSize, pageToken }, { signal });
-      yield* page.adapters;
-      pageToken = page.nextPageToken;
-    } while (pageToken !== "");
+    const read = (pageToken: string) => this.#inference.listAdapters({ pageSize, pageToken }, { signal });
+    for await (const { adapters } of pagesOf(read)) yield* adapters;
   }
 
   async *#registered(signal: AbortSignal) {
-    let pageToken = "";
-    do {
-      const page = await this.#registry.listAdapters({ pageSize, pageToken }, { signal });
-      yield* page.adapters;
-      pageToken = page.nextPageToken;
-    } while (pageToken !== "");
+    const read = (pageToken: string) => this.#registry.listAdapters({ pageSize, pageToken }, { signal });
+    for await (const { adapters } of pagesOf(read)) yield* adapters;
   }
 }
 

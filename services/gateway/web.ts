@@ -43,9 +43,9 @@ function connectError(thrown: unknown): ConnectError {
   return error;
 }
 
-async function* eventsOf(source: unknown): AsyncGenerator<unknown> {
+async function* eventsOf(begin: () => unknown): AsyncGenerator<unknown> {
   try {
-    yield* source as AsyncIterable<unknown>;
+    yield* begin() as AsyncIterable<unknown>;
   } catch (thrown) {
     throw connectError(thrown);
   }
@@ -65,17 +65,7 @@ export function webRoutes(connection: Connection, keys: Keys, readMaxBytes: numb
     Object.fromEntries(
       names.map((name) => {
         const call = (client as Record<string, AnyMethod>)[name]!;
-        const stream = (request: unknown, context: HandlerContext) => {
-          async function* begin() {
-            yield* eventsOf(
-              call(
-                request,
-                guarded(() => optionsOf(context)),
-              ),
-            );
-          }
-          return begin();
-        };
+        const stream = (request: unknown, context: HandlerContext) => eventsOf(() => call(request, optionsOf(context)));
         const unary = async (request: unknown, context: HandlerContext) => {
           try {
             return await call(request, optionsOf(context));
@@ -99,14 +89,6 @@ export function webRoutes(connection: Connection, keys: Keys, readMaxBytes: numb
   return router.handlers.flatMap((handler) =>
     route(handler.allowedMethods.join(" "), handler.requestPath, (request) => answerOf(handler, request)),
   );
-}
-
-function guarded<T>(work: () => T): T {
-  try {
-    return work();
-  } catch (thrown) {
-    throw connectError(thrown);
-  }
 }
 
 async function answerOf(handler: UniversalHandler, { method, url, headers, body, signal }: Request): Promise<Answer> {

@@ -1,6 +1,6 @@
 // What nibble adapters does once its options are read; it is loaded then, and gRPC with it.
 import type { Adapter, Version } from "#gen/nibble/registry/v1/registry_pb.ts";
-import { downloadAdapter, type RegistryClient, uploadAdapter } from "#packages/client";
+import { downloadAdapter, pagesOf, type RegistryClient, uploadAdapter } from "#packages/client";
 import { usageError } from "../errors.ts";
 import { bytes, table } from "../format.ts";
 import { type Io, line, printJson } from "../io.ts";
@@ -27,17 +27,6 @@ export const runPull = (io: Io, options: AdapterOptions, adapter: string, out: s
 export function runAlias(io: Io, options: AdapterOptions, change: AliasChange): Promise<void> {
   if (change.isDelete === (change.version !== undefined)) throw usageError("expected a version or --delete");
   return within(io, options, (call) => setAlias(call, change));
-}
-
-async function all<T>(page: (pageToken: string) => Promise<{ items: T[]; nextPageToken: string }>): Promise<T[]> {
-  const items: T[] = [];
-  let pageToken = "";
-  do {
-    const answer = await page(pageToken);
-    items.push(...answer.items);
-    pageToken = answer.nextPageToken;
-  } while (pageToken !== "");
-  return items;
 }
 
 const lastOf = (name: string) => name.split("/").at(-1) ?? "";
@@ -67,18 +56,17 @@ function versionView(version: Version) {
 async function list({ io, registry, options }: Call, id: string | undefined): Promise<void> {
   const call = { signal: io.signal };
   if (id !== undefined) {
-    const versions = await all(async (pageToken) => {
-      const page = await registry.listVersions({ parent: `adapters/${id}`, pageToken, pageSize: 1000 }, call);
-      return { items: page.versions.map(versionView), nextPageToken: page.nextPageToken };
-    });
+    const parent = `adapters/${id}`;
+    const pages = pagesOf((pageToken) => registry.listVersions({ parent, pageToken, pageSize: 1000 }, call));
+    const versions: ReturnType<typeof versionView>[] = [];
+    for await (const page of pages) versions.push(...page.versions.map(versionView));
     if (options.json) return printJson(io, { versions });
     const rows = versions.map((v) => [lastOf(v.name), v.created ?? "", bytes(v.bytes), v.aliases.join(", ")]);
     return line(io.stdout, table([["version", "created", "size", "aliases"], ...rows], "left"));
   }
-  const adapters = await all(async (pageToken) => {
-    const page = await registry.listAdapters({ pageToken, pageSize: 1000 }, call);
-    return { items: page.adapters.map(adapterView), nextPageToken: page.nextPageToken };
-  });
+  const pages = pagesOf((pageToken) => registry.listAdapters({ pageToken, pageSize: 1000 }, call));
+  const adapters: ReturnType<typeof adapterView>[] = [];
+  for await (const page of pages) adapters.push(...page.adapters.map(adapterView));
   if (options.json) return printJson(io, { adapters });
   const rows = adapters.map((a) => [
     a.id,

@@ -1,7 +1,7 @@
 // What nibble jobs does once its options are read; it is loaded then, and gRPC with it.
 import { State } from "#gen/nibble/trainer/v1/events_pb.ts";
 import type { TrainingJob } from "#gen/nibble/trainer/v1/trainer_pb.ts";
-import { type Connection, connect, watchJob } from "#packages/client";
+import { type Connection, connect, pagesOf, watchJob } from "#packages/client";
 import { fromStatus } from "#packages/rpc";
 import { table } from "../format.ts";
 import { type Io, line, printJson } from "../io.ts";
@@ -31,13 +31,10 @@ const prefix = "trainingJobs/";
 const jobName = (id: string) => (id.startsWith(prefix) ? id : `${prefix}${id}`);
 
 async function allJobs({ connection, io }: Call): Promise<TrainingJob[]> {
+  const read = (pageToken: string) =>
+    connection.trainer.listTrainingJobs({ pageToken, pageSize: 1000 }, { signal: io.signal });
   const jobs: TrainingJob[] = [];
-  let pageToken = "";
-  do {
-    const page = await connection.trainer.listTrainingJobs({ pageToken, pageSize: 1000 }, { signal: io.signal });
-    jobs.push(...page.trainingJobs);
-    pageToken = page.nextPageToken;
-  } while (pageToken !== "");
+  for await (const { trainingJobs } of pagesOf(read)) jobs.push(...trainingJobs);
   return jobs;
 }
 

@@ -119,12 +119,11 @@ export function wantedOf(fields: Fields, { maxNewTokens, returnLogprobs, topLogp
     // The token itself is among the likeliest, or it is known by the text that it added.
     topLogprobs: returnLogprobs ? Math.max(1, topLogprobs) : 0,
     // Beyond OpenAI's, by the names that vLLM gave them.
-    topK: fields.whole("top_k", { min: -1, max: 2 ** 31 - 1 }) ?? 0,
+    topK: Math.max(0, fields.whole("top_k", { min: -1, max: 2 ** 31 - 1 }) ?? 0), // -1: all, as 0
     minP: fields.number("min_p", { min: 0, max: 1 }) ?? 0,
     repetitionPenalty: fields.number("repetition_penalty", { min: 1e-3, max: 100 }) ?? 1,
     ignoreEos: fields.boolean("ignore_eos") ?? false,
     ...(constraint ? { constraint } : {}),
   };
-  if (sampling.topK === -1) sampling.topK = 0;
   return { sampling, n, returnLogprobs, ...streamOf(fields) };
 }

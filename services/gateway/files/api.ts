@@ -91,7 +91,7 @@ export class FilesApi {
   async #list(request: Request): Promise<Answer> {
     this.#keys.callerOf(request.headers);
     const records = await this.#store.list();
-    const query = new Fields(Object.fromEntries(request.url.searchParams));
+    const query = Fields.ofQuery(request.url);
     const purpose = query.text("purpose");
     const order = query.choice("order", ["asc", "desc"]) ?? "desc";
     const some = purpose === undefined ? records : records.filter((record) => record.purpose === purpose);

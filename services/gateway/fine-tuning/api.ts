@@ -2,7 +2,7 @@
 import type { Event } from "#gen/nibble/trainer/v1/events_pb.ts";
 import type { TrainingJob } from "#gen/nibble/trainer/v1/trainer_pb.ts";
 import type { TrainerClient } from "#packages/client";
-import { watchJob } from "#packages/client";
+import { pagesOf, watchJob } from "#packages/client";
 import { type Answer, events, objectOf, type Request, type Route, route } from "#packages/http";
 import { formatName, isId } from "#packages/rpc";
 import { errorBody, refusal } from "../errors.ts";
@@ -131,27 +131,26 @@ export class FineTuningApi {
     const { keys, trainer } = this.#parts;
     keys.callerOf(request.headers);
     const { signal } = request;
-    const query = new Fields(Object.fromEntries(request.url.searchParams));
+    const query = Fields.ofQuery(request.url);
     const { limit, after } = pageQuery(query, limitDefault);
     query.end();
     const found: TrainingJob[] = [];
     let isPast = after === undefined;
-    let pageToken = "";
-    do {
-      const page = await trainer.listTrainingJobs({ pageSize: trainerPageSize, pageToken }, { signal });
-      for (const job of page.trainingJobs) {
+    const read = (pageToken: string) => trainer.listTrainingJobs({ pageSize: trainerPageSize, pageToken }, { signal });
+    for await (const { trainingJobs } of pagesOf(read)) {
+      for (const job of trainingJobs) {
         if (isPast) found.push(job);
         isPast ||= idOf(job.name) === after;
       }
-      pageToken = page.nextPageToken;
-    } while (pageToken !== "" && found.length <= limit);
+      if (found.length > limit) break;
+    }
     const views = found.slice(0, limit).map(await this.#views());
     return { json: listOf(views, found.length > limit, (view) => view) };
   }
 
   /** Newest first; with stream=true those to come, oldest first, until the job ends. */
   async #events(request: Request, job: TrainingJob): Promise<Answer> {
-    const query = new Fields(Object.fromEntries(request.url.searchParams));
+    const query = Fields.ofQuery(request.url);
     const { limit, after } = pageQuery(query, limitDefault);
     const isStream = query.text("stream") === "true";
     query.end();
@@ -189,7 +188,7 @@ export class FineTuningApi {
   }
 
   #checkpoints({ url }: Request, job: TrainingJob): Answer {
-    const query = new Fields(Object.fromEntries(url.searchParams));
+    const query = Fields.ofQuery(url);
     return { json: pageOf(query, checkpointViews(job), { limitDefault: 10, view: (one) => one }) };
   }
 }
