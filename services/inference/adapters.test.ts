@@ -13,6 +13,7 @@ import { openInference } from "./setup.ts";
 
 const trained = goldenPath("train", "qlora_adapter");
 const initial = goldenPath("train", "init_adapter");
+const waitingMax = 20;
 
 describe("adapters under a budget", () => {
   const atEnd: (() => void)[] = [];
@@ -20,7 +21,7 @@ describe("adapters under a budget", () => {
   let started: Started;
   let bytes: bigint;
   before(async () => {
-    const limits = { cacheTokensMax: 100_000, threads: 1, registry: "127.0.0.1:1" };
+    const limits = { cacheTokensMax: 100_000, waitingMax, threads: 1, registry: "127.0.0.1:1" };
     // One adapter takes 0.4 of it: two fit, three do not.
     const place = { dir: temporaryFolder(t), modelDir: longModel(t, 50_000), adapterBytesMax: 150_000 };
     const config = { ...readConfig({}), ...limits, ...place };
@@ -70,7 +71,7 @@ describe("adapters under a budget", () => {
     };
   };
   const empty = async () => {
-    const { adapters } = await started.clients.inference.listAdapters({});
+    const { adapters } = await started.clients.inference.listAdapters({ pageSize: 1000 });
     for (const { name } of adapters) await started.clients.inference.unloadAdapter({ name });
     assert.equal(await memoryOfAdapters(), 0n);
   };
@@ -94,19 +95,82 @@ describe("adapters under a budget", () => {
     await empty();
   });
 
-  test("what is pinned or in use stays; when nothing can go, a load is refused and the others go on", async () => {
+  test("what is pinned or in use stays; when nothing can go, who comes waits for what is in use, in order", async () => {
     await load("a", trained, { pinned: true });
     await load("b", initial);
+    const answer = await ids("loadedAdapters/b");
     const stop = await begin("loadedAdapters/b");
-    const refused = load("c", initial);
-    await assert.rejects(refused, {
+    const third = load("c", initial);
+    const stats = async () => (await started.clients.inference.getServingStats({})).requestsRunning;
+    const again = third.then(() => ids("loadedAdapters/b"));
+    // Those that go on with what is in memory are not held up.
+    await ids("loadedAdapters/a");
+    assert.equal(await stats(), 1);
+    assert.deepEqual(await residencies(), { a: Residency.HOST, b: Residency.HOST });
+    // A new request for the adapter that has to go waits behind the one that it goes for.
+    const later = ids("loadedAdapters/b");
+    await stop();
+    await third;
+    assert.deepEqual([await again, await later], [answer, answer]);
+    assert.deepEqual(await residencies(), { a: Residency.HOST, b: Residency.HOST, c: Residency.DISK });
+    assert.deepEqual([await resident(), await memoryOfAdapters()], [2n * bytes, 2n * bytes]);
+    await empty();
+  });
+
+  test("who waits for room is heard at its deadline, and leaves nothing behind", async () => {
+    await load("a", trained, { pinned: true });
+    await load("c", initial);
+    await load("b", initial);
+    const stop = await begin("loadedAdapters/b");
+    const input = { case: "prompt", value: "Hello" } as const;
+    const late = started.clients.inference.generate({ adapter: "loadedAdapters/c", input }, { deadlineMs: 300 });
+    await assert.rejects(late[Symbol.asyncIterator]().next(), { code: "DEADLINE_EXCEEDED" });
+    // What was to make way for it takes requests again.
+    assert.equal((await ids("loadedAdapters/b")).length, 6);
+    await stop();
+    await empty();
+  });
+
+  test("more than may wait are refused, and told which limit it was", async () => {
+    await load("a", trained);
+    await load("b", initial);
+    await load("c", initial);
+    const stops = await Promise.all(["b", "c"].map((id) => begin(`loadedAdapters/${id}`)));
+    const asked = Array.from({ length: waitingMax + 2 }, () => ids("loadedAdapters/a"));
+    const details = { quota: "requests that wait for an adapter", limit: String(waitingMax) };
+    await assert.rejects(asked.pop()!, { code: "RESOURCE_EXHAUSTED", details });
+    for (const stop of stops) await stop();
+    const answers = await Promise.all(asked);
+    assert.ok(answers.every((answer) => answer.length === 6));
+    await empty();
+  });
+
+  test("what does not fit beside what is pinned is refused at once", async () => {
+    await load("a", trained, { pinned: true });
+    await load("b", initial, { pinned: true });
+    await assert.rejects(load("c", initial), {
       code: "RESOURCE_EXHAUSTED",
+      message: /got one of \d+ beside \d+ that are pinned/,
       details: { quota: "bytes of adapters", limit: "150000" },
     });
-    await stop();
-    await until(async () => (await started.clients.inference.listAdapters({})).adapters[1]?.requestsRunning === 0);
-    await load("c", initial);
-    assert.deepEqual(await residencies(), { a: Residency.HOST, b: Residency.DISK, c: Residency.HOST });
+    await empty();
+  });
+
+  test("many adapters, of which few fit, and more clients than fit: every request ends with its answer", async () => {
+    const known = 40;
+    for (let i = 0; i < known; i++) await load(`a${i}`, i % 2 === 0 ? trained : initial);
+    const answers = [await ids("loadedAdapters/a0"), await ids("loadedAdapters/a1")];
+    // As Zipf: the k-th is asked for as often as 1/k says.
+    const wanted = Array.from({ length: 60 }, (_, i) => Math.floor(known ** ((i * 0.618034) % 1)) - 1);
+    let next = 0;
+    const client = async () => {
+      for (let i = next++; i < wanted.length; i = next++) {
+        const k = wanted[i]!;
+        assert.deepEqual(await ids(`loadedAdapters/a${k}`), answers[k % 2]);
+        assert.ok((await resident()) <= 150_000n);
+      }
+    };
+    await Promise.all(Array.from({ length: 8 }, client));
     await empty();
   });
 

@@ -5,26 +5,19 @@ import type { AdapterInfo } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import { Turns } from "#packages/jobs";
 import { orAborted } from "#packages/rpc";
+import { AdapterRoom, type Resident } from "./adapter-room.ts";
 import { type AdapterFetcher, type AdapterSource, type LocalAdapter, refuseOtherBase } from "./adapter-source.ts";
 import type { LoadedModel } from "./model.ts";
 
 const op = "load_adapter";
 
-export interface ServedAdapter {
+export interface ServedAdapter extends Resident {
   id: string;
-  /** Its id in the engine; null while it is on disk. Two that have one id after another are two there. */
-  engineId: string | null;
   source: LocalAdapter;
   info: AdapterInfo;
-  pinned: boolean;
-  /** Requests that hold it. */
-  users: number;
-  /** Called when the last of them has ended. */
+  /** Called when the last of those that hold it has ended. */
   onIdle: (() => void) | null;
   loadMs: number;
-  lastUseMs: number | null;
-  /** Being unloaded: its requests run to the end, new ones are refused. */
-  isLeaving: boolean;
 }
 
 export interface LoadAdapterOptions {
@@ -51,29 +44,51 @@ export interface AdapterParts {
   model: LoadedModel;
   /** Of all adapters in memory; 0: as many as there are. */
   bytesMax: number;
+  /** Loads and requests that may wait until an adapter comes into memory. */
+  waitingMax: number;
 }
 
 export class Adapters {
   readonly #parts: AdapterParts;
   readonly #known = new Map<string, ServedAdapter>();
-  /** What comes into memory and what leaves it takes turns, so that the budget is one sum. */
+  readonly #room: AdapterRoom;
+  /** What comes into memory takes turns: who came first gets the room that becomes free first. */
   readonly #turns = new Turns();
+  /** Those that have a turn or wait for one. */
+  #inTurns = 0;
   #loads = 0;
 
   constructor(parts: AdapterParts) {
     this.#parts = parts;
+    this.#room = new AdapterRoom(parts.bytesMax, (engineId) => this.#free(engineId));
   }
 
   get bytesMax(): number {
     return this.#parts.bytesMax;
   }
 
+  /** Also of those that were replaced or are unloaded, while requests hold them. */
   get bytesResident(): number {
-    return this.#resident().reduce((sum, { info }) => sum + info.bytes, 0);
+    return this.#room.bytes;
   }
 
-  #resident(): ServedAdapter[] {
-    return [...this.#known.values()].filter(({ engineId }) => engineId !== null);
+  /** Work that brings an adapter into memory. @throws RESOURCE_EXHAUSTED where too many wait. */
+  async #inTurn<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    const { waitingMax } = this.#parts;
+    if (this.#inTurns > waitingMax) {
+      const message = `adapter: expected at most ${waitingMax} that wait for one to come into memory, got one more`;
+      const details = { quota: "requests that wait for an adapter", limit: String(waitingMax) };
+      throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op, details });
+    }
+    this.#inTurns++;
+    try {
+      return await this.#turns.take(() => {
+        signal.throwIfAborted();
+        return work();
+      });
+    } finally {
+      this.#inTurns--;
+    }
   }
 
   /** An id that stands for the same content is returned as it is. */
@@ -87,7 +102,7 @@ export class Adapters {
     if (expectedBaseDigest !== "" && found.baseDigest !== expectedBaseDigest) {
       refuseOtherBase(found.dir, expectedBaseDigest, found.baseDigest ?? "an adapter that names no base");
     }
-    return this.#turns.take(() => this.#place(options, found, signal));
+    return this.#inTurn(signal, () => this.#place(options, found, signal));
   }
 
   async #place(options: LoadAdapterOptions, found: LocalAdapter, signal: AbortSignal): Promise<ServedAdapter> {
@@ -100,8 +115,10 @@ export class Adapters {
     }
     if (before?.isLeaving) this.#taken(`loadedAdapters/${id}: is being unloaded`);
     if (before && !replace) this.#taken(`adapter_id: ${id} is taken by an adapter with other content`);
-    const served = await this.#read(id, found, signal);
-    served.pinned = pinned;
+    const read = await this.#read(id, found, signal);
+    const unused = { users: 0, onIdle: null, lastUseMs: null, isLeaving: false, makesWay: false };
+    const served = { id, source: found, pinned, ...read, ...unused };
+    this.#room.add(served);
     this.#known.set(id, served);
     // Requests that run end with the one they began with; its bytes are freed then.
     if (before) void this.#leave(before).catch(() => {});
@@ -112,84 +129,80 @@ export class Adapters {
     throw new NibbleError(message, { code: "ALREADY_EXISTS", op, details: { field: "adapter_id" } });
   }
 
-  async #read(id: string, source: LocalAdapter, signal: AbortSignal): Promise<ServedAdapter> {
+  async #read(id: string, source: LocalAdapter, signal: AbortSignal) {
     const { now, model } = this.#parts;
-    await this.#makeRoom(source.bytes);
+    await this.#room.make(source.bytes, signal);
     const engineId = `${id} ${this.#loads++}`;
     const info = await model.engineModel.loadAdapter(engineId, source.dir, { signal });
-    const unused = { pinned: false, users: 0, onIdle: null, lastUseMs: null, isLeaving: false };
-    return { id, engineId, source, info, loadMs: now(), ...unused };
+    return { engineId, info, bytes: info.bytes, loadMs: now() };
   }
 
   /** From disk into memory. @throws FAILED_PRECONDITION where the folder has other content by now. */
   async #bring(served: ServedAdapter, signal: AbortSignal): Promise<void> {
-    const { fetcher } = this.#parts;
-    const { content } = await fetcher.again(served.source);
-    if (content !== served.source.content) {
-      const message = `loadedAdapters/${served.id}: expected ${served.source.dir} as it was loaded, got other content`;
-      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
-    }
-    const { engineId, info, loadMs } = await this.#read(served.id, served.source, signal);
-    Object.assign(served, { engineId, info, loadMs });
-  }
-
-  /** Those used longest ago go to disk until there is room. @throws RESOURCE_EXHAUSTED. */
-  async #makeRoom(bytes: number): Promise<void> {
-    const { bytesMax } = this.#parts;
-    if (bytesMax === 0) return;
-    const idle = this.#resident()
-      .filter(({ pinned, users, isLeaving }) => !pinned && users === 0 && !isLeaving)
-      .sort((a, b) => (a.lastUseMs ?? a.loadMs) - (b.lastUseMs ?? b.loadMs));
-    const freed = idle.reduce((sum, { info }) => sum + info.bytes, 0);
-    if (this.bytesResident - freed + bytes > bytesMax) {
-      const held = this.bytesResident - freed;
-      const message = `adapter: expected at most ${bytesMax} bytes of adapters in memory, got ${bytes} more than the ${held} that are pinned or in use`;
-      const details = { quota: "bytes of adapters", limit: String(bytesMax) };
-      throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op, details });
-    }
-    for (const served of idle) {
-      if (this.bytesResident + bytes <= bytesMax) return;
-      // A request may have come for it meanwhile.
-      const { engineId, users } = served;
-      if (engineId === null || users > 0) continue;
-      served.engineId = null;
-      await this.#free(engineId);
+    // Whoever unloads it meanwhile waits for it.
+    const release = this.#use(served);
+    try {
+      const { content } = await this.#parts.fetcher.again(served.source);
+      if (content !== served.source.content) {
+        const message = `loadedAdapters/${served.id}: expected ${served.source.dir} as it was loaded, got other content`;
+        throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+      }
+      Object.assign(served, await this.#read(served.id, served.source, signal));
+      this.#room.add(served);
+    } finally {
+      release();
     }
   }
 
-  async #free(engineId: string, signal?: AbortSignal): Promise<number> {
-    const { bytesFreed } = await this.#parts.model.engineModel.unloadAdapter(engineId, signal ? { signal } : {});
-    return bytesFreed;
+  async #free(engineId: string): Promise<number> {
+    return (await this.#parts.model.engineModel.unloadAdapter(engineId)).bytesFreed;
   }
 
-  /** Frees one that nobody can hold any more, after those that hold it; bytes freed. */
+  /** Frees one that nobody can get any more, after those that hold it; bytes freed. */
   async #leave(served: ServedAdapter, signal?: AbortSignal): Promise<number> {
+    served.isLeaving = true;
+    this.#room.tell();
     if (served.users > 0) {
       const idle = Promise.withResolvers<void>();
       served.onIdle = idle.resolve;
       await (signal ? orAborted(idle.promise, signal) : idle.promise);
     }
-    return served.engineId === null ? 0 : this.#free(served.engineId, signal);
+    return this.#room.drop(served);
   }
 
-  /** For a request; one on disk comes back first. @throws NOT_FOUND, RESOURCE_EXHAUSTED. */
+  /** Counts a request that holds it until what is returned is called. */
+  #use(served: ServedAdapter): () => void {
+    served.users++;
+    return () => {
+      served.users--;
+      if (served.users > 0) return;
+      served.onIdle?.();
+      this.#room.tell();
+    };
+  }
+
+  #held(served: ServedAdapter): HeldAdapter {
+    served.lastUseMs = this.#parts.now();
+    return { engineId: served.engineId!, tokenizer: served.source.tokenizer, release: this.#use(served) };
+  }
+
+  /**
+   * For a request; one on disk comes back first, and waits for room where all that is in memory is in use.
+   * @throws NOT_FOUND; RESOURCE_EXHAUSTED where it does not fit at all, or too many wait.
+   */
   async hold(id: string, signal: AbortSignal): Promise<HeldAdapter> {
     const served = this.get(id);
-    served.lastUseMs = this.#parts.now();
-    served.users++;
-    const release = () => {
-      served.users--;
-      if (served.users === 0) served.onIdle?.();
-    };
+    if (served.engineId !== null && !served.makesWay) return this.#held(served);
+    const turn = this.#inTurn(signal, async () => {
+      // It may have been replaced or unloaded meanwhile.
+      const current = this.get(id);
+      if (current.engineId === null) await this.#bring(current, signal);
+      return this.#held(current);
+    });
     try {
-      if (served.engineId === null) {
-        await this.#turns.take(async () => {
-          if (served.engineId === null) await this.#bring(served, signal);
-        });
-      }
-      return { engineId: served.engineId!, tokenizer: served.source.tokenizer, release };
+      return await orAborted(turn, signal);
     } catch (thrown) {
-      release();
+      turn.then(({ release }) => release()).catch(() => {});
       throw thrown;
     }
   }
@@ -197,7 +210,6 @@ export class Adapters {
   /** Resolves when its requests have ended and its bytes are free. */
   async unload(id: string, signal: AbortSignal): Promise<number> {
     const served = this.get(id);
-    served.isLeaving = true;
     try {
       const bytes = await this.#leave(served, signal);
       this.#known.delete(id);

@@ -1,6 +1,7 @@
 // The model that is served, if any, and its adapters. It knows no transport.
 import type { Logger } from "pino";
 import { NibbleError } from "#packages/errors";
+import { Turns } from "#packages/jobs";
 import type { AdapterFetcher } from "./adapter-source.ts";
 import { Adapters, type ServedAdapter } from "./adapters.ts";
 import { LoadedModel, type ModelSettings, type ServingLimits } from "./model.ts";
@@ -27,16 +28,10 @@ export class Serving {
   #broken: LoadedModel | undefined;
   #watchers: (() => void)[] = [];
   /** Loads and unloads take turns. */
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
 
   constructor(parts: ServingParts) {
     this.#parts = parts;
-  }
-
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const mine = this.#turn.then(work);
-    this.#turn = mine.catch(() => {});
-    return mine;
   }
 
   /**
@@ -44,7 +39,7 @@ export class Serving {
    * @throws FAILED_PRECONDITION when another is loaded or the digest differs.
    */
   load(settings: ModelSettings, expectedDigest: string, signal?: AbortSignal): Promise<Served> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       signal?.throwIfAborted();
       const served = this.#served ?? (await this.#open(settings, signal));
       const { model } = served;
@@ -77,7 +72,8 @@ export class Serving {
       this.#broken = model;
       this.#tell();
     });
-    return { model, adapters: new Adapters({ now, fetcher, model, bytesMax }), requests: new RequestCounts() };
+    const adapters = new Adapters({ now, fetcher, model, bytesMax, waitingMax: limits.waitingMax });
+    return { model, adapters, requests: new RequestCounts() };
   }
 
   /** Whether a model is loaded, and answers. */
@@ -122,7 +118,7 @@ export class Serving {
 
   /** Bytes freed, after the requests that run have ended. */
   unload(id: string): Promise<number> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       const { model } = this.named(id);
       try {
         return await model.unload();

@@ -682,7 +682,7 @@ export const InferenceService: GenService<{
    * folder or version), ALREADY_EXISTS (the id is taken by other content), INVALID_ARGUMENT (not a LoRA adapter that
    * can be served), DATA_LOSS (damaged files), UNAVAILABLE (the registry cannot be reached), FAILED_PRECONDITION (the
    * logits of the probes that it brings from its training come out otherwise here), RESOURCE_EXHAUSTED (it does not fit
-   * into the budget beside those that are pinned or in use).
+   * into the budget beside those that are pinned, or too many wait). Where all that is in memory is in use, it waits.
    *
    * @generated from rpc nibble.inference.v1.InferenceService.LoadAdapter
    */
@@ -718,6 +718,7 @@ export const InferenceService: GenService<{
    *
    * Errors: FAILED_PRECONDITION (no model is loaded), NOT_FOUND (unknown adapter), INVALID_ARGUMENT (an empty or too
    * long prompt, a token id out of range), RESOURCE_EXHAUSTED (too many requests), UNAVAILABLE (draining).
+   * An adapter on disk comes back first, and waits for room where all that is in memory is in use.
    *
    * @generated from rpc nibble.inference.v1.InferenceService.Generate
    */
@@ -753,7 +754,7 @@ export const InferenceService: GenService<{
   },
   /**
    * Returns the tokens of a text or a conversation. Errors: FAILED_PRECONDITION (no model is loaded, it has no tokenizer,
-   * or no chat template).
+   * or no chat template), NOT_FOUND (unknown adapter).
    *
    * @generated from rpc nibble.inference.v1.InferenceService.Tokenize
    */
