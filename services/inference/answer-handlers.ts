@@ -11,6 +11,8 @@ import type { Resumable } from "./resumable.ts";
 import { score } from "./score.ts";
 import type { Served, Serving } from "./serving.ts";
 
+/** What Tokenize and CountTokens ask for. */
+type TokensWish = Pick<TokenizeRequest, "input" | "adapter" | "skipSpecialTokens">;
 type Answering = "generate" | "chat" | "resumeAnswer" | "tokenize" | "countTokens" | "score";
 
 export const adapterIdOf = (name: string) => parseName("loadedAdapters/{adapter}", name, "adapter").adapter;
@@ -65,9 +67,10 @@ export function answerHandlers(
     const events = asked.requestId === "" ? start(signal) : resumable.begin(asked.requestId, start, signal);
     for await (const event of events) yield encodeEvent(event);
   }
-  const tokensOf = ({ input, skipSpecialTokens }: Pick<TokenizeRequest, "input" | "skipSpecialTokens">) => {
-    const { model } = serving.served;
-    const tokenizer = needTokenizer(model.tokenizer);
+  const tokensOf = ({ input, adapter, skipSpecialTokens }: TokensWish) => {
+    const { model, adapters } = serving.served;
+    const own = adapter === "" ? null : adapters.get(adapterIdOf(adapter)).source.tokenizer;
+    const tokenizer = needTokenizer(own ?? model.tokenizer);
     const text = { text: input.case === "prompt" ? input.value : "", addSpecialTokens: !skipSpecialTokens };
     const ids = encodePrompt(input.case === "conversation" ? conversation(input.value) : text, tokenizer);
     return { ids, tokenizer, model };
@@ -92,11 +95,12 @@ export function answerHandlers(
       const { model, adapters } = serving.served;
       const held = adapter === "" ? null : await adapters.hold(adapterIdOf(adapter), call.signal);
       const adapterId = held?.engineId ?? null;
+      const tokenizer = held?.tokenizer ?? model.tokenizer;
       const texts = continuations.map((one) => decodeScoreText(one) ?? { ids: [] });
-      const request = { adapterId, continuations: texts, topLogprobs, caller: callerOf(call) };
+      const request = { adapterId, tokenizer, continuations: texts, topLogprobs, caller: callerOf(call) };
       const scoring = score(model, { ...request, context: decodeScoreText(context) }, call.signal);
       const scores = await scoring.finally(() => held?.release());
-      return { scores: scores.map((one) => encodeScore(one, (id) => textOfToken(model.tokenizer, id))) };
+      return { scores: scores.map((one) => encodeScore(one, (id) => textOfToken(tokenizer, id))) };
     },
     countTokens: (request) => {
       const { ids, model } = tokensOf(request);

@@ -348,4 +348,18 @@ test("the text of a token that an adapter added is read by the adapter's own tok
     return completion.usage?.promptTokens ?? 0;
   };
   assert.deepEqual([await asked("loadedAdapters/grown"), (await asked("")) > 4], [2, true]);
+  const { inference } = clients;
+  const input = { case: "prompt" as const, value: "<three>" };
+  const counted = async (adapter: string) => (await inference.countTokens({ input, adapter })).tokens;
+  assert.deepEqual([await counted("loadedAdapters/grown"), (await counted("")) > 4], [2, true]);
+  const { ids, tokens } = await inference.tokenize({ input, adapter: "loadedAdapters/grown" });
+  assert.deepEqual([ids.length, tokens.at(-1)], [2, "<three>"]);
+  await assert.rejects(inference.tokenize({ input, adapter: "loadedAdapters/none" }), { code: "NOT_FOUND" });
+  const text = { input: { case: "text" as const, value: "<three>" } };
+  const scored = async (adapter: string) =>
+    (await inference.score({ adapter, continuations: [text] })).scores[0]!.tokens;
+  assert.deepEqual(
+    [(await scored("loadedAdapters/grown")).map(({ id }) => id), (await scored("")).length > 3],
+    [ids.slice(1), true],
+  );
 });

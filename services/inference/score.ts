@@ -12,6 +12,8 @@ export type ScoreText = { text: string } | { ids: readonly number[] };
 export interface ScoreRequest {
   /** Null: the base alone. */
   adapterId: string | null;
+  /** The adapter's own, or the model's; null: token ids alone can be scored. */
+  tokenizer: TextTokenizer | null;
   /** Null: the tokenizer's special tokens alone. */
   context: ScoreText | null;
   continuations: readonly ScoreText[];
@@ -55,10 +57,10 @@ function placed(inputIds: readonly number[], length: number, i: number): Tokens 
 /** One for each continuation, in order. */
 export async function score(
   model: LoadedModel,
-  { adapterId, context, continuations, topLogprobs, caller }: ScoreRequest,
+  { adapterId, tokenizer, context, continuations, topLogprobs, caller }: ScoreRequest,
   signal: AbortSignal,
 ): Promise<ContinuationScore[]> {
-  const all = continuations.map((one, i) => tokensOf(context, one, model.tokenizer, i));
+  const all = continuations.map((one, i) => tokensOf(context, one, tokenizer, i));
   const scoreOne = async (tokens: Tokens): Promise<ContinuationScore> => {
     const scored = await model.engineModel.score({ adapterId, ...tokens, topLogprobs, caller }, { signal });
     const logprob = scored.reduce((sum, token) => sum + token.logprob, 0);
