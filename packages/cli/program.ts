@@ -1,6 +1,6 @@
 // The command line as a whole: which commands there are. What they do is in commands/.
-import { readFileSync } from "node:fs";
 import { Command } from "commander";
+import nibble from "../../package.json" with { type: "json" };
 import { addAdapters } from "./commands/adapters.ts";
 import { addChat } from "./commands/chat.ts";
 import { addData } from "./commands/data.ts";
@@ -17,11 +17,6 @@ import { addTrain } from "./commands/train.ts";
 import { commanderErrorLine } from "./errors.ts";
 import type { Io } from "./io.ts";
 
-function versionOfPackage(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
-}
-
 /** Settings that commander hands on to the commands made after. */
 function configured(io: Io): Command {
   return new Command("nibble")
@@ -37,7 +32,7 @@ function configured(io: Io): Command {
 export function createProgram(io: Io): Command {
   const program = configured(io)
     .description("Fine-tunes and serves language models whose frozen base is stored in 4 bits (QLoRA).")
-    .version(versionOfPackage(), "--version", "print the version")
+    .version(nibble.version, "--version", "print the version")
     .helpCommand("help [command]", "print the help of a command")
     .addHelpText(
       "after",

@@ -1,5 +1,6 @@
 // The Open Inference Protocol, as a platform that knows nothing else would use it.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { GRPCInferenceService } from "#gen/inference/grpc_predict_v2_pb.ts";
 import { createClient } from "#packages/rpc";
@@ -21,6 +22,11 @@ test("health, metadata and answers of the base and of adapters", async (t) => {
 
   assert.equal((await client.serverLive({})).live, true);
   assert.equal((await client.serverReady({})).ready, true);
+  const { version } = JSON.parse(readFileSync("package.json", "utf8"));
+  assert.deepEqual(
+    [(await client.serverMetadata({})).name, (await client.serverMetadata({})).version],
+    ["nibble", version],
+  );
   const ready = async (name: string) => (await client.modelReady({ name })).ready;
   assert.deepEqual([await ready("base"), await ready("bot"), await ready("other")], [true, true, false]);
   const metadata = await client.modelMetadata({ name: "bot" });

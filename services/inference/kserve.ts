@@ -11,6 +11,7 @@ import {
 import { type SamplingParams, SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
 import { NibbleError } from "#packages/errors";
 import { type CallContext, type Handlers, type Implementation, implement, validate } from "#packages/rpc";
+import nibble from "../../package.json" with { type: "json" };
 import { type AnswerEnd, answer } from "./answer.ts";
 import { callerOf, holding } from "./answer-handlers.ts";
 import { decodeSampling } from "./encode.ts";
@@ -184,7 +185,7 @@ export function kserveService(serving: Serving): Implementation {
     serverLive: () => ({ live: true }),
     serverReady: () => ({ ready: serving.isReady }),
     modelReady: ({ name }) => ({ ready: isReady(serving, name) }),
-    serverMetadata: () => ({ name: "nibble", version: "0.1.0", extensions: [] }),
+    serverMetadata: () => ({ name: "nibble", version: nibble.version, extensions: [] }),
     modelMetadata: ({ name }) => {
       adapterOf(serving, name);
       return { name, versions: [], platform: "nibble", inputs, outputs };
