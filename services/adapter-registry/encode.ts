@@ -44,6 +44,7 @@ export function encodeAlias(alias: AliasRecord): MessageInitShape<typeof AliasSc
     version: versionName({ adapterId: alias.adapterId, number: alias.version }),
     updateTime: timestampFromMs(alias.updateMs),
     etag: etagOf(alias),
+    baseDigest: alias.baseDigest,
   };
 }
 
@@ -55,6 +56,7 @@ export function encodeAdapter(adapter: AdapterRecord): MessageInitShape<typeof A
     latestVersion: BigInt(adapter.latestVersion),
     aliases: adapter.aliases.map(encodeAlias),
     etag: etagOf(adapter),
+    newestBaseDigest: adapter.newestBaseDigest,
   };
 }
 

@@ -69,7 +69,7 @@ export class SqlStore implements Store {
     const { adapterId, etag, nowMs } = change;
     const op = "set_alias";
     return this.#db.transaction().execute(async (db) => {
-      await versionOf(db, adapterId, version, op);
+      const { baseDigest } = await versionOf(db, adapterId, version, op);
       const [adapter] = await adaptersOf(db, { id: adapterId });
       const before = adapter?.aliases.find((alias) => alias.id === id);
       checkEtag(op, `adapters/${adapterId}/aliases/${id}`, etag, before);
@@ -82,7 +82,7 @@ export class SqlStore implements Store {
         .onConflict((conflict) => conflict.columns(["adapter_id", "id"]).doUpdateSet(row))
         .execute();
       await touchVersions(db, adapterId, before ? [before.version, version] : [version], revision);
-      return aliasRecord(row);
+      return aliasRecord({ ...row, base_digest: baseDigest });
     });
   }
 
@@ -149,12 +149,33 @@ async function adaptersOf(db: Database, query: Parameters<Store["adapters"]>[0])
   ).execute();
   const ids = rows.map(({ id }) => id);
   if (ids.length === 0) return [];
-  const aliases = await db.selectFrom("aliases").selectAll().where("adapter_id", "in", ids).orderBy("id").execute();
+  const aliases = await db
+    .selectFrom("aliases")
+    .innerJoin("versions", (join) =>
+      join.onRef("versions.adapter_id", "=", "aliases.adapter_id").onRef("versions.number", "=", "aliases.version"),
+    )
+    .selectAll("aliases")
+    .select("versions.base_digest")
+    .where("aliases.adapter_id", "in", ids)
+    .orderBy("aliases.id")
+    .execute();
+  const newest = await db
+    .selectFrom("versions")
+    .select(["adapter_id", "base_digest"])
+    .where("adapter_id", "in", ids)
+    .where("number", "=", ({ selectFrom }) =>
+      selectFrom("versions as other")
+        .select(({ fn }) => fn.max("other.number").as("newest"))
+        .whereRef("other.adapter_id", "=", "versions.adapter_id"),
+    )
+    .execute();
+  const newestBases = new Map(newest.map((row) => [row.adapter_id, row.base_digest]));
   return rows.map((row) => ({
     id: row.id,
     createMs: Number(row.create_ms),
     updateMs: Number(row.update_ms),
     latestVersion: Number(row.latest_version),
+    newestBaseDigest: newestBases.get(row.id) ?? "",
     aliases: aliases.filter((alias) => alias.adapter_id === row.id).map(aliasRecord),
     revision: Number(row.revision),
   }));
@@ -250,11 +271,12 @@ function fileRows(draft: VersionDraft, version: number) {
   }));
 }
 
-function aliasRecord(row: AliasRow): AliasRecord {
+function aliasRecord(row: AliasRow & Pick<VersionRow, "base_digest">): AliasRecord {
   return {
     adapterId: row.adapter_id,
     id: row.id,
     version: Number(row.version),
+    baseDigest: row.base_digest,
     updateMs: Number(row.update_ms),
     revision: Number(row.revision),
   };

@@ -42,6 +42,8 @@ export interface AliasRecord {
   adapterId: string;
   id: string;
   version: number;
+  /** Of the version. */
+  baseDigest: string;
   updateMs: number;
   revision: number;
 }
@@ -52,6 +54,8 @@ export interface AdapterRecord {
   updateMs: number;
   /** The highest number that was ever given; numbers are not used again. */
   latestVersion: number;
+  /** Of the newest version that is there; "" without one. */
+  newestBaseDigest: string;
   aliases: AliasRecord[];
   /**
    * Counts the adapter's changes. Versions and aliases carry the count of their own last change, so a record that is

@@ -13,6 +13,7 @@ import {
   sizesUnder,
   smallAdapter,
   startRegistry,
+  wideAdapter,
 } from "./support.ts";
 
 const files = filesOf(smallAdapter);
@@ -124,6 +125,22 @@ test("pages of versions, newest first, cover everything once, and stay right whi
   assert.deepEqual([exact.versions.length, exact.nextPageToken], [5, ""]);
   // Each version in a page carries its own files.
   for (const one of exact.versions) assert.equal(one.files.length, files.length);
+});
+
+test("an adapter says for which base its newest version is, an alias for which its own", async (t) => {
+  const { client } = await startRegistry(t);
+  const wide = filesOf(wideAdapter(t, 8)); // names no base itself
+  const bases = ["1", "2"].map((digit) => `sha256:${digit.repeat(64)}`);
+  for (const baseDigest of bases) await put(client, wide, { baseDigest });
+  const { alias } = await client.setAlias({ name: live, version: version(1) });
+  assert.equal(alias?.baseDigest, bases[0]);
+  const read = async () => {
+    const { adapters } = await client.listAdapters({});
+    return adapters.map((one) => [one.newestBaseDigest, ...one.aliases.map(({ baseDigest }) => baseDigest)]);
+  };
+  assert.deepEqual(await read(), [[bases[1], bases[0]]]);
+  await client.deleteVersion({ name: version(2) });
+  assert.deepEqual(await read(), [[bases[0], bases[0]]]);
 });
 
 test("pages of adapters by name; tokens of other listings are refused", async (t) => {
