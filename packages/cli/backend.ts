@@ -87,7 +87,8 @@ export type TrainProgress =
       /** The most so far. */
       memoryBytes: number;
     }
-  | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number };
+  | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number }
+  | { kind: "checkpoint"; step: number; dir: string };
 
 export interface TrainSummary {
   outDir: string;

@@ -77,6 +77,8 @@ export class TrainReporter {
       const { step, loss, tokens, seconds } = event;
       const when = step === 0 ? "before training" : `after step ${step}`;
       this.status.print(`held-out loss ${when}: ${loss.toFixed(4)} (${count(tokens)} tokens, ${duration(seconds)})`);
+    } else if (event.kind === "checkpoint") {
+      this.status.print(`checkpoint after step ${event.step}: ${event.dir}`);
     } else {
       this.step(event);
     }

@@ -43,6 +43,8 @@ export interface TrainRecipe {
   /** Null: epochs decides. */
   steps: number | null;
   epochs: number;
+  /** Between checkpoints; 0: none is written. */
+  saveEpochs: number;
   batchSize: number;
   gradAccum: number;
   schedule: (typeof schedules)[number];
@@ -196,6 +198,7 @@ export const recipeFields: readonly RecipeField[] = [
   { key: "maxGradNorm", fallback: 0.3, check: positive, help: "gradients are clipped to this global norm" },
   { key: "steps", fallback: null, check: whole(1), help: "optimizer steps; instead of epochs" },
   { key: "epochs", fallback: 1, check: positive, help: "passes over the rows" },
+  { key: "saveEpochs", fallback: 0, check: notNegative, help: "passes between checkpoints, out/checkpoint-N; 0: none" },
   // 4 x 4 is the paper's 16 rows a step; documents are packed, so a larger micro-batch costs no padding.
   { key: "batchSize", fallback: 4, check: whole(1), help: "rows of a micro-batch" },
   { key: "gradAccum", fallback: 4, check: whole(1), help: "micro-batches of a step" },

@@ -107,6 +107,8 @@ function checkTogether(recipe: TrainRecipe, given: ReadonlyMap<string, string>):
     fail(where("full"), "full: expected bits 16, got bits 4 (frozen weights cannot be trained)", "full");
   if (recipe.full && recipe.initAdapter !== null)
     fail(where("initAdapter"), "init_adapter: expected none with full", "initAdapter");
+  if (recipe.full && recipe.saveEpochs > 0)
+    fail(where("saveEpochs"), "save_epochs: expected 0 with full: checkpoints are adapters", "saveEpochs");
   if (recipe.warmup >= 1 && !Number.isInteger(recipe.warmup)) {
     fail(where("warmup"), `warmup: expected whole steps or a part below 1, got ${recipe.warmup}`, "warmup");
   }

@@ -59,6 +59,27 @@ describe("a job", () => {
     assert.equal(adapter.modules.size, 14);
   });
 
+  test("checkpoints are adapters of the steps they were written after, and change nothing of the result", async () => {
+    const saved: (TrainEvent & { kind: "checkpoint" })[] = [];
+    const flags = { dropout: 0.1, batchSize: 4, gradAccum: 1, steps: 6 };
+    const plain = await train(flags);
+    // 3 steps an epoch: half of it is not whole steps. After the last step comes the result.
+    const report = await train(
+      { ...flags, saveEpochs: 0.5 },
+      { onEvent: (e) => e.kind === "checkpoint" && saved.push(e) },
+    );
+    assert.deepEqual(
+      saved.map(({ step }) => step),
+      [2, 3, 5],
+    );
+    assert.deepEqual(weights(report.outDir), weights(plain.outDir));
+    const [, third] = saved;
+    assert.equal(third?.dir, join(report.outDir, "checkpoint-3"));
+    const upToThere = await train({ ...flags, steps: 3 });
+    assert.deepEqual(weights(third.dir), weights(upToThere.outDir));
+    assert.deepEqual([third.loss, third.evalLoss], [upToThere.lastLoss, upToThere.evalLoss]);
+  });
+
   test("measures held-out rows before the first step and after the last", async () => {
     const evals: { step: number; loss: number }[] = [];
     const report = await train({}, { onEvent: (e) => e.kind === "eval" && evals.push(e) });
@@ -248,11 +269,13 @@ describe("what a job refuses", () => {
     const controller = new AbortController();
     const out = join(folder, "cancelled");
     const cancelled = train(
-      { out, steps: 1000 },
+      { out, steps: 1000, gradAccum: 3, saveEpochs: 1 },
       { signal: controller.signal, onEvent: (e) => e.kind === "step" && e.step === 2 && controller.abort() },
     );
     await assert.rejects(cancelled, { code: "CANCELLED" });
     assert.ok(!existsSync(join(out, "adapter_model.safetensors")));
+    // What was saved by then stays.
+    assert.ok(existsSync(join(out, "checkpoint-1/adapter_model.safetensors")));
     assert.equal(readFileSync(join(out, "metrics.jsonl"), "utf8").trim().split("\n").length, 2);
   });
 

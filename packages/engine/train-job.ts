@@ -2,6 +2,7 @@
 // Everything is checked before the first step; the output folder gets the adapter only when the job succeeds.
 import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
@@ -68,7 +69,7 @@ const op = "train";
 /** What a job trains, and how the result is written. */
 interface Trainable {
   parameters: Parameter[];
-  save(figures: readonly (readonly [string, string | number])[]): void;
+  save(out: string, figures: readonly (readonly [string, string | number])[]): void;
   free(): void;
 }
 
@@ -85,9 +86,9 @@ function prepareAdapter(job: PlacedJob, model: LlamaModel, baseDigest: string): 
   attachAdapter(model, adapter);
   return {
     parameters: adapterParameters(adapter),
-    save: (figures) => {
+    save: (out, figures) => {
       const summary = "A LoRA adapter trained with Nibble; the figures below were measured by its training job.";
-      saveAdapter(job.recipe.out, adapter, {
+      saveAdapter(out, adapter, {
         base: config,
         baseDigest,
         probes: recordProbes(model, job.device),
@@ -106,7 +107,7 @@ function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
   const parameters = trainAllParameters(model);
   return {
     parameters,
-    save: (figures) => saveModel(job.recipe.out, model, { sourceDir: job.recipe.model, dtype: "bfloat16", figures }),
+    save: (out, figures) => saveModel(out, model, { sourceDir: job.recipe.model, dtype: "bfloat16", figures }),
     // Their values are the model's own.
     free: () => {
       for (const p of parameters) p.grad.free();
@@ -173,7 +174,15 @@ async function trainOn(rows: JobRows, job: PlacedJob, folder: ModelFolder, conte
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
     const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
     writeDataFacts(recipe.out, recipe.data, rows);
-    const steady = new TrainRun({ device, trainer, train, evaluation, recipe, steps, evalSteps }, context);
+    const { save } = trainable;
+    const saveCheckpoint = (step: number): string => {
+      const dir = join(recipe.out, `checkpoint-${step}`);
+      const { tokens, firstLoss, lastLoss, evalLoss } = steady;
+      save(dir, figuresOf(recipe, { steps: step, tokens, firstLoss, lastLoss, evalLoss }));
+      return dir;
+    };
+    const parts = { device, trainer, train, evaluation, recipe, steps, evalSteps, save: saveCheckpoint };
+    const steady = new TrainRun(parts, context);
     await steady.run();
     const report = reportOf(steady, {
       device,
@@ -187,7 +196,7 @@ async function trainOn(rows: JobRows, job: PlacedJob, folder: ModelFolder, conte
     // Only the result is needed from here on.
     optimizer.free();
     memory.trim(device);
-    trainable.save(figuresOf(recipe, report));
+    trainable.save(recipe.out, figuresOf(recipe, report));
     return report;
   } finally {
     optimizer?.free();
@@ -252,7 +261,9 @@ function reportOf(
   };
 }
 
-function figuresOf(recipe: TrainRecipe, r: TrainReport): [string, string | number][] {
+type Figures = Pick<TrainReport, "steps" | "tokens" | "firstLoss" | "lastLoss" | "evalLoss">;
+
+function figuresOf(recipe: TrainRecipe, r: Figures): [string, string | number][] {
   const evaluated: [string, string][] = r.evalLoss === null ? [] : [["held-out loss", r.evalLoss.toFixed(4)]];
   return [
     ["steps", r.steps],

@@ -19,7 +19,9 @@ export type TrainEvent =
       memory: MemoryReport;
       rssBytes: number;
     } & StepResult)
-  | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number };
+  | { kind: "eval"; step: number; loss: number; tokens: number; seconds: number }
+  /** What is trained as it was after a step, in a folder of its own; evalLoss: null without held-out rows. */
+  | { kind: "checkpoint"; step: number; dir: string; loss: number; evalLoss: number | null };
 
 export interface RunContext {
   signal: AbortSignal;
@@ -35,7 +37,13 @@ export interface RunParts {
   steps: number;
   /** Steps between evaluations, besides those before the first and after the last; 0 = none. */
   evalSteps: number;
+  /** Writes what is trained as it is after a step; the folder. */
+  save: (step: number) => string;
 }
+
+/** Whether a multiple of `every` lies in the step; 0: never. */
+const isDue = (step: number, every: number): boolean =>
+  every > 0 && Math.floor(step / every) > Math.floor((step - 1) / every);
 
 export class TrainRun {
   private readonly parts: RunParts;
@@ -62,8 +70,12 @@ export class TrainRun {
     await this.evaluate(0);
     for (let step = 1; step <= steps; step++) {
       await this.step(cursor);
-      if (evalSteps > 0 && step % evalSteps === 0 && step < steps) await this.evaluate(step);
+      if (step === steps) break;
+      const isSaved = isDue(step, recipe.saveEpochs * cursor.stepsPerEpoch);
+      if (isSaved || isDue(step, evalSteps)) await this.evaluate(step);
+      if (isSaved) this.save(step);
     }
+    // The last step's result is the job's.
     await this.evaluate(steps);
   }
 
@@ -94,6 +106,11 @@ export class TrainRun {
       memory: memory.report(this.parts.device),
       rssBytes: process.memoryUsage.rss(),
     });
+  }
+
+  private save(step: number): void {
+    const dir = this.parts.save(step);
+    this.context.onEvent({ kind: "checkpoint", step, dir, loss: this.lastLoss, evalLoss: this.evalLoss });
   }
 
   private async evaluate(step: number): Promise<void> {

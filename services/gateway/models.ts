@@ -60,6 +60,11 @@ export function parseModelName(name: string): AdapterRef | null {
   return { adapter, version: isVersion ? rest : null, alias: isVersion ? null : rest };
 }
 
+/** The adapter whose versions are a fine-tuning job's checkpoints. Without a suffix the job's id is that of its result. */
+export const checkpointsId = (jobId: string): string => `${jobId}-ckpt`;
+
+const isCheckpoints = (adapter: string): boolean => /^ftjob-[0-9a-f]{24}-ckpt$/.test(adapter);
+
 /** `adapters/bot/versions/3` as `bot@3`. */
 export function versionName(version: string): string {
   const parts = parseName("adapters/{adapter}/versions/{version}", version, "model");
@@ -212,7 +217,10 @@ export class Models {
     }
   }
 
-  /** The base, what somebody loaded from folders, and the registry's adapters with their aliases. */
+  /**
+   * The base, what somebody loaded from folders, and the registry's adapters and aliases that stand for versions over this
+   * base. Checkpoints are left out: their jobs list them.
+   */
   async list(signal: AbortSignal): Promise<ModelEntry[]> {
     const base = await this.base();
     const parent = idOf(base.name);
@@ -220,10 +228,12 @@ export class Models {
     for await (const { name, adapterVersion, loadTime } of this.#loaded(signal)) {
       if (adapterVersion === "") entries.push({ id: idOf(name), createdMs: msOf(loadTime), parent });
     }
-    for await (const { name, createTime, aliases } of this.#registered(signal)) {
+    for await (const { name, createTime, aliases, newestBaseDigest } of this.#registered(signal)) {
       const id = idOf(name);
-      entries.push({ id, createdMs: msOf(createTime), parent });
+      if (isCheckpoints(id)) continue;
+      if (newestBaseDigest === base.digest) entries.push({ id, createdMs: msOf(createTime), parent });
       for (const alias of aliases) {
+        if (alias.baseDigest !== base.digest) continue;
         entries.push({ id: `${id}:${idOf(alias.name)}`, createdMs: msOf(alias.updateTime), parent });
       }
     }

@@ -9,6 +9,9 @@ import { toStatus } from "#packages/rpc";
 import type { Payload } from "./payloads.ts";
 import type { JobRecord, JobStore } from "./store.ts";
 
+/** That a job's record lists; the events have all of them. */
+const checkpointsMax = 100;
+
 export class Journal {
   readonly record: JobRecord;
   readonly #now: () => number;
@@ -45,11 +48,12 @@ export class Journal {
     job.lastSequence += 1n;
     if (payload.case === "step") job.progress = payload.value;
     if (payload.case === "finished") job.result = payload.value;
-    return create(EventSchema, {
-      sequence: job.lastSequence,
-      time: timestampFromMs(this.#now()),
-      event: payload,
-    });
+    const time = timestampFromMs(this.#now());
+    if (payload.case === "checkpoint") {
+      payload.value.createTime = time;
+      job.checkpoints = [...job.checkpoints, payload.value].slice(-checkpointsMax);
+    }
+    return create(EventSchema, { sequence: job.lastSequence, time, event: payload });
   }
 
   /** Changes the job's state and returns the payload that says so. */

@@ -3,6 +3,7 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import type { MemoryUsageSchema } from "#gen/nibble/common/v1/common_pb.ts";
 import {
+  CheckpointSchema,
   EvalResultSchema,
   type Event,
   FinishedSchema,
@@ -90,7 +91,7 @@ export class Translator {
   readonly #recent: number[] = [];
   tokensTrained = 0;
 
-  translate(event: TrainEvent): Payload {
+  translate(event: Exclude<TrainEvent, CheckpointEvent>): Payload {
     if (event.kind === "step") return { case: "step", value: this.#step(event) };
     if (event.kind === "log") {
       return logLine(event.severity === "warning" ? Severity.WARNING : Severity.INFO, event.text);
@@ -120,6 +121,14 @@ export class Translator {
       epoch: event.epoch,
     });
   }
+}
+
+export type CheckpointEvent = TrainEvent & { kind: "checkpoint" };
+
+export function checkpoint({ step, dir, loss, evalLoss }: CheckpointEvent, adapterVersion: string): Payload {
+  const figures = { loss, ...(evalLoss === null ? {} : { evalLoss }) };
+  const value = create(CheckpointSchema, { step: BigInt(step), artifactDir: dir, ...figures, adapterVersion });
+  return { case: "checkpoint", value };
 }
 
 export function finished(report: TrainReport, tokensTrained: number, adapterVersion: string): Payload {

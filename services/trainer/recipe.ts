@@ -68,6 +68,7 @@ const specFields = {
   maxGradNorm: "max_grad_norm",
   steps: "steps",
   epochs: "epochs",
+  saveEpochs: "save_epochs",
   batchSize: "batch_size",
   gradAccum: "grad_accum",
   schedule: "schedule",
@@ -121,6 +122,7 @@ function givenBy(spec: TrainingSpec): Record<keyof TrainRecipe, unknown> {
     maxGradNorm: spec.maxGradNorm,
     steps: spec.steps === undefined ? undefined : Number(spec.steps),
     epochs: spec.epochs,
+    saveEpochs: spec.saveEpochs,
     batchSize: spec.batchSize,
     gradAccum: spec.gradAccum,
     schedule: schedules.get(spec.schedule),
@@ -150,7 +152,15 @@ export function recipeOf(spec: TrainingSpec, threadsDefault: number): TrainRecip
   if (registryTarget && spec.fullParameter)
     refuse("registry_target", "expected none with full_parameter: only adapters are registered");
   if (registryTarget) {
-    checkId(registryTarget.adapterId, `${specPath}.registry_target.adapter_id`, op);
+    const { adapterId, checkpointsAdapterId } = registryTarget;
+    checkId(adapterId, `${specPath}.registry_target.adapter_id`, op);
+    if (checkpointsAdapterId !== "")
+      checkId(checkpointsAdapterId, `${specPath}.registry_target.checkpoints_adapter_id`, op);
+    if (checkpointsAdapterId === adapterId)
+      refuse(
+        "registry_target.checkpoints_adapter_id",
+        "expected another adapter than adapter_id: its newest version is the result",
+      );
     for (const alias of registryTarget.aliases) checkId(alias, `${specPath}.registry_target.aliases`, op);
   }
   try {

@@ -12,6 +12,7 @@ import { openAdapterFolder } from "#packages/hub";
 import { BadRequestError, fromStatus } from "#packages/rpc";
 import { goldenPath, temporaryFolder } from "../../test/support/folders.ts";
 import { silent, startService, until } from "../../test/support/services.ts";
+import { startRegistry } from "../adapter-registry/test/support.ts";
 import { readConfig } from "./config.ts";
 import { logLine } from "./payloads.ts";
 import { openTrainer } from "./setup.ts";
@@ -113,6 +114,51 @@ test("a job trains an adapter and tells every step of it", async (t) => {
   assert.equal(readFileSync(join(spec.outputDir, "metrics.jsonl"), "utf8").trim().split("\n").length, 6);
 });
 
+test("checkpoints are registered while the training goes on; where that fails they stay in their folders", async (t) => {
+  const registry = await startRegistry(t);
+  const { clients } = await start(t, { registry: registry.server.address });
+  const target = (adapterId: string, checkpointsAdapterId: string) => ({
+    adapterId,
+    aliases: [],
+    checkpointsAdapterId,
+  });
+  const run = async (spec: Spec) => {
+    const { trainingJob } = await clients.trainer.createTrainingJob({ trainingJob: { spec } });
+    const name = trainingJob?.name ?? "";
+    const events = await collect(watchJob(clients.trainer, name));
+    const { trainingJob: job } = await clients.trainer.getTrainingJob({ name });
+    const checkpoints = events.flatMap(({ event }) => (event.case === "checkpoint" ? [event.value] : []));
+    assert.deepEqual(job?.checkpoints, checkpoints);
+    return { events, job, checkpoints };
+  };
+  const saving = { epochs: 3, saveEpochs: 1, threads: 1 };
+  const spec = specOf(t, { ...saving, registryTarget: target("poet", "poet-ckpt") });
+  const { job, checkpoints } = await run(spec);
+  assert.equal(job?.result?.adapterVersion, "adapters/poet/versions/1");
+  // Two steps an epoch.
+  assert.deepEqual(
+    checkpoints.map(({ step, adapterVersion, artifactDir }) => [step, adapterVersion, artifactDir]),
+    [2, 4].map((step, i) => [
+      BigInt(step),
+      `adapters/poet-ckpt/versions/${i + 1}`,
+      join(spec.outputDir, `checkpoint-${step}`),
+    ]),
+  );
+  const { version } = await registry.client.resolveAlias({ name: "adapters/poet-ckpt/aliases/step-4" });
+  assert.deepEqual([version?.baseDigest, version?.metadata["steps"]], [job?.result?.baseDigest, "4"]);
+
+  await registry.stop();
+  const alone = await run(specOf(t, { ...saving, registryTarget: target("poet", "poet-ckpt") }));
+  assert.equal(alone.job?.state, State.FAILED);
+  assert.deepEqual(
+    alone.checkpoints.map(({ adapterVersion }) => adapterVersion),
+    ["", ""],
+  );
+  for (const { artifactDir } of alone.checkpoints) openAdapterFolder(artifactDir).close();
+  const warned = alone.events.filter(({ event }) => event.case === "log" && event.value.severity === Severity.WARNING);
+  assert.equal(warned.length, 2);
+});
+
 test("what a job can only find out when it runs ends it as FAILED", async (t) => {
   const { clients } = await start(t);
   const run = async (spec: Spec) => {
@@ -161,6 +207,11 @@ test("bad requests are refused with the field", async (t) => {
     { ...anySpec, fullParameter: true, bits: 16, registryTarget: target },
     "training_job.spec.registry_target",
   );
+  await refused(
+    { ...anySpec, registryTarget: { adapterId: "a", checkpointsAdapterId: "a" } },
+    "training_job.spec.registry_target.checkpoints_adapter_id",
+  );
+  await refused({ ...anySpec, fullParameter: true, bits: 16, saveEpochs: 1 }, "training_job.spec.save_epochs");
   const badId = { ...anySpec, registryTarget: { adapterId: "A b" } };
   await assert.rejects(clients.trainer.createTrainingJob({ trainingJob: { spec: badId } }), {
     code: "INVALID_ARGUMENT",

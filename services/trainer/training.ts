@@ -2,11 +2,19 @@
 import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
 import type { TrainingSpec } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { type TrainRecipe, withFolders } from "#packages/data";
-import { type DataPreview, type DeviceChoice, Engine, type Quote, type TrainReport } from "#packages/engine";
+import {
+  type DataPreview,
+  type DeviceChoice,
+  Engine,
+  type Quote,
+  type TrainEvent,
+  type TrainReport,
+} from "#packages/engine";
 import { describingFiles, localFolder, type PullProgress } from "#packages/hub";
-import { finished, logLine, type Payload, Translator } from "./payloads.ts";
+import { Turns } from "#packages/jobs";
+import { type CheckpointEvent, checkpoint, finished, logLine, type Payload, Translator } from "./payloads.ts";
 import { recipeOf } from "./recipe.ts";
-import { type Register, registered } from "./registration.ts";
+import { type Register, registered, registeredCheckpoint } from "./registration.ts";
 
 /** Resolves when the job has succeeded; its last payload is then `finished`. */
 export type Train = (
@@ -69,7 +77,17 @@ export function enginePreviewer(options: { threads: number }): PreviewJob {
 export function engineTrainer(options: { threads: number; device: DeviceChoice; register: Register }): Train {
   return async ({ id, spec }, emit, signal) => {
     const recipe = await withFolders(recipeOf(spec, options.threads), (text) => pulled(text, emit, signal));
+    const training = { id, spec, recipe };
+    const registering = { register: options.register, emit, signal };
     const translator = new Translator();
+    // Checkpoints are registered one after the other while the training goes on.
+    const registrations = new Turns();
+    const saved = async (event: CheckpointEvent): Promise<void> =>
+      emit(checkpoint(event, await registeredCheckpoint(training, event, registering)));
+    const onEvent = (event: TrainEvent): void => {
+      if (event.kind === "checkpoint") void registrations.take(() => saved(event));
+      else emit(translator.translate(event));
+    };
     const engine = new Engine();
     let report: TrainReport;
     try {
@@ -80,11 +98,12 @@ export function engineTrainer(options: { threads: number; device: DeviceChoice; 
         device: options.device,
         ...(spec.baseDigest ? { baseDigest: spec.baseDigest } : {}),
       };
-      report = await engine.train(job, { signal, onEvent: (event) => emit(translator.translate(event)) });
+      report = await engine.train(job, { signal, onEvent });
     } finally {
       await engine.close();
+      await registrations.take(async () => {});
     }
-    const version = await registered({ id, spec, recipe, report }, { register: options.register, emit, signal });
+    const version = await registered(training, report, registering);
     emit(finished(report, translator.tokensTrained, version));
   };
 }

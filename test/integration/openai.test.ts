@@ -231,8 +231,18 @@ describe("fine-tuning", () => {
       Array.from(sequences, (_, i) => sequences.length - i),
     );
     assert.equal(said.filter(({ type }) => type === "metrics").length, 40);
-    const checkpoints = await client.fineTuning.jobs.checkpoints.list(job.id);
-    assert.deepEqual(checkpoints.data[0]?.fine_tuned_model_checkpoint, "my-bot@1");
+    // Two steps an epoch, one checkpoint in two of the 20 epochs; each answers as a model.
+    const checkpoints = await all(client.fineTuning.jobs.checkpoints.list(job.id, { limit: 3 }));
+    assert.deepEqual(
+      checkpoints.map((one) => [one.step_number, one.fine_tuned_model_checkpoint]),
+      [[40, "my-bot@1"], ...[36, 32, 28, 24, 20, 16, 12, 8, 4].map((step) => [step, `${job.id}-ckpt:step-${step}`])],
+    );
+    const losses = checkpoints.map(({ metrics }) => metrics.train_loss ?? Number.NaN);
+    assert.ok(losses.at(0)! < losses.at(-1)!);
+    for (const { fine_tuned_model_checkpoint } of checkpoints.slice(-2)) {
+      const ask = { ...greedy, model: fine_tuned_model_checkpoint, messages };
+      assert.match((await client.chat.completions.create(ask)).model, /-ckpt@[12]$/);
+    }
     assert.deepEqual((await client.fineTuning.jobs.list()).data[0]?.id, job.id);
 
     using grpc = connect({ endpoints: { registry: registry.address } });
@@ -260,6 +270,7 @@ describe("fine-tuning", () => {
     await client.fineTuning.jobs.cancel(job.id);
     await until(async () => (await client.fineTuning.jobs.retrieve(job.id)).status === "cancelled");
     assert.match(await followed, /The job was cancelled.*\n\ndata: \[DONE\]\n\n$/);
+    assert.deepEqual((await client.fineTuning.jobs.checkpoints.list(job.id)).data, []);
     assert.deepEqual((await client.fineTuning.jobs.checkpoints.list(job.id)).data, []);
 
     await assert.rejects(create({ model: "gpt" }), { status: 400, param: "model" });

@@ -78,6 +78,7 @@ export function trainingSpec(
     adamEpsilon: recipe.eps,
     maxGradNorm: recipe.maxGradNorm,
     ...(steps === null ? { epochs: recipe.epochs } : { steps: BigInt(steps) }),
+    saveEpochs: recipe.saveEpochs,
     batchSize: recipe.batchSize,
     gradAccum: recipe.gradAccum,
     schedule: schedules[recipe.schedule],
@@ -128,6 +129,9 @@ export function progressOf({ event }: Event): TrainProgress | null {
   if (event.case === "log") {
     const severity = event.value.severity === Severity.INFO ? "info" : "warning";
     return { kind: "log", text: event.value.text, severity };
+  }
+  if (event.case === "checkpoint") {
+    return { kind: "checkpoint", step: Number(event.value.step), dir: event.value.artifactDir };
   }
   if (event.case !== "eval") return null;
   const { step, loss, tokens, seconds } = event.value;

@@ -7,7 +7,7 @@ import type { Model } from "#gen/nibble/inference/v1/inference_pb.ts";
 import type { TrainingSpecSchema } from "#gen/nibble/trainer/v1/spec_pb.ts";
 import { refusal } from "../errors.ts";
 import { Fields } from "../fields.ts";
-import { idOf } from "../models.ts";
+import { checkpointsId, idOf } from "../models.ts";
 
 export type Spec = MessageInitShape<typeof TrainingSpecSchema>;
 
@@ -32,6 +32,9 @@ export const learningRateBase = 2e-4;
 export const microBatchDefault = 4;
 export const gradAccumDefault = 4;
 const idCharsMax = 63;
+
+/** Beside the result: each costs an adapter's bytes. */
+const checkpointsMax = 10;
 
 export const newJobId = (): string => `ftjob-${randomUUID().replaceAll("-", "").slice(0, 24)}`;
 
@@ -120,6 +123,7 @@ export function specOf(
     ...batchOf(batchSize),
     ...(learningRateMultiplier === undefined ? {} : { learningRate: learningRateBase * learningRateMultiplier }),
     ...(seed === undefined ? {} : { seed }),
-    registryTarget: { endpoint: "", adapterId, aliases: [] },
+    saveEpochs: Math.ceil(epochs / checkpointsMax),
+    registryTarget: { endpoint: "", adapterId, aliases: [], checkpointsAdapterId: checkpointsId(id) },
   };
 }

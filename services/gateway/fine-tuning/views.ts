@@ -1,8 +1,8 @@
 // Training jobs, their events and results as OpenAI's objects.
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { type Event, Severity, State } from "#gen/nibble/trainer/v1/events_pb.ts";
+import { type Checkpoint, type Event, Severity, State } from "#gen/nibble/trainer/v1/events_pb.ts";
 import type { TrainingJob } from "#gen/nibble/trainer/v1/trainer_pb.ts";
-import { fromStatus } from "#packages/rpc";
+import { fromStatus, parseName } from "#packages/rpc";
 import { idOf, versionName } from "../models.ts";
 import { gradAccumDefault, learningRateBase, microBatchDefault } from "./spec.ts";
 
@@ -127,6 +127,11 @@ function said({ event }: Event): Said {
       const made = adapterVersion ? `, new fine-tuned model: ${versionName(adapterVersion)}` : "";
       return message(`Training is done, last loss=${lastLoss.toFixed(4)}${made}`);
     }
+    case "checkpoint": {
+      const { step, adapterVersion } = event.value;
+      const made = adapterVersion ? `: ${checkpointModel(event.value)}` : "";
+      return message(`Checkpoint created at step ${step}${made}`);
+    }
     case "log":
       return message(event.value.text, levels[event.value.severity]);
     default:
@@ -151,25 +156,37 @@ export function eventView(jobId: string, event: Event) {
   };
 }
 
-/** The one result of a job that succeeded: the trainer writes nothing before. */
-export function checkpointViews(job: TrainingJob) {
-  const { name, result, endTime } = job;
-  const model = fineTunedModel(job);
-  if (!result || model === null) return [];
+/** `adapter:step-N`, by which it is asked for as a model. */
+function checkpointModel({ adapterVersion, step }: Checkpoint): string {
+  const { adapter } = parseName("adapters/{adapter}/versions/{version}", adapterVersion, "checkpoint");
+  return `${adapter}:step-${step}`;
+}
+
+/** Newest first: the result of a job that succeeded, and what was registered on the way. */
+export function checkpointViews({ name, result, endTime, checkpoints }: TrainingJob) {
   const jobId = idOf(name);
-  return [
-    {
-      id: `ftckpt-${jobId.replace("ftjob-", "")}`,
-      object: "fine_tuning.job.checkpoint",
-      created_at: secondsOf(endTime) ?? 0,
-      fine_tuned_model_checkpoint: model,
-      fine_tuning_job_id: jobId,
-      step_number: Number(result.steps),
-      metrics: {
-        step: Number(result.steps),
-        train_loss: result.lastLoss,
-        ...(result.evalLoss === undefined ? {} : { valid_loss: result.evalLoss }),
-      },
+  const view = (model: string, { step, loss, evalLoss, createTime }: Partial<Checkpoint>) => ({
+    id: `ftckpt-${jobId.replace("ftjob-", "")}-${step}`,
+    object: "fine_tuning.job.checkpoint",
+    created_at: secondsOf(createTime) ?? 0,
+    fine_tuned_model_checkpoint: model,
+    fine_tuning_job_id: jobId,
+    step_number: Number(step),
+    metrics: {
+      step: Number(step),
+      train_loss: loss,
+      ...(evalLoss === undefined ? {} : { valid_loss: evalLoss }),
     },
-  ];
+  });
+  const onTheWay = checkpoints.filter(({ adapterVersion }) => adapterVersion !== "");
+  const views = onTheWay.map((checkpoint) => view(checkpointModel(checkpoint), checkpoint)).reverse();
+  if (!result?.adapterVersion) return views;
+  const { steps: step, lastLoss: loss, evalLoss } = result;
+  const end = {
+    step,
+    loss,
+    ...(evalLoss === undefined ? {} : { evalLoss }),
+    ...(endTime ? { createTime: endTime } : {}),
+  };
+  return [view(versionName(result.adapterVersion), end), ...views];
 }

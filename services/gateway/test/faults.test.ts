@@ -68,6 +68,13 @@ describe("services that die", () => {
     const refused = await ask("other");
     assert.equal(refused.status, 400);
     assert.match(refused.body.error?.message ?? "", /made for another base/);
+    // Nor is it among the models; an alias is, of which only the newest version is for another base.
+    await uploadAdapter(clients.registry, other, { adapterId: "bot" });
+    const list = (await (await fetch(`${url}/v1/models`)).json()) as { data: { id: string }[] };
+    assert.deepEqual(
+      list.data.map(({ id }) => id),
+      ["base", "bot:live"],
+    );
     assert.equal((await ask("nobody:live")).body.error?.code, "model_not_found");
     assert.equal((await ask("bot@7")).body.error?.code, "model_not_found");
   });

@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file nibble/trainer/v1/events.proto.
  */
 export const file_nibble_trainer_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("Ch5uaWJibGUvdHJhaW5lci92MS9ldmVudHMucHJvdG8SEW5pYmJsZS50cmFpbmVyLnYxIsACCgVFdmVudBIQCghzZXF1ZW5jZRgBIAEoAxIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2CgxzdGF0ZV9jaGFuZ2UYAyABKAsyHi5uaWJibGUudHJhaW5lci52MS5TdGF0ZUNoYW5nZUgAEi8KBHN0ZXAYBCABKAsyHy5uaWJibGUudHJhaW5lci52MS5TdGVwUHJvZ3Jlc3NIABIpCgNsb2cYBSABKAsyGi5uaWJibGUudHJhaW5lci52MS5Mb2dMaW5lSAASLQoEZXZhbBgGIAEoCzIdLm5pYmJsZS50cmFpbmVyLnYxLkV2YWxSZXN1bHRIABIvCghmaW5pc2hlZBgHIAEoCzIbLm5pYmJsZS50cmFpbmVyLnYxLkZpbmlzaGVkSABCBwoFZXZlbnQiiwEKC1N0YXRlQ2hhbmdlEicKBXN0YXRlGAEgASgOMhgubmliYmxlLnRyYWluZXIudjEuU3RhdGUSMAoOcHJldmlvdXNfc3RhdGUYAiABKA4yGC5uaWJibGUudHJhaW5lci52MS5TdGF0ZRIhCgVlcnJvchgDIAEoCzISLmdvb2dsZS5ycGMuU3RhdHVzIqUCCgxTdGVwUHJvZ3Jlc3MSDAoEc3RlcBgBIAEoAxITCgtzdGVwc190b3RhbBgCIAEoAxIMCgRsb3NzGAMgASgBEhEKCWdyYWRfbm9ybRgEIAEoARIVCg1sZWFybmluZ19yYXRlGAUgASgBEg4KBnRva2VucxgGIAEoAxIYChB0b2tlbnNfcHJvY2Vzc2VkGAcgASgDEhkKEXRva2Vuc19wZXJfc2Vjb25kGAggASgBEg8KB3NlY29uZHMYCSABKAESLQoGbWVtb3J5GAogASgLMh0ubmliYmxlLmNvbW1vbi52MS5NZW1vcnlVc2FnZRImCgNldGEYCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDQoFZXBvY2gYDCABKAEiRgoHTG9nTGluZRItCghzZXZlcml0eRgBIAEoDjIbLm5pYmJsZS50cmFpbmVyLnYxLlNldmVyaXR5EgwKBHRleHQYAiABKAkitgEKCkV2YWxSZXN1bHQSDAoEc3RlcBgBIAEoAxIMCgRsb3NzGAIgASgBEg4KBnRva2VucxgDIAEoAxIPCgdzZWNvbmRzGAQgASgBEjsKB21ldHJpY3MYBSADKAsyKi5uaWJibGUudHJhaW5lci52MS5FdmFsUmVzdWx0Lk1ldHJpY3NFbnRyeRouCgxNZXRyaWNzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4ASKWAgoIRmluaXNoZWQSFAoMYXJ0aWZhY3RfZGlyGAEgASgJEg0KBXN0ZXBzGAIgASgDEhIKCmZpcnN0X2xvc3MYAyABKAESEQoJbGFzdF9sb3NzGAQgASgBEhYKCWV2YWxfbG9zcxgFIAEoAUgAiAEBEg8KB3NlY29uZHMYBiABKAESDgoGdG9rZW5zGAcgASgDEhMKC2Jhc2VfZGlnZXN0GAggASgJEhoKEnBhcmFtZXRlcnNfdHJhaW5lZBgJIAEoAxIXCg9hZGFwdGVyX3ZlcnNpb24YCiABKAkSLQoGbWVtb3J5GAsgASgLMh0ubmliYmxlLmNvbW1vbi52MS5NZW1vcnlVc2FnZUIMCgpfZXZhbF9sb3NzKpEBCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX1FVRVVFRBABEhEKDVNUQVRFX1JVTk5JTkcQAhIQCgxTVEFURV9QQVVTRUQQAxITCg9TVEFURV9TVUNDRUVERUQQBBIQCgxTVEFURV9GQUlMRUQQBRITCg9TVEFURV9DQU5DRUxMRUQQBiphCghTZXZlcml0eRIYChRTRVZFUklUWV9VTlNQRUNJRklFRBAAEhEKDVNFVkVSSVRZX0lORk8QARIUChBTRVZFUklUWV9XQVJOSU5HEAISEgoOU0VWRVJJVFlfRVJST1IQA2IGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_nibble_common_v1_common]);
+  fileDesc("Ch5uaWJibGUvdHJhaW5lci92MS9ldmVudHMucHJvdG8SEW5pYmJsZS50cmFpbmVyLnYxIvUCCgVFdmVudBIQCghzZXF1ZW5jZRgBIAEoAxIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2CgxzdGF0ZV9jaGFuZ2UYAyABKAsyHi5uaWJibGUudHJhaW5lci52MS5TdGF0ZUNoYW5nZUgAEi8KBHN0ZXAYBCABKAsyHy5uaWJibGUudHJhaW5lci52MS5TdGVwUHJvZ3Jlc3NIABIpCgNsb2cYBSABKAsyGi5uaWJibGUudHJhaW5lci52MS5Mb2dMaW5lSAASLQoEZXZhbBgGIAEoCzIdLm5pYmJsZS50cmFpbmVyLnYxLkV2YWxSZXN1bHRIABIvCghmaW5pc2hlZBgHIAEoCzIbLm5pYmJsZS50cmFpbmVyLnYxLkZpbmlzaGVkSAASMwoKY2hlY2twb2ludBgIIAEoCzIdLm5pYmJsZS50cmFpbmVyLnYxLkNoZWNrcG9pbnRIAEIHCgVldmVudCKLAQoLU3RhdGVDaGFuZ2USJwoFc3RhdGUYASABKA4yGC5uaWJibGUudHJhaW5lci52MS5TdGF0ZRIwCg5wcmV2aW91c19zdGF0ZRgCIAEoDjIYLm5pYmJsZS50cmFpbmVyLnYxLlN0YXRlEiEKBWVycm9yGAMgASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXMipQIKDFN0ZXBQcm9ncmVzcxIMCgRzdGVwGAEgASgDEhMKC3N0ZXBzX3RvdGFsGAIgASgDEgwKBGxvc3MYAyABKAESEQoJZ3JhZF9ub3JtGAQgASgBEhUKDWxlYXJuaW5nX3JhdGUYBSABKAESDgoGdG9rZW5zGAYgASgDEhgKEHRva2Vuc19wcm9jZXNzZWQYByABKAMSGQoRdG9rZW5zX3Blcl9zZWNvbmQYCCABKAESDwoHc2Vjb25kcxgJIAEoARItCgZtZW1vcnkYCiABKAsyHS5uaWJibGUuY29tbW9uLnYxLk1lbW9yeVVzYWdlEiYKA2V0YRgLIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhINCgVlcG9jaBgMIAEoASJGCgdMb2dMaW5lEi0KCHNldmVyaXR5GAEgASgOMhsubmliYmxlLnRyYWluZXIudjEuU2V2ZXJpdHkSDAoEdGV4dBgCIAEoCSK2AQoKRXZhbFJlc3VsdBIMCgRzdGVwGAEgASgDEgwKBGxvc3MYAiABKAESDgoGdG9rZW5zGAMgASgDEg8KB3NlY29uZHMYBCABKAESOwoHbWV0cmljcxgFIAMoCzIqLm5pYmJsZS50cmFpbmVyLnYxLkV2YWxSZXN1bHQuTWV0cmljc0VudHJ5Gi4KDE1ldHJpY3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAE6AjgBIq4BCgpDaGVja3BvaW50EgwKBHN0ZXAYASABKAMSFAoMYXJ0aWZhY3RfZGlyGAIgASgJEgwKBGxvc3MYAyABKAESFgoJZXZhbF9sb3NzGAQgASgBSACIAQESFwoPYWRhcHRlcl92ZXJzaW9uGAUgASgJEi8KC2NyZWF0ZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIMCgpfZXZhbF9sb3NzIpYCCghGaW5pc2hlZBIUCgxhcnRpZmFjdF9kaXIYASABKAkSDQoFc3RlcHMYAiABKAMSEgoKZmlyc3RfbG9zcxgDIAEoARIRCglsYXN0X2xvc3MYBCABKAESFgoJZXZhbF9sb3NzGAUgASgBSACIAQESDwoHc2Vjb25kcxgGIAEoARIOCgZ0b2tlbnMYByABKAMSEwoLYmFzZV9kaWdlc3QYCCABKAkSGgoScGFyYW1ldGVyc190cmFpbmVkGAkgASgDEhcKD2FkYXB0ZXJfdmVyc2lvbhgKIAEoCRItCgZtZW1vcnkYCyABKAsyHS5uaWJibGUuY29tbW9uLnYxLk1lbW9yeVVzYWdlQgwKCl9ldmFsX2xvc3MqkQEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEAoMU1RBVEVfUVVFVUVEEAESEQoNU1RBVEVfUlVOTklORxACEhAKDFNUQVRFX1BBVVNFRBADEhMKD1NUQVRFX1NVQ0NFRURFRBAEEhAKDFNUQVRFX0ZBSUxFRBAFEhMKD1NUQVRFX0NBTkNFTExFRBAGKmEKCFNldmVyaXR5EhgKFFNFVkVSSVRZX1VOU1BFQ0lGSUVEEAASEQoNU0VWRVJJVFlfSU5GTxABEhQKEFNFVkVSSVRZX1dBUk5JTkcQAhISCg5TRVZFUklUWV9FUlJPUhADYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_google_rpc_status, file_nibble_common_v1_common]);
 
 /**
  * One event of a job.
@@ -85,6 +85,14 @@ export type Event = Message<"nibble.trainer.v1.Event"> & {
      */
     value: Finished;
     case: "finished";
+  } | {
+    /**
+     * A checkpoint was written, and registered if the job has a target for it.
+     *
+     * @generated from field: nibble.trainer.v1.Checkpoint checkpoint = 8;
+     */
+    value: Checkpoint;
+    case: "checkpoint";
   } | { case: undefined; value?: undefined };
 };
 
@@ -306,6 +314,62 @@ export const EvalResultSchema: GenMessage<EvalResult> = /*@__PURE__*/
   messageDesc(file_nibble_trainer_v1_events, 4);
 
 /**
+ * The adapter as it was after a step.
+ *
+ * @generated from message nibble.trainer.v1.Checkpoint
+ */
+export type Checkpoint = Message<"nibble.trainer.v1.Checkpoint"> & {
+  /**
+   * Steps made.
+   *
+   * @generated from field: int64 step = 1;
+   */
+  step: bigint;
+
+  /**
+   * Its folder, as a path on the server.
+   *
+   * @generated from field: string artifact_dir = 2;
+   */
+  artifactDir: string;
+
+  /**
+   * Loss of the step.
+   *
+   * @generated from field: double loss = 3;
+   */
+  loss: number;
+
+  /**
+   * The evaluation's loss after the step, if there was an evaluation.
+   *
+   * @generated from field: optional double eval_loss = 4;
+   */
+  evalLoss?: number | undefined;
+
+  /**
+   * The version's name in the registry, if it was registered.
+   *
+   * @generated from field: string adapter_version = 5;
+   */
+  adapterVersion: string;
+
+  /**
+   * When it was written.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 6;
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message nibble.trainer.v1.Checkpoint.
+ * Use `create(CheckpointSchema)` to create a new message.
+ */
+export const CheckpointSchema: GenMessage<Checkpoint> = /*@__PURE__*/
+  messageDesc(file_nibble_trainer_v1_events, 5);
+
+/**
  * The result of a job that succeeded.
  *
  * @generated from message nibble.trainer.v1.Finished
@@ -394,7 +458,7 @@ export type Finished = Message<"nibble.trainer.v1.Finished"> & {
  * Use `create(FinishedSchema)` to create a new message.
  */
 export const FinishedSchema: GenMessage<Finished> = /*@__PURE__*/
-  messageDesc(file_nibble_trainer_v1_events, 5);
+  messageDesc(file_nibble_trainer_v1_events, 6);
 
 /**
  * Where a job stands.
