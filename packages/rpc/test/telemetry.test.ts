@@ -2,30 +2,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { trace } from "@opentelemetry/api";
-import type { NodeSDKConfiguration } from "@opentelemetry/sdk-node";
 import { pino } from "pino";
 import { NibbleError } from "#packages/errors";
 import { startTelemetry } from "#packages/rpc";
+import { recordSpans } from "../../../test/support/spans.ts";
 import { collect, failure, startRegistry } from "./support.ts";
-
-type Processor = NonNullable<NodeSDKConfiguration["spanProcessors"]>[number];
-type Span = Parameters<Processor["onEnd"]>[0];
 
 const method = "nibble.registry.v1.RegistryService/GetAdapter";
 
 test("a call's spans share a trace, streams leave short spans, and none are open at the end", async (t) => {
-  const spans: Span[] = [];
-  const processor: Processor = {
-    onStart: () => {},
-    onEnd: (span) => void spans.push(span),
-    forceFlush: async () => {},
-    shutdown: async () => {},
-  };
-  const telemetry = await startTelemetry({
-    serviceName: "test",
-    sdk: { spanProcessors: [processor], metricReaders: [], resourceDetectors: [] },
-  });
-  t.after(() => telemetry.shutdown());
+  const spans = await recordSpans(t);
   let inside: string | undefined;
   const { client, server } = await startRegistry(t, {
     getAdapter: async ({ name }) => {

@@ -2,27 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import type { NodeSDKConfiguration } from "@opentelemetry/sdk-node";
-import { startTelemetry } from "#packages/rpc";
+import { recordSpans } from "../../../test/support/spans.ts";
 import { startAll } from "./support.ts";
-
-type Processor = NonNullable<NodeSDKConfiguration["spanProcessors"]>[number];
-type Span = Parameters<Processor["onEnd"]>[0];
 
 const model = fileURLToPath(new URL("../../../models/quickstart", import.meta.url));
 const traceId = "0af7651916cd43dd8448eb211c80319c";
 
 test("a caller's trace goes on through the gateway to the inference service, streamed or not", async (t) => {
-  const spans: Span[] = [];
-  const processor: Processor = {
-    onStart: () => {},
-    onEnd: (span) => void spans.push(span),
-    forceFlush: async () => {},
-    shutdown: async () => {},
-  };
-  const sdk = { spanProcessors: [processor], metricReaders: [], resourceDetectors: [] };
-  const telemetry = await startTelemetry({ serviceName: "test", sdk });
-  t.after(() => telemetry.shutdown());
+  const spans = await recordSpans(t);
   const { url } = await startAll(t, model);
   const messages = [{ role: "user", content: "x" }];
   for (const stream of [false, true]) {
