@@ -25,11 +25,12 @@ import { measureMatmul } from "./rows/matmul.ts";
 import { measureMemory } from "./rows/memory.ts";
 import { measureQuantize } from "./rows/quantize.ts";
 import { measureStart } from "./rows/start.ts";
-import { measurePacked, measureTrain } from "./rows/train.ts";
+import { measurePacked, measureTrain, measureTrainAvx2 } from "./rows/train.ts";
 
 const rows: readonly Row[] = [
   { name: "matmul", measure: measureMatmul },
   { name: "train", measure: measureTrain },
+  { name: "train-avx2", measure: measureTrainAvx2 },
   { name: "packed", measure: measurePacked },
   { name: "decode", measure: measureDecode },
   { name: "prefill", measure: measurePrefill },

@@ -29,13 +29,19 @@ export class Peers {
   }
 
   /** A script under bench/peers on the peers' Python, or how to install the packages that it lacks. */
-  pythonScript(peer: string, needed: readonly string[], script: string, args: readonly string[]): Peer {
+  pythonScript(
+    peer: string,
+    needed: readonly string[],
+    script: string,
+    args: readonly string[],
+    env: Record<string, string> = {},
+  ): Peer {
     const missing = needed.filter((name) => this.versions[name] === undefined);
     if (missing.length > 0)
       return { note: `${peer} is not installed (${missing.join(", ")}): ${installPython(needed)}` };
     // No progress bars, and no look at a hub for a folder that is here.
-    const env = { HF_HUB_OFFLINE: "1", TQDM_DISABLE: "1", TRANSFORMERS_VERBOSITY: "error" };
-    return { command: { file: this.python, args: [peerScript(script), ...args], env } };
+    const quiet = { HF_HUB_OFFLINE: "1", TQDM_DISABLE: "1", TRANSFORMERS_VERBOSITY: "error" };
+    return { command: { file: this.python, args: [peerScript(script), ...args], env: { ...quiet, ...env } } };
   }
 
   /** A script under bench/peers on this Node; its first argument is node-llama-cpp's entry. */

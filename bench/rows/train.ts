@@ -8,11 +8,16 @@ const peerName = "PEFT + bitsandbytes";
 const peerPackages = ["torch", "transformers", "peft", "bitsandbytes", "safetensors"];
 
 /** The peer in its better dtype, found by one run of each. */
-async function peerOf(setting: Setting, notes: string[], all: Record<string, unknown>[]): Promise<Subject[]> {
+async function peerOf(
+  setting: Setting,
+  notes: string[],
+  all: Record<string, unknown>[],
+  env: Record<string, string>,
+): Promise<Subject[]> {
   const args = ["--batch", batch, "--seq", seq, "--rank", rank, "--threads", String(setting.threads)];
   const candidates = ["float32", "bfloat16"].flatMap((dtype) => {
     const given = [setting.models.plain(), ...args, "--dtype", dtype];
-    const peer = setting.peers.pythonScript(peerName, peerPackages, "train_step.py", given);
+    const peer = setting.peers.pythonScript(peerName, peerPackages, "train_step.py", given, env);
     return peerFigure(peerName, peer, "tokens_per_s", { notes, all }).map((subject) => ({ dtype, subject }));
   });
   const tried = [];
@@ -25,15 +30,32 @@ async function peerOf(setting: Setting, notes: string[], all: Record<string, unk
   return [better.subject];
 }
 
-export async function measureTrain(setting: Setting): Promise<Result[]> {
+/** What holds PyTorch, oneDNN and MKL to AVX2 on a machine that has more. */
+const avx2Peer = { ATEN_CPU_CAPABILITY: "avx2", ONEDNN_MAX_CPU_ISA: "AVX2", MKL_ENABLE_INSTRUCTIONS: "AVX2" };
+
+export const measureTrain = (setting: Setting): Promise<Result[]> => measureStep(setting, { args: [], env: {} });
+
+/** Both held to AVX2: what a machine without AVX-512 would say, as far as this one can. */
+export const measureTrainAvx2 = (setting: Setting): Promise<Result[]> =>
+  measureStep(setting, { args: ["--isa", "avx2"], env: avx2Peer });
+
+interface Held {
+  /** For our script. */
+  args: readonly string[];
+  /** For the peer's. */
+  env: Record<string, string>;
+}
+
+async function measureStep(setting: Setting, held: Held): Promise<Result[]> {
   const notes: string[] = [];
   const [mine, theirs]: Record<string, unknown>[][] = [[], []];
   const args = ["--batch", batch, "--seq", seq, "--rank", rank, "--threads", String(setting.threads), "--json"];
-  const own = figure("Nibble", ours("train-step.ts", [setting.models.plain(), ...args]), "tokens_per_s", mine);
-  const peer = await peerOf(setting, notes, theirs ?? []);
-  const series = await alternate([own, ...peer], setting.runs);
-  const what = `QLoRA step, batch ${batch} × ${seq}, r ${rank} on all linear layers, gradient checkpointing`;
-  const needed = String(mine?.[0]?.["isa"]) === "avx512_bf16" ? 3 : 2.2;
+  const own = ours("train-step.ts", [setting.models.plain(), ...args, ...held.args]);
+  const peer = await peerOf(setting, notes, theirs ?? [], held.env);
+  const series = await alternate([figure("Nibble", own, "tokens_per_s", mine), ...peer], setting.runs);
+  const isa = String(mine?.[0]?.["isa"]);
+  const what = `QLoRA step, batch ${batch} × ${seq}, r ${rank} on all linear layers, gradient checkpointing, ${isa}`;
+  const needed = isa === "avx512_bf16" ? 3 : 2.2;
   const goal = { text: `≥ ${needed} × ${peerName}`, beside: peerName, needed };
   const rates = judge({ what, unit: "tokens/s", goals: [goal], notes }, series);
   const peaks = [mine ?? [], theirs ?? []].map((all) => all.map((printed) => Number(printed["peak_rss"]) / 2 ** 20));
