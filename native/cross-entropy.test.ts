@@ -17,6 +17,8 @@ interface Case {
   /** Share of the rows that have a label. */
   labelled: number;
   gradients: boolean;
+  /** Rows count with weights from 0 to 3. */
+  weighted?: boolean;
   /** Labels are all but certain: the label's own gradient is then a small difference. */
   certain?: boolean;
 }
@@ -32,6 +34,9 @@ const cases: Case[] = [
   { ...base, rows: 1, vocabulary: 1, width: 1, labelled: 1 },
   { ...base, labelled: 0 },
   { ...base, gradients: false },
+  { ...base, weighted: true },
+  { ...base, weighted: true, gradients: false },
+  { ...base, rows: 90, vocabulary: 517, width: 130, weighted: true, dtype: "bfloat16", form: nf4 },
   { ...base, dtype: "bfloat16", form: { dtype: "bfloat16", quant: null } },
   { ...base, rows: 37, vocabulary: 333, width: 175, form: nf4, dtype: "bfloat16", labelled: 0.4 },
   { ...base, rows: 90, vocabulary: 517, width: 130, labelled: 0.9 },
@@ -49,7 +54,10 @@ const cases: Case[] = [
   },
 ];
 
-function run(c: Case, device: Device): Record<string, Float32Array> {
+/** 0, 0.75, 1.5, 2.25, 3, 0, … */
+const fiveWeights = (row: number) => (row % 5) * 0.75;
+
+function run(c: Case, device: Device, weightOf = fiveWeights): Record<string, Float32Array> {
   const bench = new Bench(device);
   const rng = seeded(c.rows + c.width);
   const inputs = numbers(rng, c.rows * c.width);
@@ -60,11 +68,18 @@ function run(c: Case, device: Device): Record<string, Float32Array> {
   const x = bench.of(inputs, [c.rows, c.width], c.dtype);
   const label = () => (rng() < c.labelled ? Math.floor(rng() * c.vocabulary) : -100);
   const labels = bench.of(Float32Array.from({ length: c.rows }, c.certain ? (_, i) => i : label), [c.rows], "int32");
+  const weights = c.weighted
+    ? bench.of(
+        Float32Array.from({ length: c.rows }, (_, i) => weightOf(i)),
+        [c.rows],
+      )
+    : null;
   const loss = bench.filled(Number.NaN, [c.rows]);
   const dX = bench.filled(Number.NaN, [c.rows, c.width], c.dtype);
   const dW = bench.filled(0.5, [c.vocabulary, c.width]);
   const trained = c.form.quant === null && c.gradients;
-  linearCrossEntropy({ x, w, labels, scale: 0.25, loss, dX: c.gradients ? dX : null, dW: trained ? dW : null });
+  const gradients = { dX: c.gradients ? dX : null, dW: trained ? dW : null };
+  linearCrossEntropy({ x, w, labels, weights, scale: 0.25, loss, ...gradients });
   const outputs = { loss: valuesOf(loss), dX: c.gradients ? valuesOf(dX) : new Float32Array(), dW: valuesOf(dW) };
   bench.free();
   return outputs;
@@ -115,7 +130,8 @@ test("linear_cross_entropy: gradients of the reference agree with finite differe
     const [dX, dW] = [bench.filled(0, [2, 4]), bench.filled(0, [5, 4])];
     const w = bench.weight(values.w, 5, 4, dense);
     const labels = bench.of(new Float32Array([3, 0]), [2], "int32");
-    linearCrossEntropy({ x: bench.of(values.x, [2, 4]), w, labels, scale: 0.5, loss, dX, dW });
+    const weights = bench.of(new Float32Array([0.5, 2]), [2]);
+    linearCrossEntropy({ x: bench.of(values.x, [2, 4]), w, labels, weights, scale: 0.5, loss, dX, dW });
     const total = 0.5 * (valuesOf(loss)[0]! + valuesOf(loss)[1]!);
     const grads = { x: valuesOf(dX), w: valuesOf(dW) };
     bench.free();
@@ -139,7 +155,39 @@ test("linear_cross_entropy: a label beyond the vocabulary is refused by row", ()
   const bench = new Bench("cpu");
   const w = bench.weight(numbers(seeded(1), 20), 5, 4, dense);
   const labels = bench.of(new Float32Array([3, 5]), [2], "int32");
-  const args = { x: bench.filled(0, [2, 4]), w, labels, scale: 1, loss: bench.filled(0, [2]), dX: null, dW: null };
+  const outputs = { loss: bench.filled(0, [2]), dX: null, dW: null };
+  const args = { x: bench.filled(0, [2, 4]), w, labels, weights: null, scale: 1, ...outputs };
   assert.throws(() => linearCrossEntropy(args), /labels: expected below 5, got 5 in row 1/);
+  bench.free();
+});
+
+test("linear_cross_entropy: weights of 1 change no bit; a weight is the row's share of loss and gradients", () => {
+  const c: Case = { ...base, rows: 30, labelled: 1 };
+  const plain = run(c, "cpu");
+  const weighted = run({ ...c, weighted: true }, "cpu");
+  for (let i = 0; i < c.rows; i++) {
+    const weight = fiveWeights(i);
+    const about = (got: number, want: number) => assert.ok(Math.abs(got - weight * want) < 1e-5, `row ${i}`);
+    about(weighted["loss"]![i]!, plain["loss"]![i]!);
+    for (let j = i * c.width; j < (i + 1) * c.width; j++) about(weighted["dX"]![j]!, plain["dX"]![j]!);
+  }
+  assert.deepEqual(
+    run({ ...c, weighted: true }, "cpu", () => 1),
+    plain,
+  );
+});
+
+test("linear_cross_entropy: weights that are no weights are refused by row; so are too few", () => {
+  const bench = new Bench("cpu");
+  const w = bench.weight(numbers(seeded(1), 20), 5, 4, dense);
+  const labels = bench.of(new Float32Array([3, 4]), [2], "int32");
+  const args = { x: bench.filled(0, [2, 4]), w, labels, scale: 1, loss: bench.filled(0, [2]), dX: null, dW: null };
+  const withWeights = (...values: number[]) => {
+    linearCrossEntropy({ ...args, weights: bench.of(new Float32Array(values), [values.length]) });
+  };
+  for (const bad of [-1, Number.NaN, Number.POSITIVE_INFINITY]) {
+    assert.throws(() => withWeights(1, bad), /weights: expected a finite number from 0, got .* in row 1/);
+  }
+  assert.throws(() => withWeights(1), /weights: expected 2/);
   bench.free();
 });

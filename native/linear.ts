@@ -68,6 +68,8 @@ export interface CrossEntropy {
   x: Tensor;
   w: Weight;
   labels: Tensor;
+  /** float32 [N]; null: each row counts once. */
+  weights: Tensor | null;
   scale: number;
   loss: Tensor;
   dX: Tensor | null;
@@ -140,11 +142,12 @@ export function scaleColumns(args: {
 }
 
 export function linearCrossEntropy(args: CrossEntropy): void {
-  const { x, w, labels, scale, loss, dX, dW } = args;
+  const { x, w, labels, weights, scale, loss, dX, dW } = args;
   addon.linearCrossEntropy(
     ...weightArguments(w),
     x.handle,
     labels.handle,
+    handleOf(weights),
     scale,
     loss.handle,
     handleOf(dX),

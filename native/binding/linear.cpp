@@ -63,12 +63,13 @@ Napi::Value scale_columns(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
-// (weight, x, labels, scale, loss, dX, dW)
+// (weight, x, labels, weights, scale, loss, dX, dW)
 Napi::Value linear_cross_entropy(Napi::Env env, const Arguments& a) {
   constexpr size_t kOwn = Arguments::kWeightArguments;
   nibble::linear_cross_entropy({.x = a.tensor(kOwn), .w = a.weight(0), .labels = a.tensor(kOwn + 1),
-                                .scale = float(a.number(kOwn + 2)), .loss = a.tensor(kOwn + 3),
-                                .d_x = a.maybe_tensor(kOwn + 4), .d_w = a.maybe_tensor(kOwn + 5)});
+                                .weights = a.maybe_tensor(kOwn + 2), .scale = float(a.number(kOwn + 3)),
+                                .loss = a.tensor(kOwn + 4), .d_x = a.maybe_tensor(kOwn + 5),
+                                .d_w = a.maybe_tensor(kOwn + 6)});
   return env.Undefined();
 }
 

@@ -19,6 +19,17 @@ void check_labels(const char* op, const CrossEntropyArgs& a, int64_t n) {
   }
 }
 
+void check_weights(const char* op, const CrossEntropyArgs& a, int64_t n) {
+  if (!a.weights) return;
+  check_dtype(op, "weights", a.weights, DType::kF32);
+  check_count(op, "weights", a.weights, n);
+  if (a.weights.device == Device::kCuda || a.weights.device == Device::kMeta) return;  // not readable here
+  for (int64_t i = 0; i < n; ++i) {
+    const float weight = a.weights.f32()[i];
+    require(std::isfinite(weight) && weight >= 0, op, "weights: expected a finite number from 0, got ", weight, " in row ", i);
+  }
+}
+
 }  // namespace
 
 void linear_cross_entropy(const CrossEntropyArgs& a) {
@@ -29,10 +40,11 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   check_weight(op, a.w, device);
   require(a.x.rank == 2 && a.x.dim(1) == a.w.in, op, "x: expected shape [N,", a.w.in, "], got ", a.x);
   const int64_t n = a.x.dim(0);
-  for (const Tensor* t : {&a.labels, &a.loss, &a.d_x, &a.d_w}) {
-    if (*t) check_device(op, "labels, loss, d_x, d_w", *t, device);
+  for (const Tensor* t : {&a.labels, &a.weights, &a.loss, &a.d_x, &a.d_w}) {
+    if (*t) check_device(op, "labels, weights, loss, d_x, d_w", *t, device);
   }
   check_labels(op, a, n);
+  check_weights(op, a, n);
   check_dtype(op, "loss", a.loss, DType::kF32);
   check_count(op, "loss", a.loss, n);
   require(std::isfinite(a.scale), op, "scale: expected a finite number, got ", a.scale);

@@ -171,7 +171,9 @@ TEST(CrossEntropy, LikeReference) {
             for (int64_t n : {1, 5, 6, 7, 12}) {
               if (n < rows && rows > 2) labels.i32()[n] = -1;
             }
-            linear_cross_entropy({.x = b.random(dtype, {rows, 24}), .w = w, .labels = labels, .scale = 0.25f,
+            const Tensor weights = rows > 1 ? b.random(DType::kF32, {rows}) : Tensor{};
+            for (int64_t n = 0; weights && n < rows; ++n) put(weights, n, std::abs(get(weights, n)));
+            linear_cross_entropy({.x = b.random(dtype, {rows, 24}), .w = w, .labels = labels, .weights = weights, .scale = 0.25f,
                                   .loss = b.out(DType::kF32, {rows}), .d_x = b.out(dtype, {rows, 24}),
                                   .d_w = form.quantized ? Tensor{}
                                                         : b.compared(b.random(DType::kF32, {vocabulary, 24}))});

@@ -12,12 +12,6 @@ export interface Example {
   weight?: number;
 }
 
-/** A micro-batch as batches of one weight each: mostly one. */
-export function byWeight(examples: readonly Example[]): { weight: number; batch: PackedBatch }[] {
-  const groups = Map.groupBy(examples, ({ weight = 1 }) => weight);
-  return Array.from(groups, ([weight, group]) => ({ weight, batch: packExamples(group) }));
-}
-
 export const ignoredLabel = -100;
 
 /** Host side of a packed batch. */
@@ -26,8 +20,12 @@ export interface PackedBatch {
   labels: Int32Array;
   positions: Int32Array;
   starts: Int32Array;
+  /** Of each row in the loss; null: 1 for all. */
+  weights: Float32Array | null;
   /** Rows with a label. */
   trainedTokens: number;
+  /** Of the rows with a label. */
+  weightSum: number;
 }
 
 export function packExamples(examples: readonly Example[]): PackedBatch {
@@ -37,19 +35,24 @@ export function packExamples(examples: readonly Example[]): PackedBatch {
     labels: new Int32Array(total).fill(ignoredLabel),
     positions: new Int32Array(total),
     starts: new Int32Array(examples.length + 1),
+    weights: examples.some(({ weight = 1 }) => weight !== 1) ? new Float32Array(total) : null,
     trainedTokens: 0,
+    weightSum: 0,
   };
   let row = 0;
-  examples.forEach(({ inputIds, labels }, d) => {
+  examples.forEach(({ inputIds, labels, weight = 1 }, d) => {
     const got = labels?.length ?? inputIds.length;
     expect(got === inputIds.length, "pack", `labels: expected ${inputIds.length} as there are tokens, got ${got}`);
     batch.ids.set(inputIds, row);
     if (labels) batch.labels.set(labels.subarray(1), row);
+    batch.weights?.fill(weight, row, row + inputIds.length);
+    const trained = labels?.subarray(1).reduce((n, label) => n + (label >= 0 ? 1 : 0), 0) ?? 0;
+    batch.trainedTokens += trained;
+    batch.weightSum += weight * trained;
     for (let i = 0; i < inputIds.length; i++) batch.positions[row + i] = i;
     row += inputIds.length;
     batch.starts[d + 1] = row;
   });
-  batch.trainedTokens = batch.labels.reduce((n, label) => n + (label >= 0 ? 1 : 0), 0);
   return batch;
 }
 
@@ -60,6 +63,7 @@ export interface DeviceBatch {
   labels: Tensor;
   positions: Tensor;
   starts: Tensor;
+  weights: Tensor | null;
 }
 
 export function int32Tensor(values: Int32Array, device: Device): Tensor {
@@ -68,16 +72,17 @@ export function int32Tensor(values: Int32Array, device: Device): Tensor {
 }
 
 export function uploadBatch(batch: PackedBatch, device: Device): DeviceBatch {
-  const { ids, labels, positions, starts } = batch;
+  const { ids, labels, positions, starts, weights } = batch;
   return {
     rows: ids.length,
     ids: int32Tensor(ids, device),
     labels: int32Tensor(labels, device),
     positions: int32Tensor(positions, device),
     starts: int32Tensor(starts, device),
+    weights: weights && Tensor.fromFloat32(weights, [weights.length], { device, kind: "activations" }),
   };
 }
 
 export function freeBatch(batch: DeviceBatch): void {
-  for (const t of [batch.ids, batch.labels, batch.positions, batch.starts]) t.free();
+  for (const t of [batch.ids, batch.labels, batch.positions, batch.starts, batch.weights]) t?.free();
 }

@@ -151,7 +151,7 @@ function blockLearns(layer: LlamaModel["blocks"][number]): boolean {
   return layer.inputNorm.trained !== null || linears.some((l) => l.trained !== null || l.lora?.trained != null);
 }
 
-/** What one micro-batch gave. Sums over its trained rows: the caller divides by the step's token count. */
+/** What one micro-batch gave. Weighted sums over its trained rows: the caller divides by the step's sum of weights. */
 export interface PassResult {
   lossSum: number;
 }
@@ -162,7 +162,7 @@ function sumOfRows(loss: Tensor): number {
 
 /**
  * Loss of a packed batch and, with `scale`, its gradients added to those of all parameters.
- * @param scale 1 / trained tokens of the whole step; null: loss only.
+ * @param scale 1 / the sum of the trained tokens' weights in the whole step; null: loss only.
  * @throws what its ops throw, RESOURCE_EXHAUSTED among it: nothing of the pass stays in memory then.
  */
 export function lossAndGradients(
@@ -188,8 +188,9 @@ function wholePass(model: LlamaModel, batch: DeviceBatch, options: PassOptions, 
   const loss = tape.empty([batch.rows], "float32");
   if (trains && y.requiresGrad) y.grad = tape.empty(y.value.shape);
   const trained = trains ? (model.head.trained?.weight ?? null) : null;
-  const gradients = { dX: y.grad, dW: trained?.grad ?? null };
-  linearCrossEntropy({ x: y.value, w: model.head.weight, labels: batch.labels, scale: scale ?? 0, loss, ...gradients });
+  const { labels, weights } = batch;
+  const outputs = { loss, dX: y.grad, dW: trained?.grad ?? null };
+  linearCrossEntropy({ x: y.value, w: model.head.weight, labels, weights, scale: scale ?? 0, ...outputs });
   tape.backward();
   if (x.grad) pass.backward(tape.disown(x.grad));
   else pass.abandon();

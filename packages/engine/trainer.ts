@@ -1,8 +1,8 @@
 // The training step: gradients of some micro-batches, summed over tokens, then one update. It knows no
 // files and no jobs. The loss of a step is the sum over all its trained tokens, each with its row's weight, divided by the
-// sum of the weights, however they are split into micro-batches. Rows of another weight are a pass of their own.
+// sum of the weights, however they are split into micro-batches.
 import { NibbleError } from "#packages/errors";
-import { byWeight, type Example, freeBatch, uploadBatch } from "./batch.ts";
+import { type Example, freeBatch, packExamples, uploadBatch } from "./batch.ts";
 import { lossAndGradients, type PassOptions } from "./forward.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import type { Adamw } from "./optimizer.ts";
@@ -49,19 +49,19 @@ export class Trainer {
    * @throws INTERNAL when the loss or the gradients are not finite; parameters are left as they were.
    */
   async step(microBatches: readonly (readonly Example[])[], between: () => Promise<void>): Promise<StepResult> {
-    const packed = microBatches.flatMap(byWeight);
-    const trainedTokens = packed.reduce((sum, { batch }) => sum + batch.trainedTokens, 0);
-    const weightSum = packed.reduce((sum, { weight, batch }) => sum + weight * batch.trainedTokens, 0);
+    const packed = microBatches.map(packExamples);
+    const trainedTokens = packed.reduce((sum, batch) => sum + batch.trainedTokens, 0);
+    const weightSum = packed.reduce((sum, batch) => sum + batch.weightSum, 0);
     if (weightSum === 0) {
       throw new NibbleError("batch: expected a token to train on, got none", { code: "INVALID_ARGUMENT", op: "train" });
     }
     let lossSum = 0;
-    for (const { weight, batch } of packed) {
+    for (const batch of packed) {
       const onDevice = uploadBatch(batch, this.options.device);
       const dropoutSeed = this.options.seed * seedStride + this.microBatches++;
       try {
         const options = { ...this.options, dropoutSeed };
-        lossSum += weight * lossAndGradients(this.model, onDevice, options, weight / weightSum).lossSum;
+        lossSum += lossAndGradients(this.model, onDevice, options, 1 / weightSum).lossSum;
       } finally {
         freeBatch(onDevice);
       }
@@ -80,7 +80,7 @@ export class Trainer {
       loss,
       gradNorm,
       lr,
-      tokens: packed.reduce((n, { batch }) => n + batch.ids.length, 0),
+      tokens: packed.reduce((n, batch) => n + batch.ids.length, 0),
       trainedTokens,
     };
   }
@@ -93,16 +93,16 @@ export class Trainer {
     let lossSum = 0;
     let tokens = 0;
     let weightSum = 0;
-    for (const { weight, batch } of Iterator.from(batches).flatMap(byWeight)) {
+    for (const batch of Iterator.from(batches).map(packExamples)) {
       const onDevice = uploadBatch(batch, this.options.device);
       try {
         const options = { ...this.options, dropoutSeed: null };
-        lossSum += weight * lossAndGradients(this.model, onDevice, options, null).lossSum;
+        lossSum += lossAndGradients(this.model, onDevice, options, null).lossSum;
       } finally {
         freeBatch(onDevice);
       }
       tokens += batch.trainedTokens;
-      weightSum += weight * batch.trainedTokens;
+      weightSum += batch.weightSum;
       await between();
     }
     return { loss: weightSum === 0 ? Number.NaN : lossSum / weightSum, tokens };

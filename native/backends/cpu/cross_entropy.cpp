@@ -180,12 +180,12 @@ class Slab {
       share[s] = exp_of(top_of(s, i) - top);
       total += share[s] * memory_.total[s * plan_.slab_rows + i];
     }
-    const float chosen = memory_.chosen[i];
-    a_.loss.f32()[rows_.index[i]] = logf(total) + (top - chosen);
+    const float chosen = memory_.chosen[i], weight = a_.weight_of(rows_.index[i]), scale = a_.scale * weight;
+    a_.loss.f32()[rows_.index[i]] = weight * (logf(total) + (top - chosen));
     memory_.log_total[i] = logf(total) + top;
     if (!a_.d_x) return;
-    for (int64_t s = 0; s < plan_.shards; ++s) share[s] *= a_.scale / total;
-    const float of_label = (exp_of(chosen - top) / total - 1) * a_.scale;
+    for (int64_t s = 0; s < plan_.shards; ++s) share[s] *= scale / total;
+    const float of_label = (exp_of(chosen - top) / total - 1) * scale;
     with_type(a_.x.dtype, [&](auto type) { join<decltype(type)>(i, share, of_label); });
   }
 
@@ -238,9 +238,10 @@ void add_weight_gradient(const CrossEntropyArgs& a, const Rows& rows, const floa
       float* const logit = logits.data() + i * words;
       T* const gradient = reinterpret_cast<T*>(logit);
       const int64_t label = a.labels.i32()[rows.index[i]] - first;
-      const float chosen = label >= 0 && label < words ? exp_of(logit[label] - log_total[i]) * a.scale - a.scale : 0;
+      const float scale = a.scale * a.weight_of(rows.index[i]);
+      const float chosen = label >= 0 && label < words ? exp_of(logit[label] - log_total[i]) * scale - scale : 0;
       each_vector(0, words, [&](int64_t v, int n) NIBBLE_INLINE {
-        store(gradient + v, exp(load(logit + v, n) - splat(log_total[i])) * splat(a.scale), n);
+        store(gradient + v, exp(load(logit + v, n) - splat(log_total[i])) * splat(scale), n);
       });
       if (label >= 0 && label < words) store(gradient + label, splat(chosen), 1);
     });

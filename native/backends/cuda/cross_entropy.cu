@@ -23,16 +23,19 @@ struct Chunk {
   const int32_t* order;  // the rows that have a label, in order
   const int32_t* count;  // how many there are
   const int32_t* labels;
+  const float* weights;  // of the rows; may be null
   int64_t begin;  // of the chunk, in `order`
   int64_t vocabulary, width;
   float scale;
   float* logits;         // [rows, V]
-  float* factor;         // [rows] scale / sum of e^(logit - largest)
+  float* factor;         // [rows] the row's scale / sum of e^(logit - largest)
   uint16_t* gradients;   // [rows, V] of the logits, bfloat16; may be null
   bool gradient_needed;  // in place of the logits, where they are not in pairs
 
   __device__ bool has(int64_t row) const { return begin + row < *count; }
   __device__ int64_t source(int64_t row) const { return order[begin + row]; }
+  // Of the op's row n.
+  __device__ float weight_of(int64_t n) const { return weights == nullptr ? 1.0f : weights[n]; }
 };
 
 // One block; a thread goes over a run of rows.
@@ -102,16 +105,17 @@ __global__ void loss_kernel(Chunk c, float* loss) {
   const int64_t n = c.source(at), label = c.labels[n];
   // [2]
   const Softmax s = softmax_of(row, vocabulary, scratch);
+  const float row_weight = c.weight_of(n), scale = c.scale * row_weight;
   if (threadIdx.x == 0) {
-    loss[n] = logf(s.total) + s.top - row[label];
-    c.factor[at] = c.scale / s.total;
+    loss[n] = row_weight * (logf(s.total) + s.top - row[label]);
+    c.factor[at] = scale / s.total;
   }
   __syncthreads();
   // [3]
   for (int64_t first = 0; c.gradient_needed && first < vocabulary; first += blockDim.x) {
     const int64_t v = first + threadIdx.x;
     const float weight = v < vocabulary ? expf(row[v] - s.top) : 0.0f;
-    const float d = c.scale * (weight / s.total - (v == label ? 1.0f : 0.0f));
+    const float d = scale * (weight / s.total - (v == label ? 1.0f : 0.0f));
     if (kPairs) __syncthreads();  // they go where logits lay that all have read
     if (v >= vocabulary) continue;
     if (gradients != nullptr) gradients[v] = float_to_bf16(d);
@@ -129,9 +133,10 @@ __global__ void finish_kernel(Chunk c, const __grid_constant__ WeightView w, con
   const int64_t row = blockIdx.x;
   if (!c.has(row)) return;
   const int64_t n = c.source(row), label = c.labels[n];
+  const float scale = c.scale * c.weight_of(n);
   for (int64_t i = threadIdx.x; i < c.width; i += blockDim.x) {
     const float sum = sums[row * c.width + i];
-    set(d_x[n * c.width + i], kPairs ? c.factor[row] * sum - c.scale * w.element(label, i) : sum);
+    set(d_x[n * c.width + i], kPairs ? c.factor[row] * sum - scale * w.element(label, i) : sum);
   }
 }
 
@@ -164,8 +169,8 @@ Loss::Loss(const CrossEntropyArgs& a, int64_t logits_max)
       chunk_rows_(least(rows_, most(logits_max / w_.out, 1))), order_(rows_), count_(1), x_(chunk_rows_ * w_.in),
       logits_(chunk_rows_ * w_.out), factor_(chunk_rows_), sums_(a.d_x ? chunk_rows_ * w_.in : 0) {
   if (a.d_w && pairs_) gradients_.emplace(chunk_rows_ * w_.out);
-  chunk_ = {.order = order_.data(), .count = count_.data(), .labels = a.labels.i32(), .vocabulary = w_.out,
-            .width = w_.in, .scale = a.scale, .logits = logits_.data(), .factor = factor_.data(),
+  chunk_ = {.order = order_.data(), .count = count_.data(), .labels = a.labels.i32(),
+            .weights = a.weights ? a.weights.f32() : nullptr, .vocabulary = w_.out, .width = w_.in, .scale = a.scale, .logits = logits_.data(), .factor = factor_.data(),
             .gradients = gradients_ ? gradients_->data() : nullptr, .gradient_needed = a.d_x || a.d_w};
 }
 

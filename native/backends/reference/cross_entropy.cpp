@@ -37,10 +37,11 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
     const double top = *std::max_element(logit.begin(), logit.end());
     double total = 0;
     for (double l : logit) total += std::exp(l - top);
-    put(a.loss, n, std::log(total) + top - logit[size_t(label)]);
+    put(a.loss, n, a.weight_of(n) * (std::log(total) + top - logit[size_t(label)]));
     // [3] gradients of the logits, then of x and W
+    const double scale = a.scale * double(a.weight_of(n));
     for (int64_t v = 0; v < vocabulary; ++v) {
-      const double d = a.scale * (std::exp(logit[size_t(v)] - top) / total - (v == label ? 1 : 0));
+      const double d = scale * (std::exp(logit[size_t(v)] - top) / total - (v == label ? 1 : 0));
       logit[size_t(v)] = d;
       const double operand = rounded(d, a.x.dtype);
       for (int64_t c = 0; a.d_w && c < width; ++c) add(a.d_w, v * width + c, operand * get(a.x, n * width + c));

@@ -159,8 +159,10 @@ TEST_F(CudaProduct, OfTheLossDoNotDependOnChunks) {
       const Weight w{.out = vocabulary, .in = width, .data = b.random(dtype, {vocabulary, width})};
       const Tensor labels = b.indices(rows, vocabulary);
       for (int64_t n : {0, 1, 2, 5, 10}) put(labels, n, -1);
-      const CrossEntropyArgs a{.x = b.random(dtype, {rows, width}), .w = w, .labels = labels, .scale = 0.25f,
-                               .loss = b.out(DType::kF32, {rows}), .d_x = b.out(dtype, {rows, width}),
+      const Tensor weights = b.filled(DType::kF32, {rows}, 1);
+      for (int64_t n : {3, 8, 10}) put(weights, n, double(n) / 4);
+      const CrossEntropyArgs a{.x = b.random(dtype, {rows, width}), .w = w, .labels = labels, .weights = weights,
+                               .scale = 0.25f, .loss = b.out(DType::kF32, {rows}), .d_x = b.out(dtype, {rows, width}),
                                .d_w = b.compared(b.random(DType::kF32, {vocabulary, width}))};
       cuda::linear_cross_entropy(a, chunk * vocabulary);
       cuda::synchronize();
