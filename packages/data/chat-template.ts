@@ -17,7 +17,7 @@ export interface ChatMessage {
 }
 
 export interface ToolCallMessage {
-  id: string;
+  id?: string;
   type: "function";
   function: { name: string; arguments: Record<string, unknown> };
 }
@@ -59,6 +59,11 @@ export class ChatTemplate {
     return /\btools\b/.test(this.source);
   }
 
+  /** Whether it shows the model which tools it called. */
+  get knowsCalls(): boolean {
+    return /\btool_calls\b/.test(this.source);
+  }
+
   /** The prompt text; it holds its own special tokens, so encode it with addSpecialTokens false. */
   render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
     const { addGenerationPrompt = false, tools = [] } = options;
@@ -67,6 +72,11 @@ export class ChatTemplate {
     }
     if (tools.length > 0 && !this.knowsTools) {
       const message = "tools: expected none, since the chat template knows no tools";
+      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+    }
+    const calling = this.knowsCalls ? -1 : messages.findIndex((message) => message.tool_calls !== undefined);
+    if (calling >= 0) {
+      const message = `messages[${calling}].tool_calls: expected none, since the chat template shows no calls of tools`;
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
     }
     // Templates tell "no tools" by the variable's absence.

@@ -4,8 +4,9 @@
 // to the last question). There each turn that does not go on from the text before it gets a text of its own, as serving
 // would have asked for it, with nothing before it trained: what TRL's and Axolotl's masks over one rendering train there
 // is a turn as it looks later, which is never asked of the model. It knows no tokens.
-import type { ChatTemplate } from "./chat-template.ts";
-import type { TurnMessage } from "./formats.ts";
+import { NibbleError } from "#packages/errors";
+import type { ChatTemplate, RenderOptions } from "./chat-template.ts";
+import type { Conversation, TurnMessage } from "./conversations.ts";
 import { type Place, rowError } from "./place.ts";
 
 /** A piece of text, and whether it is trained. */
@@ -25,11 +26,20 @@ interface Turns {
   isTrained: (turn: number) => boolean;
 }
 
+type Render = (messages: readonly TurnMessage[], options?: RenderOptions) => string;
+
 /**
  * The texts of a dialogue, each in pieces that are tokenized apart.
- * @throws where the template writes a question otherwise once its answer follows.
+ * @throws where the template refuses the messages, or writes a question otherwise once its answer follows.
  */
-export function renderTurns(messages: readonly TurnMessage[], template: ChatTemplate, turns: Turns): Piece[][] {
+export function renderTurns({ messages, tools }: Conversation, template: ChatTemplate, turns: Turns): Piece[][] {
+  const render: Render = (some, options = {}) => {
+    try {
+      return template.render(some, { ...options, tools });
+    } catch (cause) {
+      throw rowError(turns.place, NibbleError.from(cause).reason, { cause });
+    }
+  };
   const renderings: Rendering[] = [{ pieces: [], text: "" }];
   const add = (text: string, answerAt: number, trained: boolean) => {
     let last = renderings.at(-1) as Rendering;
@@ -44,11 +54,11 @@ export function renderTurns(messages: readonly TurnMessage[], template: ChatTemp
   };
   for (const [i, { role }] of messages.entries()) {
     if (role !== "assistant") continue;
-    const text = template.render(messages.slice(0, i + 1));
-    add(text, i === 0 ? 0 : answerStart(text, messages.slice(0, i + 1), template, turns.place), turns.isTrained(i));
+    const text = render(messages.slice(0, i + 1));
+    add(text, i === 0 ? 0 : answerStart(text, messages.slice(0, i + 1), render, turns.place), turns.isTrained(i));
   }
   if (messages.at(-1)?.role !== "assistant") {
-    const text = template.render(messages);
+    const text = render(messages);
     // Words after the last answer are never trained: they are not worth a text of their own.
     if (text.startsWith((renderings.at(-1) as Rendering).text)) add(text, text.length, false);
   }
@@ -65,18 +75,20 @@ export function trainedOf(renderings: readonly Piece[][]): readonly Piece[][] {
  * Where the last message begins in `text`: after what serving gives. A template that opens an answer with more than it
  * writes for a given one (DeepSeek-R1's "<think>") has it begin where the two part.
  */
-function answerStart(text: string, messages: readonly TurnMessage[], template: ChatTemplate, place: Place): number {
+function answerStart(text: string, messages: readonly TurnMessage[], render: Render, place: Place): number {
   const before = messages.slice(0, -1);
-  const opened = template.render(before, { addGenerationPrompt: true });
+  const opened = render(before, { addGenerationPrompt: true });
   if (text.startsWith(opened)) return opened.length;
-  const closed = template.render(before);
+  const closed = render(before);
   let same = 0;
   while (same < opened.length && opened[same] === text[same]) same++;
   if (same < closed.length) {
     const message = `messages[${before.length}]: the chat template changes the question when the answer follows, so what is trained cannot be told apart; use prompt and completion`;
     throw rowError(place, message);
   }
-  // The answer may begin as the opening goes on: "<" of "<b>" and of "<think>".
-  const answer = text.indexOf(messages.at(-1)?.content.trim().slice(0, 32) ?? "", closed.length);
+  // The answer may begin as the opening goes on: "<" of "<b>", of "<tool_call>" and of "<think>".
+  const words = messages.at(-1)?.content.trim().slice(0, 32) ?? "";
+  const openMark = text.slice(closed.length, same).match(/[<[][^<>[\]]*$/)?.[0].length ?? 0;
+  const answer = words === "" ? same - openMark : text.indexOf(words, closed.length);
   return answer >= closed.length && answer < same ? answer : same;
 }

@@ -18,18 +18,19 @@ const assistant = { role: "assistant", content: "b" };
 
 test("every format is told by its columns, and becomes what is trained", async (t) => {
   const completion = (prompt: string, answer: string) => ({ kind: "completion", prompt, completion: answer });
+  const dialogue = (...messages: object[]) => ({ kind: "messages", messages, tools: [] });
   const cases: [string, unknown[]][] = [
     [
       '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": null}]}',
-      [{ kind: "messages", messages: [user, assistant] }],
+      [dialogue(user, assistant)],
     ],
     [
       '{"id": 7, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]}',
-      [{ kind: "messages", messages: [user, { ...assistant, untrained: true }] }],
+      [dialogue(user, { ...assistant, untrained: true })],
     ],
     [
       '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"}',
-      [{ kind: "messages", messages: [{ role: "system", content: "s" }, user, assistant] }],
+      [dialogue({ role: "system", content: "s" }, user, assistant)],
     ],
     ['{"completion": "d", "prompt": "c"}\r', [completion("c", "d")]],
     [
@@ -117,13 +118,16 @@ test("rows of different formats in one set are an error that names both", async 
 test("what is wrong with a row is said with file and line", async (t) => {
   const cases: [string, RegExp, string?][] = [
     ['{"prompt": "a", "completion": "b", "weight": -2}', /weight: expected a number >= 0, got -2/],
-    ['{"prompt": "a"}', /expected the columns of one of messages \{messages\}, .*got \{prompt\}/],
+    ['{"prompt": "a"}', /expected the columns of one of messages \{messages, tools\?\}, .*got \{prompt\}/],
     ['{"question": "a", "answer": "b"}', /got \{question, answer\}/],
     ['{"text": 3}', /text: expected a string, got 3/],
     ['{"prompt": "a", "completion": null}', /completion: expected a string, got null/],
     ['{"messages": []}', /messages: expected a list with at least one/],
     ['{"messages": [{"from": "human", "value": "a"}]}', /messages\[0\]: expected \{role, content\}/],
-    ['{"messages": [{"role": "user", "content": "a", "name": "x"}]}', /messages\[0\]: unknown key "name"/],
+    [
+      '{"messages": [{"role": "user", "content": "a", "name": "x"}]}',
+      /messages\[0\].name: expected a string, of a tool.s message, got "x"/,
+    ],
     ['{"messages": [null]}', /messages\[0\]: expected \{role, content\}/],
     [
       '{"messages": [{"role": "user", "content": "a", "weight": 0.5}]}',

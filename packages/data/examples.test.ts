@@ -162,6 +162,57 @@ test("a template that opens an answer with more than it writes for one: the answ
   assert.equal(text("<think>so</think>Two"), "u:One?</s>a:<think>⟦so</think>Two</s>⟧");
 });
 
+/** As Qwen's and Hermes' templates write tools: what they answered is a user's turn. */
+const toolUsing = `{%- if tools %}{{- 's:' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '</s>' }}{%- endif %}
+{%- for m in messages %}{%- if m.role == 'tool' %}{{- 'u:<tool_response>' + m.content + '</tool_response></s>' }}
+{%- else %}{{- m.role[0] + ':' + m.content }}{%- for call in m.tool_calls or [] %}
+{{- '<tool_call>' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) + '</tool_call>' }}
+{%- endfor %}{{- '</s>' }}{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- 'a:' }}{%- endif %}`;
+
+const toolChat = {
+  messages: [
+    { role: "user", content: [{ type: "text", text: "Warm?" }] },
+    { role: "assistant", content: null, tool_calls: [{ function: { name: "at", arguments: '{"city": "Rome"}' } }] },
+    { role: "tool", content: "21" },
+    { role: "assistant", content: "Yes." },
+  ],
+  tools: [{ type: "function", function: { name: "at", description: "Degrees" } }],
+};
+
+test("an assistant's calls of tools are trained; the tools and what they answer are not", (t) => {
+  const tool =
+    '{"type": "function", "function": {"name": "at", "description": "Degrees", "parameters": {"type": "object", "properties": {}}}}';
+  const call = '<tool_call>{"name": "at", "arguments": {"city": "Rome"}}</tool_call>';
+  assert.equal(
+    masked(toolChat, { maxLength: 500 }, withTemplate(t, toolUsing)),
+    `s:${tool}</s>u:Warm?</s>a:⟦${call}</s>⟧u:<tool_response>21</tool_response></s>a:⟦Yes.</s>⟧`,
+  );
+});
+
+test("a template that does not show tools, or their calls, is not trained with them", (t) => {
+  const refused = (value: object, template: string, message: RegExp) =>
+    assert.throws(() => build(value, {}, withTemplate(t, template)), { code: "INVALID_ARGUMENT", message });
+  const { messages } = toolChat;
+  const plain = "{% for m in messages %}{{ m.role }}{{ m.content }}</s>{% endfor %}";
+  refused(toolChat, plain, /^\[dataset\] rows\.jsonl:7: tools: expected none, since the chat template knows no tools/);
+  refused(
+    { messages },
+    plain,
+    /rows\.jsonl:7: messages\[1\]\.tool_calls: expected none, since the chat template shows no calls/,
+  );
+  refused(chat, "{{ raise_exception('no systems') }}", /rows\.jsonl:7: the chat template refuses .*no systems/);
+});
+
+test("an answer without words begins after what serving gives, whatever the template opens it with", (t) => {
+  const opening = "{% if add_generation_prompt %}a:<think>{% endif %}";
+  const from = withTemplate(t, `{% for m in messages %}{{ m.role[0] }}:{{ m.content }}</s>{% endfor %}${opening}`);
+  const messages = [
+    { role: "user", content: "One?" },
+    { role: "assistant", content: "" },
+  ];
+  assert.equal(masked({ messages }, {}, from), "u:One?</s>a:⟦</s>⟧");
+});
+
 test("of a dialogue only the last answer, or none of those with weight 0", () => {
   assert.match(masked(chat, { trainTurns: "last" }), /assistant: Two\.<\/s>.*⟦Three\.<\/s>⟧\n$/s);
   const messages = chat.messages.map((message, i) => (i === 2 ? { ...message, weight: 0 } : message));

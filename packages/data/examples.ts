@@ -6,8 +6,9 @@
 // those that serving gives the same prompt, whatever completion follows.
 import { NibbleError } from "#packages/errors";
 import { renderTurns, trainedOf } from "./chat-turns.ts";
+import type { Conversation } from "./conversations.ts";
 import type { PlacedRow } from "./dataset.ts";
-import type { Row, TurnMessage } from "./formats.ts";
+import type { Row } from "./formats.ts";
 import { type Place, rowError } from "./place.ts";
 import type { TextTokenizer } from "./tokenizer.ts";
 
@@ -99,7 +100,7 @@ export class ExampleBuilder {
         return [[prompt, { ids: [...ids, ...this.closing(ids)], trained: true }]];
       }
       case "messages":
-        return this.spansOfChat(row.messages, place);
+        return this.spansOfChat(row, place);
     }
   }
 
@@ -120,13 +121,13 @@ export class ExampleBuilder {
     return eos === null || this.eosIds.has(ids.at(-1) ?? -1) ? [] : [eos];
   }
 
-  private spansOfChat(messages: readonly TurnMessage[], place: Place): Span[][] {
+  private spansOfChat(conversation: Conversation, place: Place): Span[][] {
     const template = this.tokenizer.chatTemplate;
     if (!template) {
       const message = `${place.file}:${place.line}: a row of messages needs a chat template, and the model's folder has none`;
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "examples" });
     }
-    const renderings = renderTurns(messages, template, { place, isTrained: this.turnsTrained(messages) });
+    const renderings = renderTurns(conversation, template, { place, isTrained: this.turnsTrained(conversation) });
     // Trained as a whole, the last rendering has all turns, and the others would only repeat it.
     const wanted = this.options.trainOnSource === true ? renderings.slice(-1) : trainedOf(renderings);
     return wanted.map((pieces) =>
@@ -138,7 +139,7 @@ export class ExampleBuilder {
   }
 
   /** An assistant's opening words, before anything was asked, are never trained. */
-  private turnsTrained(messages: readonly TurnMessage[]): (turn: number) => boolean {
+  private turnsTrained({ messages }: Conversation): (turn: number) => boolean {
     const last = messages.findLastIndex(({ role }) => role === "assistant");
     return (turn) =>
       turn > 0 && messages[turn]?.untrained !== true && (this.options.trainTurns !== "last" || turn === last);

@@ -1,15 +1,12 @@
 // What a row of a data set means: the formats that people's files have, told apart by their columns, and how each
 // becomes a row to train on. Mappings of the QLoRA paper's sets are those of its code (arXiv:2305.14314, qlora.py).
-import type { ChatMessage } from "./chat-template.ts";
+import { type Conversation, readMessages, readShareGpt } from "./conversations.ts";
 import { type Fields, integersOf, isFields, listOf, optionalString, stringOf } from "./fields.ts";
 import { type Place, rowError, short } from "./place.ts";
 import { alpacaPrompt } from "./prompts.ts";
 
-/** A message, and whether an assistant's is to be trained (weight 0: not). */
-export type TurnMessage = ChatMessage & { untrained?: true };
-
 export type Row =
-  | { kind: "messages"; messages: TurnMessage[] }
+  | ({ kind: "messages" } & Conversation)
   | { kind: "completion"; prompt: string; completion: string }
   | { kind: "text"; text: string }
   /** labels are not shifted; -100 is "not trained". */
@@ -62,56 +59,9 @@ const textIn =
   (key: string) =>
   (f: Fields, p: Place): Row[] => [{ kind: "text", text: stringOf(f, key, p) }];
 
-const sharegptRoles: Record<string, string> = {
-  human: "user",
-  user: "user",
-  gpt: "assistant",
-  assistant: "assistant",
-  chatgpt: "assistant",
-  bing: "assistant",
-  bard: "assistant",
-  model: "assistant",
-  system: "system",
-};
-
-interface MessageKeys {
-  list: string;
-  role: string;
-  content: string;
-}
-
-function readTurns(f: Fields, p: Place, { list, role, content }: MessageKeys): TurnMessage[] {
-  return listOf(f, list, p).map((message, i) => {
-    const fields: Fields = isFields(message) ? message : {};
-    const { [role]: who, [content]: what, weight, ...rest } = fields;
-    if (typeof who !== "string" || typeof what !== "string") {
-      throw rowError(p, `${list}[${i}]: expected {${role}, ${content}} as strings, got ${short(message)}`);
-    }
-    const unknown = Object.keys(rest).find((key) => rest[key] !== null);
-    if (unknown !== undefined) throw rowError(p, `${list}[${i}]: unknown key "${unknown}"`);
-    if (weight === 0) return { role: who, content: what, untrained: true };
-    if (weight === undefined || weight === null || weight === 1) return { role: who, content: what };
-    throw rowError(p, `${list}[${i}].weight: expected 0 or 1, got ${short(weight)}`);
-  });
-}
-
-function readMessages(f: Fields, p: Place): Row[] {
-  return [{ kind: "messages", messages: readTurns(f, p, { list: "messages", role: "role", content: "content" }) }];
-}
-
-function readShareGpt(f: Fields, p: Place): Row[] {
-  const turns = readTurns(f, p, { list: "conversations", role: "from", content: "value" });
-  const system = optionalString(f, "system", p);
-  const messages = turns.map((turn, i) => {
-    const role = sharegptRoles[turn.role.toLowerCase()];
-    if (role !== undefined) return { ...turn, role };
-    const known = Object.keys(sharegptRoles).join(", ");
-    throw rowError(p, `conversations[${i}].from: expected one of ${known}, got ${short(turn.role)}`);
-  });
-  return [
-    { kind: "messages", messages: system === "" ? messages : [{ role: "system", content: system }, ...messages] },
-  ];
-}
+const conversation =
+  (read: (f: Fields, p: Place) => Conversation) =>
+  (f: Fields, p: Place): Row[] => [{ kind: "messages", ...read(f, p) }];
 
 const labelled = { least: -100, what: "token ids or -100" };
 const ids = { least: 0, what: "token ids" };
@@ -133,8 +83,8 @@ function readIds(f: Fields, p: Place): Row[] {
 
 /** In the order in which columns are looked at: a row fits the first whose keys it has. */
 export const formats: readonly Format[] = [
-  { name: "messages", keys: ["messages"], optional: [], read: readMessages },
-  { name: "sharegpt", keys: ["conversations"], optional: ["system"], read: readShareGpt },
+  { name: "messages", keys: ["messages"], optional: ["tools"], read: conversation(readMessages) },
+  { name: "sharegpt", keys: ["conversations"], optional: ["system"], read: conversation(readShareGpt) },
   { name: "tokens", keys: ["input_ids"], optional: ["labels", "attention_mask"], read: readIds },
   pair("prompt-completion", "prompt", "completion"),
   { name: "instances", keys: ["instruction", "instances"], optional: [], read: readInstances },

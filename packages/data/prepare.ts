@@ -74,7 +74,7 @@ async function fill(
   const lint = new Lint();
   const onBad = (error: NibbleError) => {
     const { file = data, line = "0", column } = error.details;
-    const text = error.message.replace(/^\[\w+\] /, "").replace(`${file}:${line}${column ? `:${column}` : ""}: `, "");
+    const text = error.reason.replace(`${file}:${line}${column ? `:${column}` : ""}: `, "");
     lint.add("bad", { file, line: Number(line) }, column ? `column ${column}: ${text}` : text);
   };
   const build = (row: Parameters<ExampleBuilder["build"]>[0]): Example[] => {

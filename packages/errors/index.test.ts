@@ -8,7 +8,8 @@ test("messages open with the op, once", () => {
     new NibbleError("a: expected 1, got 2", { code: "INTERNAL", op: "x" }).message,
     "[x] a: expected 1, got 2",
   );
-  assert.equal(new NibbleError("[y] a", { code: "INTERNAL", op: "x" }).message, "[y] a");
+  const other = new NibbleError("[y] a", { code: "INTERNAL", op: "x" });
+  assert.deepEqual([other.message, other.reason], ["[y] a", "a"]);
 });
 
 test("system errors and the addon's errors keep their meaning", () => {

@@ -45,6 +45,11 @@ export class NibbleError extends Error {
     this.details = options.details ?? {};
   }
 
+  /** The message without what was being done: for a message that says more of where. */
+  get reason(): string {
+    return this.message.replace(/^\[[^\]]*\] /, "");
+  }
+
   /** Any thrown value as a NibbleError. Errors of the addon, aborts and system errors keep their meaning. */
   static from(thrown: unknown, op = "nibble"): NibbleError {
     if (thrown instanceof NibbleError) return thrown;

@@ -182,7 +182,7 @@ function checkAdapter(staging: Staging, header: UploadHeader): void {
     const error = NibbleError.from(thrown);
     if (error.code === "INTERNAL" || error.code === "RESOURCE_EXHAUSTED") throw error;
     // The bytes are what was sent; it is their content that is wrong. Paths of this machine help nobody else.
-    const text = error.message.replace(/^\[[^\]]*\] /, "").replaceAll(`${staging.path}/`, "");
+    const text = error.reason.replaceAll(`${staging.path}/`, "");
     refuse(text.replaceAll(staging.path, name), thrown);
   }
   if (digestInFile !== null && digestInFile !== header.baseDigest) {
