@@ -27,6 +27,7 @@ import type {
   TokenConstraint,
   TokenScore,
 } from "./generation/sequence.ts";
+import { type RequestTrace, RequestTracer } from "./generation/step-trace.ts";
 import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
@@ -91,11 +92,15 @@ export interface AdapterInfo {
   baseDigest: string | null;
 }
 
-export type GenerateInput = Omit<GenerationRequest, "adapter" | "stopIds" | "constraint" | "cacheKey" | "score"> & {
+type GivenByCallers = Omit<GenerationRequest, "adapter" | "stopIds" | "constraint" | "cacheKey" | "score" | "tracer">;
+
+export type GenerateInput = GivenByCallers & {
   adapterId: string | null;
   ignoreEos: boolean;
   /** What the answer's text must look like; it then ends with its end, whatever `ignoreEos` says. Default: anything. */
   constraint?: ConstraintForm | null;
+  /** Follow the request through the steps, under this name. Default: null, do not. */
+  traceAs?: string | null;
 };
 
 export interface ScoreInput {
@@ -111,6 +116,8 @@ export interface ScoreInput {
 export interface GenerateResult {
   reason: FinishReason;
   timing: SequenceTiming;
+  /** Null unless it was asked for. */
+  trace: RequestTrace | null;
 }
 
 interface LoadedAdapter {
@@ -280,10 +287,11 @@ export class ServedModel {
     onToken: (token: GeneratedToken) => void,
     signal: AbortSignal,
   ): Promise<GenerateResult> {
-    const { adapterId, ignoreEos, constraint: form = null, ...rest } = input;
+    const { adapterId, ignoreEos, constraint: form = null, traceAs = null, ...rest } = input;
+    const tracer = traceAs === null ? null : new RequestTracer(traceAs);
     const stopIds = ignoreEos && form === null ? [] : this.info.eosTokenIds;
     const start = (constraint: TokenConstraint | null) =>
-      this.run({ ...rest, ...this.overAdapter(adapterId), stopIds, constraint }, { onToken }, signal);
+      this.run({ ...rest, ...this.overAdapter(adapterId), stopIds, constraint, tracer }, { onToken }, signal);
     return form === null ? start(null) : this.constrained(form, start);
   }
 
@@ -321,7 +329,8 @@ export class ServedModel {
     signal: AbortSignal,
   ): Promise<GenerateResult> {
     return new Promise((resolve, reject) => {
-      const onFinish = (reason: FinishReason, timing: SequenceTiming) => resolve({ reason, timing });
+      const trace = request.tracer?.trace ?? null;
+      const onFinish = (reason: FinishReason, timing: SequenceTiming) => resolve({ reason, timing, trace });
       const ticket = this.scheduler.submit(request, { ...listener, onFinish, onError: reject });
       if (signal.aborted) ticket.cancel();
       signal.addEventListener("abort", () => ticket.cancel(), { once: true });

@@ -2,6 +2,7 @@
 import { StreamDecoder, type TextTokenizer } from "#packages/data";
 import type { ConstraintForm, GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
 import { orAborted } from "#packages/rpc";
+import { generateTraced } from "./engine-trace.ts";
 import type { LoadedModel } from "./model.ts";
 import { encodePrompt, type Prompt, refuse, textOfToken } from "./prompt.ts";
 import { StopMatcher } from "./stop-matcher.ts";
@@ -124,9 +125,8 @@ export async function* answer(
     news.resolve();
   };
   const release = model.hold();
-  const work = engineModel
-    .generate({ ...asked, inputIds, maxNewTokens }, { signal: AbortSignal.any([signal, over.signal]), onEvent })
-    .finally(release);
+  const call = { signal: AbortSignal.any([signal, over.signal]), onEvent };
+  const work = generateTraced(engineModel, { ...asked, inputIds, maxNewTokens }, call).finally(release);
   let result: GenerateResult | undefined;
   const ended = work.then((value) => {
     result = value;

@@ -1,54 +1,18 @@
 // Services as processes of their own: they say where they listen, stop when they are told to, refuse a port in use, and
 // find their jobs again after a kill.
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { type TestContext, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { test } from "node:test";
 import { State } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { connect, watchJob } from "#packages/client";
 import { fromStatus } from "#packages/rpc";
 import { goldenPath, temporaryFolder } from "../support/folders.ts";
+import { launch } from "../support/processes.ts";
 
-const names = { quantizer: "quantizer", trainer: "trainer", "adapter-registry": "registry", inference: "inference" };
-type Name = keyof typeof names;
+const alone = ["quantizer", "trainer", "adapter-registry", "inference"] as const;
 
-interface Process {
-  child: ChildProcess;
-  address: string;
-  exitCode: Promise<number | null>;
-}
-
-/** Resolves when the service listens or has ended; the address is "" then. */
-async function launch(t: TestContext, name: Name, settings: Record<string, string>): Promise<Process> {
-  const prefix = `NIBBLE_${names[name].toUpperCase()}`;
-  const env = Object.fromEntries(Object.entries({ PORT: "0", ...settings }).map(([key, v]) => [`${prefix}_${key}`, v]));
-  const main = fileURLToPath(new URL(`../../services/${name}/main.ts`, import.meta.url));
-  const child = spawn(process.execPath, [main], {
-    env: { ...process.env, ...env },
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  t.after(() => child.kill("SIGKILL"));
-  const exitCode = once(child, "exit").then(([code]) => code as number | null);
-  let address = "";
-  const listening = new Promise<void>((resolve) => {
-    createInterface({ input: child.stdout! })
-      .on("line", (text) => {
-        const line = JSON.parse(text) as { msg: string; address?: string };
-        if (line.msg !== "listening") return;
-        address = line.address ?? "";
-        resolve();
-      })
-      .on("close", resolve);
-  });
-  await listening;
-  return { child, address, exitCode };
-}
-
-for (const name of Object.keys(names) as Name[]) {
+for (const name of alone) {
   test(`${name} runs alone, refuses a port in use and a bad setting, and stops when it is told to`, async (t) => {
     const model = name === "inference" ? { MODEL: goldenPath("llama_untied_nf4_dq") } : {};
     const { child, address, exitCode } = await launch(t, name, { DIR: temporaryFolder(t), ...model });

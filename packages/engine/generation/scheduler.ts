@@ -15,6 +15,7 @@ import { pick, scoreOf } from "./pick.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
 import { forwardShares, type Share } from "./step.ts";
 import type { StepLogits } from "./step-logits.ts";
+import { traceStep } from "./step-trace.ts";
 
 export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> {
   /** Sequences in a step at most. */
@@ -149,6 +150,7 @@ export class Scheduler {
     this.counters.steps++;
     const seconds = (performance.now() - started) / 1000;
     const tokens = shares.reduce((sum, s) => sum + s.count, 0);
+    traceStep(shares, { step: this.counters.steps, started, seconds }, this.pages.pool);
     let row = 0;
     for (const share of shares) {
       this.advance(share, logits, row, { share: (seconds * share.count) / tokens, whole: seconds });

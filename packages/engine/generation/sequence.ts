@@ -1,6 +1,7 @@
 // One request in the engine: what was asked, what has come, and where it stands in the cache.
 import type { SamplingOptions } from "#native";
 import type { Adapter } from "../lora.ts";
+import type { RequestTracer } from "./step-trace.ts";
 
 export interface GenerationRequest {
   inputIds: readonly number[];
@@ -32,6 +33,8 @@ export interface GenerationRequest {
   lookupTokens?: number;
   /** Asks how likely the given tokens are, instead of new ones. */
   score?: ScoreWish;
+  /** Follows the request through the steps. Default: null, nobody does. */
+  tracer?: RequestTracer | null;
 }
 
 export interface ScoreWish {
