@@ -1,6 +1,7 @@
 // The typed door to the native addon: tensors and ops. Names and order of arguments are those of
 // native/ops/*.h. Checks here are about types and ranges; shapes and devices are checked in C++.
 export * from "./attention.ts";
+export * from "./graphs.ts";
 export * from "./layers.ts";
 export * from "./linear.ts";
 export * from "./llama-block.ts";

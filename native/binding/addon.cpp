@@ -11,6 +11,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   define_quantize(exports);
   define_attention(exports);
   define_layers(exports);
+  define_graphs(exports);
   define_llama_block(exports);
   define_optimizer(exports);
   define_sampling(exports);

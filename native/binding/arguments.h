@@ -102,6 +102,7 @@ void define_memory(Napi::Object exports);
 void define_quantize(Napi::Object exports);
 void define_attention(Napi::Object exports);
 void define_layers(Napi::Object exports);
+void define_graphs(Napi::Object exports);
 void define_llama_block(Napi::Object exports);
 void define_optimizer(Napi::Object exports);
 void define_sampling(Napi::Object exports);

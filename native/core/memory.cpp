@@ -44,6 +44,15 @@ void Memory::to_system(void* pointer, int64_t size) {
   if (!slabs_.release(pointer)) unmap_pages(pointer, size);
 }
 
+void* Memory::take_pooled(int64_t size) {
+  if (pool_ == nullptr) return nullptr;
+  std::vector<void*>& free = pool_->free[size];
+  if (free.empty()) return nullptr;
+  void* const pointer = free.back();
+  free.pop_back();
+  return pointer;
+}
+
 void* Memory::take_cached(int64_t size) {
   const auto found = of_size_.find(size);
   if (found == of_size_.end() || found->second.empty()) return nullptr;
@@ -92,6 +101,7 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
   require(bytes >= 0, "allocate", "bytes: expected >= 0, got ", bytes);
   const int64_t size = size_class(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
+  if (void* const pooled = take_pooled(size)) return pooled;
   if (limit_ > 0 && total_ + size > limit_) {
     throw Error(Code::kResourceExhausted, "allocate",
                 "memory limit: " + std::to_string(limit_) + " bytes, in use " +
@@ -111,7 +121,7 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
                     std::to_string(size) + " bytes (" + kKindNames[int(kind)] + "), in use " +
                     std::to_string(total_) + usage_text());
   }
-  const Block block{size, kind, false};
+  const Block block{size, kind, false, pool_};
   live_[pointer] = block;
   count(block);
   return pointer;
@@ -153,11 +163,32 @@ void* Memory::allocate_paged(int64_t bytes, const std::string& folder) {
   return pointer;
 }
 
+void Memory::use_pool(Pool* pool) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  pool_ = pool;
+}
+
+void Memory::free_pool(Pool& pool) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto& [pointer, block] : live_) {
+    if (block.pool == &pool) block.pool = nullptr;
+  }
+  for (const auto& [size, pointers] : pool.free) {
+    for (void* const pointer : pointers) release_locked(pointer);
+  }
+  pool.free.clear();
+}
+
 void Memory::release(void* pointer) {
   std::lock_guard<std::mutex> lock(mutex_);
+  release_locked(pointer);
+}
+
+void Memory::release_locked(void* pointer) {
   const auto found = live_.find(pointer);
   if (found == live_.end()) throw Error(Code::kInternal, "release", "this pointer is not allocated");
   const Block block = found->second;
+  if (block.pool != nullptr) return block.pool->free[block.bytes].push_back(pointer);
   live_.erase(found);
   if (block.is_paged) {
     report_.paged -= block.bytes;

@@ -39,6 +39,12 @@ enum class Source : uint8_t {
   kCuda,     // the device's; what is paged is unified memory, see core/device_memory.h
 };
 
+// Blocks for work that is recorded and run again (core/device_graph.h): each stays at its address, and counted as what it was
+// first asked for, whoever has it, until the pool is freed. Between recordings all of them may be free.
+struct Pool {
+  std::unordered_map<int64_t, std::vector<void*>> free;  // by size
+};
+
 class Memory {
  public:
   explicit Memory(Source source = Source::kSystem) : source_(source) {}
@@ -49,6 +55,11 @@ class Memory {
   // the folder is not used, and RESOURCE_EXHAUSTED says that the device has less free than would be paged.
   void* allocate_paged(int64_t bytes, const std::string& folder);
   void release(void* pointer);
+  // Allocations come from `pool` from here on, what it lacks from the device; null: from none. What is
+  // released of a pool goes back to it.
+  void use_pool(Pool* pool);
+  // Its free blocks are freed; those that have an owner still are his alone from here on.
+  void free_pool(Pool& pool);
   // Counts weights that lie in a mapped file; the same number, negative, when they are no longer used. The limit
   // never refuses them, as the system takes their pages back when it needs them, but allocations see them as in use.
   void count_mapped(int64_t bytes);
@@ -66,11 +77,13 @@ class Memory {
     int64_t bytes;
     Kind kind;
     bool is_paged;
+    Pool* pool = nullptr;
   };
   struct Cached {
     void* pointer;
     int64_t bytes;
   };
+  void* take_pooled(int64_t size);
   void* take_cached(int64_t size);
   void* from_system(int64_t size, Kind kind);
   void to_system(void* pointer, int64_t size);
@@ -78,6 +91,7 @@ class Memory {
   void drop_oldest();
   void count(const Block& block);
   int64_t trim_locked();
+  void release_locked(void* pointer);
   void* page(int64_t size, const std::string& folder);
   void unpage(void* pointer, int64_t size);
   std::string usage_text() const;
@@ -89,6 +103,7 @@ class Memory {
   std::map<uint64_t, Cached> cached_;                           // by age
   std::unordered_map<int64_t, std::vector<uint64_t>> of_size_;  // keys of cached_, newest last
   uint64_t releases_ = 0;
+  Pool* pool_ = nullptr;
   uintptr_t nowhere_ = 0;  // the last address given out without memory
   MemoryReport report_{};
   int64_t total_ = 0;

@@ -7,10 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "core/device_graph.h"
 #include "core/device_memory.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "ops/code8.h"
+#include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/optimizer.h"
 #include "ops/quantize4.h"
@@ -71,6 +73,24 @@ TEST_F(Cuda, BytesGoThereAndComeBack) {
   memory.release(there);
   EXPECT_GE(memory.report().cached, int64_t(bytes.size()));
   EXPECT_GE(memory.trim(), int64_t(bytes.size()));
+}
+
+TEST_F(Cuda, RecordedWorkReadsWhatItsTensorsHoldWhenItIsReplayed) {
+  Bench b(Device::kCuda);
+  const Tensor x = b.values(DType::kF32, {1, 2, 3}), y = b.values(DType::kF32, {10, 20, 30});
+  cuda::begin_recording();
+  add({.x = x, .y = y});
+  expect_error("expected work that can be recorded", [] { cuda::synchronize(); });
+  expect_error("expected work that can be recorded", [] { cuda::begin_recording(); });
+  const std::unique_ptr<cuda::Graph> graph = cuda::end_recording();
+  EXPECT_EQ(get(y, 0), 10) << "recorded, not run";
+  graph->replay();
+  EXPECT_EQ(get(y, 0), 11);
+  put(x, 2, 100);
+  graph->replay();
+  EXPECT_EQ(get(y, 1), 24);
+  EXPECT_EQ(get(y, 2), 133);
+  expect_error("graph", [] { cuda::end_recording(); });
 }
 
 TEST_F(Cuda, PagedMemoryIsZeroAndCountedApart) {

@@ -213,6 +213,31 @@ TEST(Memory, RefusesToPageWhereItCannot) {
                [&] { memory.allocate_paged(100, "/dev/shm"); });
 }
 
+TEST(Memory, APoolsBlocksStayWhereTheyAreAndInUse) {
+  Memory memory;
+  Pool pool;
+  const int w = int(Kind::kWorkspace);
+  void* const before = memory.allocate(1000, Kind::kWorkspace);
+  memory.use_pool(&pool);
+  void* const block = memory.allocate(1000, Kind::kWorkspace);
+  memory.release(block);
+  EXPECT_EQ(memory.allocate(1000, Kind::kActivations), block);
+  memory.release(block);
+  memory.use_pool(nullptr);
+  EXPECT_EQ(memory.report().current[w], 2048);
+  void* const other = memory.allocate(1000, Kind::kWorkspace);
+  EXPECT_NE(other, block);
+  memory.trim();
+  memory.use_pool(&pool);
+  EXPECT_EQ(memory.allocate(1000, Kind::kWorkspace), block) << "it is the pool's still";
+  memory.use_pool(nullptr);
+  memory.free_pool(pool);
+  EXPECT_EQ(memory.report().current[w], 3072) << "what has an owner stays his";
+  for (void* const p : {before, block, other}) memory.release(p);
+  EXPECT_EQ(memory.report().current[w], 0);
+  EXPECT_EQ(memory.trim(), 3072);
+}
+
 TEST(Memory, ManyThreadsAtOnce) {
   Memory memory;
   std::vector<std::thread> threads;

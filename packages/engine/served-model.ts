@@ -206,6 +206,7 @@ export class ServedModel {
       try {
         await this.checkProbes(folder, loaded, signal);
       } catch (thrown) {
+        this.scheduler.forget(adapter);
         freeAdapter(adapter);
         throw thrown;
       }
@@ -267,6 +268,7 @@ export class ServedModel {
       throw thrown;
     }
     this.adapters.delete(id);
+    this.scheduler.forget(loaded.adapter);
     return { bytesFreed: freeAdapter(loaded.adapter) };
   }
 

@@ -1,4 +1,5 @@
 // Linked where the CUDA backend is not compiled: every use says so.
+#include "core/device_graph.h"
 #include "core/device_memory.h"
 #include "core/error.h"
 #include "ops/backend.h"
@@ -26,6 +27,9 @@ void upload(void*, const void*, int64_t) { refuse(); }
 void download(void*, const void*, int64_t) { refuse(); }
 void clear(void*, int64_t) { refuse(); }
 void synchronize() { refuse(); }
+void begin_recording() { refuse(); }
+std::unique_ptr<Graph> end_recording() { refuse(); }
+bool is_recording() { return false; }
 
 }  // namespace cuda
 

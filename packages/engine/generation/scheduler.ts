@@ -3,6 +3,7 @@
 // needed; when none is left, the sequence that came last gives its own up and is computed again later (vLLM's recompute
 // preemption). The oldest one never does, so there is always progress.
 import type { HeadScreen } from "#native";
+import type { Adapter } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
 import { checkRequest } from "./check-request.ts";
@@ -13,8 +14,10 @@ import { lookUp } from "./lookup.ts";
 import { PageTable } from "./page-table.ts";
 import { pick, scoreOf } from "./pick.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
-import { forwardShares, type Share } from "./step.ts";
+import { forwardShares } from "./step.ts";
+import { StepGraphs } from "./step-graphs.ts";
 import type { StepLogits } from "./step-logits.ts";
+import type { Share } from "./step-rows.ts";
 import { traceStep } from "./step-trace.ts";
 
 export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> {
@@ -28,6 +31,8 @@ export interface SchedulerOptions extends Pick<TapeOptions, "device" | "dtype"> 
   waitingMax: number;
   /** Default: "large". */
   headScreening?: HeadScreening;
+  /** Whether a card's decoding steps are recorded and replayed; see step-graphs.ts. Default: true. */
+  stepGraphs?: boolean;
 }
 
 /** Gauges are of now; counters grow from the scheduler's beginning. */
@@ -61,6 +66,9 @@ export class Scheduler {
   private readonly cache: KvCache;
   private readonly pages: PageTable;
   private readonly screen: HeadScreen | null;
+  /** Null where steps are not recorded, or no longer. */
+  private graphs: StepGraphs | null;
+  private graphsError: unknown = null;
   private readonly queue = new FairQueue<Sequence>();
   /** Have lost their pages; they come before all that wait, in the order in which they were admitted. */
   private preempted: Sequence[] = [];
@@ -82,6 +90,8 @@ export class Scheduler {
     this.cache = new KvCache(model.config, { ...options, tokensMax: options.cacheTokensMax });
     this.pages = new PageTable(this.cache);
     this.screen = screenOf(model, options.device, options.headScreening ?? "large");
+    const records = options.device === "cuda" && options.stepGraphs !== false;
+    this.graphs = records ? new StepGraphs(model, this.cache, options) : null;
   }
 
   /** All that are not in the batch: in the queue, preempted, or behind the one that computes their prompt. */
@@ -141,8 +151,7 @@ export class Scheduler {
     const started = performance.now();
     let logits: StepLogits;
     try {
-      const keep = keepOfAll(shares.flatMap((s) => new Array<GenerationRequest>(s.outputs).fill(s.sequence.request)));
-      logits = forwardShares(this.model, this.cache, shares, this.options, { screen: this.screen, keep });
+      logits = this.replayed(shares) ?? this.forward(shares);
     } catch (error) {
       for (const { sequence } of shares) this.end(sequence, (listener) => listener.onError(error));
       return;
@@ -157,6 +166,23 @@ export class Scheduler {
       row += share.outputs;
     }
     logits.free();
+  }
+
+  private forward(shares: readonly Share[]): StepLogits {
+    const keep = keepOfAll(shares.flatMap((s) => new Array<GenerationRequest>(s.outputs).fill(s.sequence.request)));
+    return forwardShares(this.model, this.cache, shares, this.options, { screen: this.screen, keep });
+  }
+
+  /** Null for a step that is to run plainly; after an error all are, as a step may lack what its graphs hold of memory. */
+  private replayed(shares: readonly Share[]): StepLogits | null {
+    try {
+      return this.graphs?.forward(shares) ?? null;
+    } catch (error) {
+      this.graphs?.free();
+      this.graphs = null;
+      this.graphsError = error;
+      return null;
+    }
   }
 
   private dropCancelled(): void {
@@ -331,7 +357,19 @@ export class Scheduler {
     return [...this.running, ...this.waiting()].some(({ request }) => request.adapter === adapter);
   }
 
+  /** Of a card's steps since the beginning, and why they are not recorded any more. */
+  get graphStats(): StepGraphs["counts"] & { error: unknown } {
+    const none = { recorded: 0, replayed: 0, forgotten: 0 };
+    return { ...(this.graphs?.counts ?? none), error: this.graphsError };
+  }
+
+  /** Before an adapter is freed. */
+  forget(adapter: Adapter): void {
+    this.graphs?.forget(adapter);
+  }
+
   free(): void {
+    this.graphs?.free();
     this.cache.free();
     this.screen?.free();
   }

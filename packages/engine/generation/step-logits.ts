@@ -47,6 +47,12 @@ export interface HeadUse {
 
 export class StepLogits {
   private readonly parts: { run: TableRun; logits: Tensor }[] = [];
+  private readonly isOwner: boolean;
+
+  /** @param isOwner whether free() frees them: false for tensors that stay. */
+  constructor(isOwner = true) {
+    this.isOwner = isOwner;
+  }
 
   add(run: TableRun, logits: Tensor): void {
     this.parts.push({ run, logits });
@@ -60,8 +66,16 @@ export class StepLogits {
   }
 
   free(): void {
-    for (const { logits } of this.parts) logits.free();
+    if (this.isOwner) for (const { logits } of this.parts) logits.free();
   }
+}
+
+/** What the head reads of hidden states: it computes in float32 whatever they are, as sampling compares close logits. */
+export function headInput(tape: Tape, model: LlamaModel, hidden: Tensor): Tensor {
+  const y = finalNorm(tape, model, tape.variable(hidden, false)).value;
+  const wide = tape.empty(y.shape, "float32");
+  convert(y, wide);
+  return wide;
 }
 
 /** @param outputs rows of `hidden` of which logits are wanted. The caller frees them. */
@@ -80,10 +94,7 @@ export function lastLogits(
     const gathered = tape.empty([rows.count, hidden.shape[1] ?? 0]);
     embeddingForward(hidden, rows, gathered);
     rows.free();
-    const y = finalNorm(tape, model, tape.variable(gathered, false)).value;
-    // The head computes in float32 whatever the activations are: sampling compares close logits.
-    const wide = tape.empty(y.shape, "float32");
-    convert(y, wide);
+    const wide = headInput(tape, model, gathered);
     const isOwn = run.head !== model.head.weight.data;
     all.add(run, headLogits(run.head, wide, isOwn ? null : screen, keep));
   }

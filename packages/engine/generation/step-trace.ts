@@ -1,7 +1,7 @@
 // What the scheduler's steps did for a request that is followed: when, beside how many others, over how many pages. It knows
 // no telemetry: a request is followed under a name, and hears the names of the others that shared a step with it.
 import type { PagePool } from "./page-pool.ts";
-import type { Share } from "./step.ts";
+import type { Share } from "./step-rows.ts";
 
 export interface StepRecord {
   /** Counts the scheduler's steps, from 1. */

@@ -1,81 +1,16 @@
 // One forward pass for many sequences at once: prompts in pieces, running sequences a token each, rows
 // of one adapter side by side so that the base is read once for all of them (S-LoRA, arXiv:2311.03285).
-import { elementBytes, llamaBlock, llamaLinears, packLlamaBlock, packLlamaSegments, Tensor } from "#native";
+import { elementBytes, llamaBlock, llamaLinears, packLlamaBlock, packLlamaSegments, type Tensor } from "#native";
 import { int32Tensor } from "../batch.ts";
-import type { Adapter } from "../lora.ts";
 import { attentionShape, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
 import { embedding } from "../ops.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
-import { type KvCache, pageTokens } from "./kv-cache.ts";
-import type { Sequence } from "./sequence.ts";
-import { type HeadUse, lastLogits, type StepLogits, type TableRun, tableRuns } from "./step-logits.ts";
-
-/** Tokens [cached, cached + count) of a sequence and of the guesses that follow it. */
-export interface Share {
-  sequence: Sequence;
-  count: number;
-  /** Of so many of its last tokens, logits are wanted. */
-  outputs: number;
-  guesses: readonly number[];
-}
-
-interface Rows {
-  ids: Tensor;
-  positions: Tensor;
-  sequence: Tensor;
-  slot: Tensor;
-  blockTable: Tensor;
-  /** Rows of which logits are wanted. */
-  outputs: Int32Array;
-  runs: TableRun[];
-  segments: { adapter: Adapter; begin: number; end: number }[];
-}
-
-function layOut(model: LlamaModel, shares: readonly Share[], device: TapeOptions["device"]): Rows {
-  const total = shares.reduce((sum, s) => sum + s.count, 0);
-  const width = Math.max(...shares.map((s) => s.sequence.pages.length));
-  const [ids, positions, sequence, slot] = [0, 1, 2, 3].map(() => new Int32Array(total)) as [
-    Int32Array,
-    Int32Array,
-    Int32Array,
-    Int32Array,
-  ];
-  const table = new Int32Array(shares.length * width);
-  const outputs: number[] = [];
-  const segments: Rows["segments"] = [];
-  let row = 0;
-  shares.forEach(({ sequence: s, count, outputs: wanted, guesses }, i) => {
-    table.set(s.pages, i * width);
-    const adapter = s.request.adapter;
-    const open = segments.at(-1);
-    if (adapter && open?.adapter === adapter && open.end === row) open.end = row + count;
-    else if (adapter) segments.push({ adapter, begin: row, end: row + count });
-    for (let k = 0; k < count; k++, row++) {
-      const position = s.cached + k;
-      ids[row] = s.ids[position] ?? guesses[position - s.ids.length] ?? 0;
-      positions[row] = position;
-      sequence[row] = i;
-      slot[row] = (s.pages[Math.floor(position / pageTokens)] ?? 0) * pageTokens + (position % pageTokens);
-    }
-    for (let k = row - wanted; k < row; k++) outputs.push(k);
-  });
-  const bytes = new Uint8Array(table.buffer);
-  const blockTable = Tensor.fromBytes(bytes, "int32", [shares.length, width], { device, kind: "activations" });
-  const upload = (values: Int32Array) => int32Tensor(values, device);
-  const tensors = { ids: upload(ids), positions: upload(positions), sequence: upload(sequence), slot: upload(slot) };
-  const runs = tableRuns(
-    model,
-    shares.map(({ sequence: s, count, outputs: wanted }) => ({ adapter: s.request.adapter, count, outputs: wanted })),
-  );
-  return { ...tensors, outputs: Int32Array.from(outputs), runs, blockTable, segments };
-}
-
-function freeRows({ ids, positions, sequence, slot, blockTable }: Rows): void {
-  for (const t of [ids, positions, sequence, slot, blockTable]) t.free();
-}
+import type { KvCache } from "./kv-cache.ts";
+import { type HeadUse, lastLogits, type StepLogits, type TableRun } from "./step-logits.ts";
+import { type AdapterRows, emptyRows, freeRows, layOut, type Share, type StepTensors, writeRows } from "./step-rows.ts";
 
 /** Hidden states [N, C] that the blocks begin with, each run's from its own table. */
-function embedded(tape: Tape, model: LlamaModel, { ids, runs }: Rows): Tensor {
+function embedded(tape: Tape, model: LlamaModel, ids: Tensor, runs: readonly TableRun[]): Tensor {
   if (runs.length === 1) return embedding(tape, runs[0]?.embed ?? model.embed, ids, null).value;
   const width = model.config.hiddenSize;
   const all = tape.empty([ids.count, width]);
@@ -103,7 +38,7 @@ function packed(layer: LlamaBlock): Float64Array {
 const noSegments = new Float64Array(0);
 
 /** The adapters' matrices of one layer. */
-function packedSegments(layer: LlamaBlock, segments: Rows["segments"]): Float64Array {
+function packedSegments(layer: LlamaBlock, segments: readonly AdapterRows[]): Float64Array {
   if (segments.length === 0) return noSegments;
   const names = llamaLinears.map((linear) => layer[linear].name);
   return packLlamaSegments(
@@ -115,6 +50,25 @@ function packedSegments(layer: LlamaBlock, segments: Rows["segments"]): Float64A
   );
 }
 
+/** Hidden states [N, C] after the last block; the tape's. */
+export function hiddenStates(
+  tape: Tape,
+  { model, cache }: { model: LlamaModel; cache: KvCache },
+  tensors: StepTensors,
+  { runs, segments }: { runs: readonly TableRun[]; segments: readonly AdapterRows[] },
+): Tensor {
+  const { ids, positions: position, slot, sequence, blockTable } = tensors;
+  const shape = attentionShape(model.config);
+  const x = embedded(tape, model, ids, runs);
+  model.blocks.forEach((layer, i) => {
+    const [kCache, vCache] = [cache.keys[i], cache.values[i]];
+    if (!kCache || !vCache) throw new RangeError(`[generate] layer ${i} has no cache`);
+    const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
+    llamaBlock(packed(layer), packedSegments(layer, segments), shape, call);
+  });
+  return x;
+}
+
 /** Logits of the last `outputs` tokens of each share, in order. The caller frees them. */
 export function forwardShares(
   model: LlamaModel,
@@ -123,20 +77,14 @@ export function forwardShares(
   { device, dtype }: Pick<TapeOptions, "device" | "dtype">,
   head: HeadUse = { screen: null, keep: 0 },
 ): StepLogits {
-  const rows = layOut(model, shares, device);
-  const { positions: position, slot, sequence, blockTable } = rows;
-  const shape = attentionShape(model.config);
+  const rows = layOut(model, shares);
+  const tensors = emptyRows(rows, device);
+  writeRows(tensors, rows);
   using tape = new Tape({ device, dtype, recording: false });
   try {
-    const x = embedded(tape, model, rows);
-    model.blocks.forEach((layer, i) => {
-      const [kCache, vCache] = [cache.keys[i], cache.values[i]];
-      if (!kCache || !vCache) throw new RangeError(`[generate] layer ${i} has no cache`);
-      const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
-      llamaBlock(packed(layer), packedSegments(layer, rows.segments), shape, call);
-    });
+    const x = hiddenStates(tape, { model, cache }, tensors, rows);
     return lastLogits(tape, model, x, rows.outputs, rows.runs, head);
   } finally {
-    freeRows(rows);
+    freeRows(tensors);
   }
 }

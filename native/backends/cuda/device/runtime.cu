@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "backends/cuda/fault.h"
+#include "core/device_graph.h"
 #include "core/device_memory.h"
 #include "core/error.h"
 #include "platform.h"
@@ -141,6 +142,7 @@ DeviceFacts device_facts() {
 }
 
 void* allocate(int64_t bytes) {
+  refuse_recording("allocate");
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, size_t(bytes));
   if (status == cudaSuccess) return data;
@@ -150,6 +152,7 @@ void* allocate(int64_t bytes) {
 }
 
 void release(void* data) {
+  refuse_recording("release");
   check(cudaStreamSynchronize(stream()), "release");
   check(cudaFree(data), "release");
 }
@@ -186,6 +189,7 @@ void release_managed(void* data) {
 void advise_managed(void* data, int64_t bytes, Use use) { check(prefetch(data, bytes, use == Use::kSoon), "prefetch"); }
 
 void upload(void* to, const void* from, int64_t bytes) {
+  refuse_recording("upload");
   const std::lock_guard<std::mutex> lock(staging_mutex);
   for (int64_t at = 0; at < bytes; at += kStagingHalf) {
     const int64_t piece = std::min(kStagingHalf, bytes - at);
@@ -197,6 +201,7 @@ void upload(void* to, const void* from, int64_t bytes) {
 }
 
 void download(void* to, const void* from, int64_t bytes) {
+  refuse_recording("download");
   const std::lock_guard<std::mutex> lock(staging_mutex);
   for (int64_t at = 0; at < bytes; at += kStagingHalf) {
     const int64_t piece = std::min(kStagingHalf, bytes - at);
@@ -214,6 +219,7 @@ void clear(void* data, int64_t bytes) {
 }
 
 void synchronize() {
+  refuse_recording("synchronize");
   check(cudaStreamSynchronize(stream()), "synchronize");
   throw_fault();
 }

@@ -48,6 +48,8 @@ namespace emulation {
 
 constexpr int kWarp = 32;
 
+// Runs it, or keeps it where a recording is under way (graph.cpp).
+void queue(std::function<void()> work);
 void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void()>& kernel);
 // Last thread of a block first.
 void set_reversed(bool reversed);
@@ -74,7 +76,7 @@ T exchange(T value, int from) {
 
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared_bytes, A... args) {
-  emulation::run(grid, threads, shared_bytes, [=] { kernel(P(args)...); });
+  emulation::queue([=] { emulation::run(grid, threads, shared_bytes, [=] { kernel(P(args)...); }); });
 }
 
 template <typename T>

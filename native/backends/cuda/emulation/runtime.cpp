@@ -4,7 +4,9 @@
 #include <unordered_map>
 
 #include "backends/cuda/emulation/device.h"
+#include "backends/cuda/emulation/platform.h"
 #include "backends/cuda/fault.h"
+#include "core/device_graph.h"
 #include "core/device_memory.h"
 
 namespace nibble::cuda {
@@ -40,9 +42,13 @@ DeviceFacts device_facts() {
           .processors = 1};
 }
 
-void* allocate(int64_t bytes) { return take(bytes); }
+void* allocate(int64_t bytes) {
+  refuse_recording("allocate");
+  return take(bytes);
+}
 
 void release(void* data) {
+  refuse_recording("release");
   used -= blocks.at(data);
   blocks.erase(data);
   std::free(data);
@@ -56,15 +62,26 @@ void* allocate_managed(int64_t bytes) {
 
 void release_managed(void* data) { release(data); }
 void advise_managed(void*, int64_t, Use) {}
-void upload(void* to, const void* from, int64_t bytes) { std::memcpy(to, from, size_t(bytes)); }
+
+void upload(void* to, const void* from, int64_t bytes) {
+  refuse_recording("upload");
+  std::memcpy(to, from, size_t(bytes));
+}
 
 void download(void* to, const void* from, int64_t bytes) {
+  refuse_recording("download");
   std::memcpy(to, from, size_t(bytes));
   throw_fault();
 }
 
-void clear(void* data, int64_t bytes) { std::memset(data, 0, size_t(bytes)); }
-void synchronize() { throw_fault(); }
+void clear(void* data, int64_t bytes) {
+  emulation::queue([=] { std::memset(data, 0, size_t(bytes)); });
+}
+
+void synchronize() {
+  refuse_recording("synchronize");
+  throw_fault();
+}
 
 int* host_fault_word() {
   static int word = kNoFault;
