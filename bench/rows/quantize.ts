@@ -5,7 +5,6 @@ import { figure, ours, peerFigure, type Setting } from "../harness/setting.ts";
 
 const peerName = "bitsandbytes";
 const bound = "reading the files";
-const copying = "reading them into pages that are there";
 
 export async function measureQuantize(setting: Setting): Promise<Result[]> {
   const notes: string[] = [];
@@ -27,7 +26,6 @@ export async function measureQuantize(setting: Setting): Promise<Result[]> {
     column("Nibble", mine, "load_quantize_s"),
     ...(series.length > 1 ? [column(peerName, theirs, "load_quantize_s")] : []),
     column(bound, mine, "read_s"),
-    column(copying, mine, "copy_s"),
   ];
   const goal = { text: `≥ 3 × ${peerName}`, beside: peerName, needed: 3 };
   const half = { text: "≥ 50 % of the disk-to-memory bound", beside: bound, needed: 0.5 };
