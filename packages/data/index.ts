@@ -39,6 +39,7 @@ export { StreamDecoder } from "./stream-decoder.ts";
 export {
   type DecodeOptions,
   type EncodeOptions,
+  hasOwnTokenizer,
   loadAdapterTokenizer,
   loadTokenizer,
   TextTokenizer,

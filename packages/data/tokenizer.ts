@@ -4,7 +4,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { NibbleError } from "#packages/errors";
-import { openAdapterFolder, readChatTemplate, readObjectFile } from "#packages/hub";
+import { type AdapterFolder, openAdapterFolder, readChatTemplate, readObjectFile } from "#packages/hub";
 import { ChatTemplate } from "./chat-template.ts";
 
 const op = "tokenizer";
@@ -132,14 +132,18 @@ export function loadTokenizer(folder: string, model?: { vocabSize: number }): Te
   return tokenizer;
 }
 
+/** Whether tokens may have been added with an adapter, and its folder says their texts. */
+export function hasOwnTokenizer({ path, extras }: Pick<AdapterFolder, "path" | "extras">): boolean {
+  return (extras.saved.size > 0 || extras.tokens !== null) && existsSync(join(path, "tokenizer.json"));
+}
+
 /**
  * The tokenizer of an adapter that has embeddings of its own: tokens may have been added with it, and its folder says their
  * texts. Null for one without (the base's texts are its own), or without a tokenizer.json.
  */
 export function loadAdapterTokenizer(folder: string): TextTokenizer | null {
   using adapter = openAdapterFolder(folder);
-  const { saved, tokens } = adapter.extras;
-  if ((saved.size === 0 && tokens === null) || !existsSync(join(folder, "tokenizer.json"))) return null;
-  const rows = [...saved.values()].map((key) => adapter.file.info(key).shape[0] ?? 0);
+  if (!hasOwnTokenizer(adapter)) return null;
+  const rows = [...adapter.extras.saved.values()].map((key) => adapter.file.info(key).shape[0] ?? 0);
   return loadTokenizer(folder, rows.length === 0 ? undefined : { vocabSize: Math.max(...rows) });
 }

@@ -1,7 +1,7 @@
 // A base model with its adapters, ready to answer: loading and unloading while requests run, and the
 // loop that turns the scheduler. It knows no transport; text is its callers' business.
 import { type Device, type DType, freeOnThrow } from "#native";
-import { loadTokenizer } from "#packages/data";
+import { hasOwnTokenizer } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import {
   type AdapterFolder,
@@ -15,7 +15,9 @@ import {
 } from "#packages/hub";
 import { wholeAdapterInPieces } from "./adapter-extras.ts";
 import { type DeviceChoice, usableDevice } from "./device.ts";
-import { ConstraintCompiler, type ConstraintForm } from "./generation/constraint.ts";
+import type { ConstraintForm } from "./generation/constraint.ts";
+import { ConstraintHosts } from "./generation/constraint-hosts.ts";
+import type { Vocabulary } from "./generation/constraint-worker.ts";
 import type { HeadScreening } from "./generation/head.ts";
 import { Scheduler, type SchedulerStats } from "./generation/scheduler.ts";
 import type {
@@ -124,6 +126,8 @@ interface LoadedAdapter {
   info: AdapterInfo;
   /** Tells it from others, also from one of this id that was loaded before: keys and values in the cache are its own. */
   cacheKey: string;
+  /** Its folder, where that has a tokenizer of its own. */
+  tokenizerDir: string | null;
   adapter: Adapter;
   /** Being unloaded: no new requests. */
   draining: boolean;
@@ -141,8 +145,7 @@ export class ServedModel {
   private loads = 0;
   private readonly sharesPrefixes: boolean;
   private readonly modelDir: string;
-  /** Made for the first request that needs it. */
-  private constraints: ConstraintCompiler | null = null;
+  private readonly constraints = new ConstraintHosts();
 
   private constructor(model: LlamaModel, digest: ModelDigest, options: PlacedOptions) {
     this.model = model;
@@ -202,7 +205,8 @@ export class ServedModel {
     try {
       using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
       const adapter = await this.inTurns(wholeAdapterInPieces(folder, this.model), signal);
-      const loaded = { adapter, cacheKey: `${id} ${this.loads++}`, draining: false };
+      const tokenizerDir = hasOwnTokenizer(folder) ? dir : null;
+      const loaded = { adapter, tokenizerDir, cacheKey: `${id} ${this.loads++}`, draining: false };
       try {
         await this.checkProbes(folder, loaded, signal);
       } catch (thrown) {
@@ -269,6 +273,7 @@ export class ServedModel {
     }
     this.adapters.delete(id);
     this.scheduler.forget(loaded.adapter);
+    this.constraints.drop(loaded.cacheKey);
     return { bytesFreed: freeAdapter(loaded.adapter) };
   }
 
@@ -294,21 +299,30 @@ export class ServedModel {
     const stopIds = ignoreEos && form === null ? [] : this.info.eosTokenIds;
     const start = (constraint: TokenConstraint | null) =>
       this.run({ ...rest, ...this.overAdapter(adapterId), stopIds, constraint, tracer }, { onToken }, signal);
-    return form === null ? start(null) : this.constrained(form, start);
+    return form === null ? start(null) : this.constrained(adapterId, form, signal, start);
   }
 
   private async constrained(
+    adapterId: string | null,
     form: ConstraintForm,
+    signal: AbortSignal,
     start: (constraint: TokenConstraint) => Promise<GenerateResult>,
   ): Promise<GenerateResult> {
-    const { vocabSize, eosTokenIds } = this.info;
-    this.constraints ??= new ConstraintCompiler(loadTokenizer(this.modelDir, { vocabSize }), vocabSize, eosTokenIds);
-    const constraint = await this.constraints.compile(form);
+    const constraint = await this.constraints.compile(this.vocabularyOf(adapterId), form, signal);
     try {
       return await start(constraint);
     } finally {
       constraint.free();
     }
+  }
+
+  /** The base's, or an adapter's that added tokens. */
+  private vocabularyOf(adapterId: string | null): Vocabulary {
+    const { modelDir, info } = this;
+    const base = { key: "", modelDir, adapterDir: null, vocabSize: info.vocabSize, stopIds: info.eosTokenIds };
+    const { tokenizerDir = null, cacheKey = "", adapter } = adapterId === null ? {} : this.adapter(adapterId);
+    if (tokenizerDir === null) return base;
+    return { ...base, key: cacheKey, adapterDir: tokenizerDir, vocabSize: adapter?.head?.shape[0] ?? base.vocabSize };
   }
 
   /** How likely the tokens from `from` on are, each after all before it. */
@@ -363,6 +377,7 @@ export class ServedModel {
   free(): void {
     for (const { adapter } of this.adapters.values()) freeAdapter(adapter);
     this.scheduler.free();
+    this.constraints.close();
     freeModel(this.model);
     this.modelDigest.close();
   }

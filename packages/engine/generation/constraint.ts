@@ -2,7 +2,6 @@
 // XGrammar (arXiv:2411.15100).
 import type { TextTokenizer } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import type { TokenConstraint } from "./sequence.ts";
 import {
   type CompiledGrammar,
   type GrammarCompiler,
@@ -25,8 +24,12 @@ function hasControl(spelling: string, kind: string): boolean {
   return /[\0-\x1f]/.test(spelling) || (kind === "byte_fallback" && /^<0x[01][0-9A-F]>$/.test(spelling));
 }
 
+/** Compiled forms that are kept, used last at the end: compiling takes a hundred times as long as starting anew. */
+const grammarsMax = 64;
+
 interface Instance extends LoadedXGrammar {
   compiler: GrammarCompiler;
+  grammars: Map<string, CompiledGrammar>;
 }
 
 function refuse(what: string, reason: string): never {
@@ -83,7 +86,9 @@ export class ConstraintCompiler {
     const { TokenizerInfo, GrammarCompiler } = loaded.library;
     const { vocabulary, kind, vocabSize, stopIds } = this;
     const info = await TokenizerInfo.createTokenizerInfo(vocabulary, kind, false, vocabSize, stopIds);
-    return { ...loaded, compiler: await GrammarCompiler.createGrammarCompiler(info, true) };
+    // Its own cache has no bound.
+    const compiler = await GrammarCompiler.createGrammarCompiler(info, false);
+    return { ...loaded, compiler, grammars: new Map() };
   }
 
   /** @throws INVALID_ARGUMENT with what is not understood. */
@@ -93,7 +98,7 @@ export class ConstraintCompiler {
     const instance = await this.instance;
     try {
       instance.said();
-      const grammar = await compiled(instance, form);
+      const grammar = await kept(instance, form);
       const matcher = await instance.library.GrammarMatcher.createGrammarMatcher(grammar);
       const constraint = new GrammarConstraint(matcher, this.vocabSize, "jsonSchema" in form ? this.controls : []);
       await constraint.ready();
@@ -107,6 +112,21 @@ export class ConstraintCompiler {
   }
 }
 
+async function kept(instance: Instance, form: ConstraintForm): Promise<CompiledGrammar> {
+  const { grammars } = instance;
+  const key = JSON.stringify(form);
+  const grammar = grammars.get(key) ?? (await compiled(instance, form));
+  grammars.delete(key);
+  grammars.set(key, grammar);
+  const [oldest] = grammars;
+  if (grammars.size > grammarsMax && oldest) {
+    grammars.delete(oldest[0]);
+    // Matchers that run keep what they need of it.
+    oldest[1].dispose();
+  }
+  return grammar;
+}
+
 async function compiled({ library, compiler }: Instance, form: ConstraintForm): Promise<CompiledGrammar> {
   // On one line, without free whitespace: small models like to fill answers with it.
   if ("jsonSchema" in form) return compiler.compileJSONSchema(form.jsonSchema, false, -1);
@@ -115,7 +135,7 @@ async function compiled({ library, compiler }: Instance, form: ConstraintForm): 
   return compiler.compileGrammar(await library.Grammar.fromStructuralTag({ type: "structural_tag", format }));
 }
 
-export class GrammarConstraint implements TokenConstraint {
+export class GrammarConstraint {
   private readonly matcher: GrammarMatcher;
   private readonly vocabSize: number;
   private readonly never: readonly number[];

@@ -40,7 +40,7 @@ test("a frequency penalty counts, a presence penalty does not, and neither looks
 test("log-probabilities are the model's, whatever is penalized or forbidden", () => {
   const values = [2, 1, 0, -1];
   const plain = picked(values, [], {});
-  const constraint = { mask: Int32Array.of(0b1100), accept: () => {}, ready: async () => {} };
+  const constraint = { mask: Int32Array.of(0b1100), isReady: true, accept: () => {}, ready: async () => {} };
   const forced = picked(values, [2], { constraint, presencePenalty: 3, topLogprobs: 2 });
   assert.equal(forced.id, 3);
   const total = Math.log(values.reduce((sum, v) => sum + Math.exp(v), 0));

@@ -69,6 +69,50 @@ describe("a scheduler", () => {
       scheduler.free();
     }
   }
+  /** Lets everything come, and is ready when it is told to be. */
+  const lateConstraint = () => {
+    const come = Promise.withResolvers<void>();
+    const constraint = {
+      mask: Int32Array.from({ length: 16 }, () => -1),
+      isReady: true,
+      accept: () => {
+        constraint.isReady = false;
+      },
+      ready: () => come.promise,
+    };
+    const comes = () => {
+      constraint.isReady = true;
+      come.resolve();
+    };
+    return { constraint, comes };
+  };
+
+  test("a constraint that takes long holds up its own answer alone, and can be cancelled meanwhile", async () => {
+    const scheduler = new Scheduler(model, { ...roomy, ...place, sequencesMax: 3 });
+    const [slow, left] = [lateConstraint(), lateConstraint()];
+    const request = { ...plain, inputIds: [5, 6, 7], maxNewTokens: 8 };
+    const free = submit(scheduler, request);
+    const held = submit(scheduler, { ...request, constraint: slow.constraint });
+    const cancelled = submit(scheduler, { ...request, constraint: left.constraint });
+    const steps = async (count: number) => {
+      for (let i = 0; i < count; i++) {
+        await scheduler.ready();
+        scheduler.step();
+      }
+    };
+    await steps(4);
+    assert.deepEqual([free.ids.length, held.ids.length, cancelled.ids.length], [4, 1, 1]);
+    cancelled.cancel();
+    await steps(4);
+    assert.deepEqual([free.reason, cancelled.reason, held.ids.length], ["length", "cancelled", 1]);
+    await steps(2);
+    slow.constraint.accept = () => {};
+    slow.comes();
+    await steps(7);
+    assert.deepEqual([held.reason, held.ids], ["length", free.ids]);
+    scheduler.free();
+  });
+
   function finish(scheduler: Scheduler): void {
     while (scheduler.hasWork) scheduler.step();
   }

@@ -2,6 +2,7 @@
 // prompts as the step's token budget holds. Sequences come and go between steps. Pages of the cache are taken as they are
 // needed; when none is left, the sequence that came last gives its own up and is computed again later (vLLM's recompute
 // preemption). The oldest one never does, so there is always progress.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { HeadScreen } from "#native";
 import type { Adapter } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
@@ -59,6 +60,11 @@ export interface Ticket {
 
 /** Rows of logits of a step at most: a token each for all sequences; where few run, guesses and scores use the rest. */
 export const outputRowsMax = (sequencesMax: number): number => Math.max(sequencesMax, 16);
+
+/** Milliseconds that a step waits for masks. */
+const maskWaitMs = 5;
+
+const isLate = ({ request }: Sequence): boolean => request.constraint?.isReady === false;
 
 export class Scheduler {
   private readonly model: LlamaModel;
@@ -136,10 +142,17 @@ export class Scheduler {
     return all.find((s) => s.request.group === group && s.leader === null) ?? null;
   }
 
-  /** Resolves when a step can be taken: constraints know what may come next. */
+  /**
+   * Resolves when a step can be taken: constraints know what may come next. That mostly takes far less than a step; those
+   * that take longer sit steps out, so that nobody else waits for them.
+   */
   async ready(): Promise<void> {
-    const constrained = this.running.filter((s) => s.request.constraint);
-    await Promise.all(constrained.map((s) => s.request.constraint?.ready()));
+    const late = this.running.filter(isLate);
+    if (late.length === 0) return;
+    const giveUp = new AbortController();
+    const patience = sleep(maskWaitMs, undefined, { signal: giveUp.signal }).catch(() => {});
+    await Promise.race([Promise.all(late.map((s) => s.request.constraint?.ready())), patience]);
+    giveUp.abort();
   }
 
   /** One forward pass and a token for every sequence whose prompt is done. */
@@ -217,8 +230,9 @@ export class Scheduler {
   private shares(): Share[] {
     const budget = { tokens: this.options.stepTokensMax, rows: outputRowsMax(this.options.sequencesMax) };
     const shares: Share[] = [];
-    const decoding = this.running.filter((s) => !s.isPrefilling);
-    const prefilling = this.running.filter((s) => s.isPrefilling);
+    const [prefilling = [], decoding = []] = [true, false].map((is) =>
+      this.running.filter((s) => s.isPrefilling === is && !isLate(s)),
+    );
     // A row for each of them is put by before any guess.
     budget.rows -= this.running.length;
     for (const sequence of [...decoding, ...prefilling]) {

@@ -46,9 +46,11 @@ export interface ScoreWish {
 export interface TokenConstraint {
   /** A bit for each token, the lowest of a word first; null: all may come. */
   readonly mask: Int32Array | null;
+  /** Whether `mask` is of what was accepted, or tells why there is none. */
+  readonly isReady: boolean;
   /** Not asked after the token that ends the answer. */
   accept(id: number): void;
-  /** Resolves when `mask` is of what was accepted. */
+  /** Resolves when `isReady`. */
   ready(): Promise<void>;
 }
 
