@@ -63,6 +63,19 @@ describe("the engine's thread", () => {
   });
 });
 
+test("a thread that is ended in the middle of its steps does not take the process with it", async () => {
+  for (let i = 0; i < 8; i++) {
+    const engine = new Engine({ threads: 1 });
+    const model = await engine.openModel(options);
+    const { promise: begun, resolve } = Promise.withResolvers<void>();
+    const generated = model.generate(input(200), { onEvent: () => resolve() });
+    const rejected = assert.rejects(generated, { code: "UNAVAILABLE" });
+    await begun;
+    await engine.close();
+    await rejected;
+  }
+});
+
 test("a closed engine rejects what is under way and what comes later", async () => {
   const engine = new Engine();
   const opening = engine.openModel(options);
