@@ -1,6 +1,6 @@
 // What programs use to talk to a running stack: typed clients of the services, and helpers for what takes more than
 // one call. It decides nothing about training or serving, and prints nothing.
-export type { AnswerAsk, AnswerMessage } from "./answer.ts";
+export type { AnswerAsk, AnswerMessage, AnswerOptions } from "./answer.ts";
 export { steadyAnswer } from "./answer.ts";
 export type {
   Connection,

@@ -22,6 +22,7 @@ const methods = {
     "generate",
     "chat",
     "resumeAnswer",
+    "cancelAnswer",
     "tokenize",
     "countTokens",
     "score",

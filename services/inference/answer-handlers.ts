@@ -13,7 +13,7 @@ import type { Served, Serving } from "./serving.ts";
 
 /** What Tokenize and CountTokens ask for. */
 type TokensWish = Pick<TokenizeRequest, "input" | "adapter" | "skipSpecialTokens">;
-type Answering = "generate" | "chat" | "resumeAnswer" | "tokenize" | "countTokens" | "score";
+type Answering = "generate" | "chat" | "resumeAnswer" | "cancelAnswer" | "tokenize" | "countTokens" | "score";
 
 export const adapterIdOf = (name: string) => parseName("loadedAdapters/{adapter}", name, "adapter").adapter;
 
@@ -86,6 +86,10 @@ export function answerHandlers(
     },
     resumeAnswer: async function* ({ requestId, afterSequence }, { signal }) {
       for await (const event of resumable.resume(requestId, Number(afterSequence), signal)) yield encodeEvent(event);
+    },
+    cancelAnswer: ({ requestId }) => {
+      resumable.cancel(requestId);
+      return {};
     },
     tokenize: (request) => {
       const { ids, tokenizer } = tokensOf(request);

@@ -16,7 +16,7 @@ import { connect, steadyAnswer } from "#packages/client";
 import { loadTokenizer } from "#packages/data";
 import { copyOfGolden } from "../../test/support/folders.ts";
 import { startRoughProxy } from "../../test/support/rough-proxy.ts";
-import { type Started, silent, startService } from "../../test/support/services.ts";
+import { type Started, silent, startService, until } from "../../test/support/services.ts";
 import { readConfig } from "./config.ts";
 import { openInference } from "./setup.ts";
 
@@ -125,6 +125,13 @@ describe("a request's options", () => {
       steady.map(({ sequence }) => Number(sequence)),
       whole.map((_, i) => i + 1),
     );
+    // Whoever leaves has no use for the rest.
+    for await (const _ of steadyAnswer(clients.inference, { generate: { ...request, requestId: "left" } })) break;
+    const isKept = async () => {
+      const resumed = all(started.clients.inference.resumeAnswer({ requestId: "left", afterSequence: 1n }));
+      return resumed.then(() => true).catch(() => false);
+    };
+    await until(async () => !(await isKept()));
     // A refusal is no broken connection.
     const refused = all(steadyAnswer(clients.inference, { chat: { messages: [] } }));
     await assert.rejects(refused, { code: "INVALID_ARGUMENT" });

@@ -45,6 +45,10 @@ function source() {
       ended = true;
       wake();
     },
+    /** Events that were taken. */
+    get taken() {
+      return sequence;
+    },
     get isAborted() {
       return isAborted;
     },
@@ -113,8 +117,58 @@ test("only the last events are kept, and only so many answers", async () => {
   await assert.rejects(sequences(reader), { code: "OUT_OF_RANGE" });
   assert.throws(() => answers.resume("a", 6, never), { code: "OUT_OF_RANGE", message: /7 to 10, got 6/ });
   assert.deepEqual(await sequences(answers.resume("a", 7, never)), [8, 9, 10]);
+  // The first was read to its end.
   answers.begin("b", source().start, never);
-  assert.throws(() => answers.begin("c", source().start, never), { code: "RESOURCE_EXHAUSTED" });
+  answers.begin("c", source().start, never);
+  assert.throws(() => answers.begin("d", source().start, never), { code: "RESOURCE_EXHAUSTED" });
+  answers.close();
+});
+
+test("a reader who is slow holds the answer back and loses nothing of it", async () => {
+  const answers = kept(60_000, 3);
+  const work = source();
+  const reader = answers.begin("a", work.start, never);
+  const first = reader.next();
+  work.give(20);
+  assert.equal((await first).value.sequence, 1);
+  for (let i = 0; i < 10; i++) await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(work.taken, 3);
+  work.end();
+  const rest = await sequences(reader);
+  assert.deepEqual(
+    rest,
+    Array.from({ length: 19 }, (_, i) => i + 2),
+  );
+  answers.close();
+});
+
+test("one that is cancelled ends at once, also while its reader holds it back, and its name is free", async () => {
+  const answers = kept(60_000, 1);
+  const work = source();
+  const reader = answers.begin("a", work.start, never);
+  const first = reader.next();
+  work.give(5);
+  await first;
+  answers.cancel("a");
+  assert.ok(work.isAborted);
+  assert.throws(() => answers.cancel("a"), { code: "NOT_FOUND" });
+  const { start, end } = source();
+  end();
+  assert.deepEqual(await sequences(answers.begin("a", start, never)), []);
+  const gone = AbortSignal.abort(new Error("gone"));
+  assert.throws(() => answers.begin("b", start, gone), /gone/);
+});
+
+test("where all places are taken, an answer that was read to its end makes room", async () => {
+  const answers = kept(60_000);
+  for (const id of ["a", "b", "c", "d"]) {
+    const { start, give, end } = source();
+    give(2);
+    end();
+    assert.deepEqual(await sequences(answers.begin(id, start, never)), [1, 2]);
+  }
+  assert.throws(() => answers.resume("a", 2, never), { code: "NOT_FOUND" });
+  assert.deepEqual(await sequences(answers.resume("d", 1, never)), [2]);
   answers.close();
 });
 

@@ -1,5 +1,6 @@
 // Answers that outlive their client's connection: their events are kept for a while, and a later call reads them from where
-// the broken one ended. Kept are the last `eventsMax` events of at most `answersMax` answers. It knows no transport.
+// the broken one ended. Kept are the last `eventsMax` events of at most `answersMax` answers; a reader who is that far behind
+// holds its answer back. It knows no transport.
 import { NibbleError } from "#packages/errors";
 import { orAborted } from "#packages/rpc";
 import type { NumberedEvent } from "./answers.ts";
@@ -16,6 +17,10 @@ export interface ResumableOptions {
 
 interface Kept {
   events: NumberedEvent[];
+  /** Sequence of the last event that was read. */
+  read: number;
+  /** Resolves when the reader has read on, or is gone. */
+  room: PromiseWithResolvers<void>;
   /** Sequence of the last event; 0: none yet. */
   last: number;
   ended: boolean;
@@ -36,7 +41,7 @@ export class Resumable {
   }
 
   /**
-   * Begins an answer that has a name, and reads it.
+   * Begins an answer that has a name, and reads it. Where too many are kept, one that was read to its end makes room.
    * @throws ALREADY_EXISTS while one of this name is kept, RESOURCE_EXHAUSTED when too many are.
    */
   begin(
@@ -48,6 +53,8 @@ export class Resumable {
       const message = `request_id: expected a new one, got ${id}, whose answer is kept`;
       throw new NibbleError(message, { code: "ALREADY_EXISTS", op: "generate", details: { field: "request_id" } });
     }
+    signal.throwIfAborted();
+    if (this.#kept.size >= this.#options.answersMax) this.#dropRead();
     if (this.#kept.size >= this.#options.answersMax) {
       const message = `request_id: expected at most ${this.#options.answersMax} answers that are kept, got one more`;
       const details = { quota: "answers kept", limit: String(this.#options.answersMax) };
@@ -56,6 +63,8 @@ export class Resumable {
     const over = new AbortController();
     const kept: Kept = {
       events: [],
+      read: 0,
+      room: Promise.withResolvers(),
       last: 0,
       ended: false,
       failure: undefined,
@@ -71,17 +80,20 @@ export class Resumable {
 
   /** @throws NOT_FOUND, OUT_OF_RANGE. The reader before is ended with ABORTED. */
   resume(id: string, after: number, signal: AbortSignal): AsyncGenerator<NumberedEvent> {
-    const kept = this.#kept.get(id);
-    if (!kept) {
-      const message = `request_id: expected an answer that is kept, got ${id}`;
-      throw new NibbleError(message, { code: "NOT_FOUND", op });
-    }
+    const kept = this.#need(id);
     const first = kept.last - kept.events.length;
     if (after < first || after > kept.last) {
       const message = `after_sequence: expected ${first} to ${kept.last}, got ${after}`;
       throw new NibbleError(message, { code: "OUT_OF_RANGE", op, details: { field: "after_sequence" } });
     }
     return this.#read(id, kept, after, signal);
+  }
+
+  #need(id: string): Kept {
+    const kept = this.#kept.get(id);
+    if (kept) return kept;
+    const message = `request_id: expected an answer that is kept, got ${id}`;
+    throw new NibbleError(message, { code: "NOT_FOUND", op });
   }
 
   async #fill(id: string, kept: Kept, events: AsyncIterable<NumberedEvent>): Promise<void> {
@@ -91,6 +103,7 @@ export class Resumable {
         kept.last = event.sequence;
         if (kept.events.length > this.#options.eventsMax) kept.events.shift();
         this.#tell(kept);
+        while (this.#isFull(kept)) await kept.room.promise;
       }
     } catch (thrown) {
       kept.failure = thrown;
@@ -99,6 +112,11 @@ export class Resumable {
     }
     kept.ended = true;
     this.#tell(kept);
+  }
+
+  /** Whether the next event would push out one that the reader has yet to read. */
+  #isFull({ reader, over, last, read }: Kept): boolean {
+    return reader !== null && !over.signal.aborted && last - read >= this.#options.eventsMax;
   }
 
   #tell(kept: Kept): void {
@@ -111,6 +129,7 @@ export class Resumable {
     kept.reader?.abort(new NibbleError(`${id}: another call took the answer over`, { code: "ABORTED", op }));
     kept.reader = mine;
     clearTimeout(kept.timer);
+    this.#readTo(kept, after);
     const either = AbortSignal.any([signal, mine.signal]);
     try {
       for (let last = after; ; ) {
@@ -124,6 +143,7 @@ export class Resumable {
           yield event;
           either.throwIfAborted();
           last = event.sequence;
+          this.#readTo(kept, last);
         }
         if (last < kept.last) continue;
         if (kept.failure !== undefined) throw kept.failure;
@@ -135,9 +155,16 @@ export class Resumable {
     }
   }
 
+  #readTo(kept: Kept, sequence: number): void {
+    kept.read = sequence;
+    kept.room.resolve();
+    kept.room = Promise.withResolvers();
+  }
+
   /** Nobody reads it now: it has a while to be taken up again. */
   #leave(id: string, kept: Kept): void {
     kept.reader = null;
+    kept.room.resolve();
     clearTimeout(kept.timer);
     kept.timer = setTimeout(() => this.#drop(id, kept), this.#options.keptMs);
     kept.timer.unref();
@@ -146,7 +173,22 @@ export class Resumable {
   #drop(id: string, kept: Kept): void {
     clearTimeout(kept.timer);
     kept.over.abort(new NibbleError(`${id}: nobody reads the answer`, { code: "CANCELLED", op }));
+    kept.room.resolve();
     if (this.#kept.get(id) === kept) this.#kept.delete(id);
+  }
+
+  /** The oldest that has ended and was read to its end. */
+  #dropRead(): void {
+    for (const [id, kept] of this.#kept) {
+      if (!kept.ended || kept.read < kept.last || kept.reader) continue;
+      this.#drop(id, kept);
+      return;
+    }
+  }
+
+  /** Ends an answer and forgets it. @throws NOT_FOUND */
+  cancel(id: string): void {
+    this.#drop(id, this.#need(id));
   }
 
   /** Ends all of them. */

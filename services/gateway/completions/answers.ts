@@ -1,9 +1,8 @@
 // The answers to one request: one call of the inference service for each prompt, their events as they come. It knows no
 // HTTP.
-import type { ChatResponse, Completion, GenerateResponse, Token } from "#gen/nibble/inference/v1/generation_pb.ts";
+import type { Completion, Token } from "#gen/nibble/inference/v1/generation_pb.ts";
+import type { AnswerMessage } from "#packages/client";
 import type { Models, Target } from "../models.ts";
-
-type Response = ChatResponse | GenerateResponse;
 
 /** A token, or the end, of one of the answers. */
 export interface AnswerEvent {
@@ -17,7 +16,7 @@ export interface AnswersOptions {
   models: Models;
   target: Target;
   /** Starts the answers to one prompt. */
-  calls: readonly (() => AsyncIterable<Response>)[];
+  calls: readonly (() => AsyncIterable<AnswerMessage>)[];
   /** Answers to each prompt. */
   n: number;
   signal: AbortSignal;

@@ -1,9 +1,7 @@
 // POST /v1/chat/completions and /v1/completions: read, ask, answer whole or as a stream.
 import { randomUUID } from "node:crypto";
-import type { ChatResponse, GenerateResponse } from "#gen/nibble/inference/v1/generation_pb.ts";
-import type { InferenceClient } from "#packages/client";
+import { type AnswerAsk, type InferenceClient, steadyAnswer } from "#packages/client";
 import { type Answer, events, objectOf, type Request, type Route, route } from "#packages/http";
-import type { CallOptions } from "#packages/rpc";
 import { errorBody } from "../errors.ts";
 import type { Keys } from "../keys.ts";
 import type { RequestMeter, ServingMetrics } from "../metrics.ts";
@@ -23,14 +21,15 @@ export interface CompletionsParts {
   heartbeatMs: number;
 }
 
-type Response = ChatResponse | GenerateResponse;
+/** A service that is not there is 503 within half a second; an answer that has begun is waited for. */
+const beginRetriesMax = 2;
 
 /** What the two APIs do differently. */
 interface Kind<C> {
   operation: "chat" | "text_completion";
   idPrefix: string;
   read(body: Record<string, unknown>): Asked<C>;
-  call(inference: InferenceClient, request: C & { adapter: string }, options: CallOptions): AsyncIterable<Response>;
+  ask(request: C & { adapter: string }): AnswerAsk;
   shape(): Shape;
 }
 
@@ -88,7 +87,7 @@ export class CompletionsApi {
           operation: "chat",
           idPrefix: "chatcmpl",
           read: readChat,
-          call: (inference, call, options) => inference.chat(call, options),
+          ask: (chat) => ({ chat }),
           shape: () => chatShape,
         }),
       ),
@@ -97,7 +96,7 @@ export class CompletionsApi {
           operation: "text_completion",
           idPrefix: "cmpl",
           read: readCompletion,
-          call: (inference, call, options) => inference.generate(call, options),
+          ask: (generate) => ({ generate }),
           shape: completionShape,
         }),
       ),
@@ -123,7 +122,8 @@ export class CompletionsApi {
     const { models, inference, now } = this.#parts;
     const metadata = { "x-request-id": requestId, ...(caller === "" ? {} : { "x-nibble-caller": caller }) };
     const calls = asked.calls.map((call) => () => {
-      return kind.call(inference, { ...call, adapter: target.adapter }, { signal, metadata });
+      const ask = kind.ask({ ...call, adapter: target.adapter });
+      return steadyAnswer(inference, ask, { signal, metadata, beginRetriesMax });
     });
     const { n } = asked;
     return {
