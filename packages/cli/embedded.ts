@@ -136,7 +136,7 @@ class EmbeddedModel implements Answerer {
     using folder = openModelFolder(modelDir);
     this.maxPositions = folder.config.maxPositionEmbeddings;
     this.isQuantized = folder.isQuantized;
-    const own = options.adapter === null ? null : loadAdapterTokenizer(options.adapter);
+    const own = options.adapter === null ? null : loadAdapterTokenizer(options.adapter, modelDir);
     this.tokenizer = own ?? tokenizerOf(modelDir, folder.config.vocabSize);
   }
 

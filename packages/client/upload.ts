@@ -7,7 +7,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { QuantizationSchema } from "#gen/nibble/common/v1/common_pb.ts";
 import type { FileSchema, Version, VersionHeaderSchema } from "#gen/nibble/registry/v1/registry_pb.ts";
 import { NibbleError } from "#packages/errors";
-import { adapterConfigFileName, adapterWeightsFileName, openAdapterFolder } from "#packages/hub";
+import { adapterConfigFileName, adapterWeightsFileName, openAdapterFolder, tokenizerFiles } from "#packages/hub";
 import type { RegistryClient } from "./connect.ts";
 import { chunkBytes, sha256OfFile } from "./files.ts";
 import { callOptions, Retries, type RetryOptions } from "./retry.ts";
@@ -61,14 +61,14 @@ export async function uploadAdapter(registry: RegistryClient, dir: string, optio
 
 async function describe(dir: string, options: UploadOptions): Promise<{ header: Header; bytesTotal: number }> {
   const adapter = openAdapterFolder(dir);
-  const { baseDigest: digestInFile, config } = adapter;
+  const { baseDigest: digestInFile, config, hasTokens } = adapter;
   adapter.close();
   const baseDigest = options.baseDigest ?? digestInFile;
   if (baseDigest === null) {
     const message = `${dir}: expected baseDigest, since the adapter does not name the digest of its base`;
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { dir } });
   }
-  const usual = [adapterConfigFileName, adapterWeightsFileName, "README.md"];
+  const usual = [adapterConfigFileName, adapterWeightsFileName, "README.md", ...(hasTokens ? tokenizerFiles : [])];
   const paths = [...usual.filter((path) => existsSync(join(dir, path))), ...(options.extraFiles ?? [])];
   const files: FileInit[] = [];
   let bytesTotal = 0;

@@ -1,6 +1,7 @@
 // Text and rows for the engine: tokenizer, chat templates, data sets, batches, recipes. It knows no
 // tensors, and no network but what it is given.
 
+export { hasOwnTokenizer, loadAdapterTokenizer, tokenizerOver } from "./adapter-tokenizer.ts";
 export { BatchCursor, type BatchOptions, type CursorState, type StepRows } from "./batching.ts";
 export {
   type ChatMessage,
@@ -39,8 +40,6 @@ export { StreamDecoder } from "./stream-decoder.ts";
 export {
   type DecodeOptions,
   type EncodeOptions,
-  hasOwnTokenizer,
-  loadAdapterTokenizer,
   loadTokenizer,
   TextTokenizer,
 } from "./tokenizer.ts";

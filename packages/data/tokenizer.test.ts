@@ -4,9 +4,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import { copyOfGolden, goldenPath } from "../../test/support/folders.ts";
-import { adapterWithTokens } from "../../test/support/models.ts";
 import { StreamDecoder } from "./stream-decoder.ts";
-import { loadAdapterTokenizer, loadTokenizer } from "./tokenizer.ts";
+import { loadTokenizer } from "./tokenizer.ts";
 
 const tokenizer = loadTokenizer(goldenPath("llama_tied"), { vocabSize: 512 });
 const cases: { text: string; ids: number[]; decoded: string }[] = JSON.parse(
@@ -92,15 +91,4 @@ test("a tokenizer.json beyond the limit is refused before it is read", (t) => {
     code: "INVALID_ARGUMENT",
     message: /tokenizer\.json: expected at most 268435456 bytes, got 314572800/,
   });
-});
-
-test("an adapter that added tokens brings their texts; one without embeddings of its own, none", (t) => {
-  const folder = adapterWithTokens(t);
-  const tokenizer = loadAdapterTokenizer(folder);
-  assert.ok(tokenizer);
-  assert.deepEqual([tokenizer.idOf("<three>"), tokenizer.decode([513], { skipSpecial: false })], [514, "<two>"]);
-  assert.deepEqual(tokenizer.encode("<three>", { addSpecialTokens: false }), [514]);
-  rmSync(join(folder, "tokenizer.json"));
-  assert.equal(loadAdapterTokenizer(folder), null);
-  assert.equal(loadAdapterTokenizer(goldenPath("train", "qlora_adapter")), null);
 });

@@ -1,10 +1,10 @@
 // Text to token ids and back, from a model folder's tokenizer.json. The tokenizing itself is
 // @huggingface/tokenizers; this file adds checks, the special ids, and a decoder for streams.
 import { existsSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { NibbleError } from "#packages/errors";
-import { type AdapterFolder, openAdapterFolder, readChatTemplate, readObjectFile } from "#packages/hub";
+import { readChatTemplate, readObjectFile } from "#packages/hub";
 import { ChatTemplate } from "./chat-template.ts";
 
 const op = "tokenizer";
@@ -99,51 +99,57 @@ function contentOf(value: unknown): string | null {
 /** A tokenizer.json of 87 MB takes 7 s and 1.3 GB (docs/data.md); the largest of known models has 35 MB. */
 const tokenizerBytesMax = 256 << 20;
 
-/**
- * The tokenizer of a model folder. With the model's `vocabSize` (its number of embedding rows), a
- * tokenizer that has more ids than the model is refused: it is another model's.
- */
-export function loadTokenizer(folder: string, model?: { vocabSize: number }): TextTokenizer {
+/** What a folder has of a tokenizer; null: nothing of that. */
+export interface TokenizerFiles {
+  /** The path of tokenizer.json, for errors. */
+  file: string;
+  json: Record<string, unknown> | null;
+  config: Record<string, unknown> | null;
+  template: string | null;
+}
+
+/** @throws INVALID_ARGUMENT for files that are no JSON or too large. */
+export function readTokenizerFiles(folder: string): TokenizerFiles {
   const file = join(folder, "tokenizer.json");
-  if (!existsSync(file)) {
-    const slow = existsSync(join(folder, "tokenizer.model")) ? " (tokenizer.model alone is not read)" : "";
-    const message = `${folder}: no tokenizer.json${slow}`;
-    throw new NibbleError(message, { code: "NOT_FOUND", op, details: { folder } });
-  }
-  const { size } = statSync(file);
+  const size = statSync(file, { throwIfNoEntry: false })?.size ?? 0;
   if (size > tokenizerBytesMax) {
     const message = `${file}: expected at most ${tokenizerBytesMax} bytes, got ${size}`;
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { folder } });
   }
-  const config = readObjectFile(join(folder, "tokenizer_config.json"), op) ?? {};
+  const config = readObjectFile(join(folder, "tokenizer_config.json"), op);
+  return { file, json: readObjectFile(file, op), config, template: readChatTemplate(folder, config ?? {}) };
+}
+
+/**
+ * With the model's `vocabSize` (its number of embedding rows), a tokenizer that has more ids than the model is refused: it
+ * is another model's.
+ */
+export function makeTokenizer(files: TokenizerFiles, model?: { vocabSize: number }): TextTokenizer {
+  const { file, json, config, template } = files;
+  const details = { folder: dirname(file) };
   let tokenizer: TextTokenizer;
   try {
-    tokenizer = new TextTokenizer(readObjectFile(file, op) ?? {}, config, readChatTemplate(folder, config));
+    tokenizer = new TextTokenizer(json ?? {}, config ?? {}, template);
   } catch (thrown) {
     if (thrown instanceof NibbleError) throw thrown;
     const reason = thrown instanceof Error ? thrown.message : String(thrown);
     const message = `${file}: cannot be used: ${reason}`;
-    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { folder }, cause: thrown });
+    throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details, cause: thrown });
   }
   if (model && tokenizer.vocabSize > model.vocabSize) {
     const message = `${file}: tokenizer mismatch: expected at most ${model.vocabSize} ids (the model's vocab_size), got ${tokenizer.vocabSize}`;
-    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { folder } });
+    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details });
   }
   return tokenizer;
 }
 
-/** Whether tokens may have been added with an adapter, and its folder says their texts. */
-export function hasOwnTokenizer({ path, extras }: Pick<AdapterFolder, "path" | "extras">): boolean {
-  return (extras.saved.size > 0 || extras.tokens !== null) && existsSync(join(path, "tokenizer.json"));
-}
-
-/**
- * The tokenizer of an adapter that has embeddings of its own: tokens may have been added with it, and its folder says their
- * texts. Null for one without (the base's texts are its own), or without a tokenizer.json.
- */
-export function loadAdapterTokenizer(folder: string): TextTokenizer | null {
-  using adapter = openAdapterFolder(folder);
-  if (!hasOwnTokenizer(adapter)) return null;
-  const rows = [...adapter.extras.saved.values()].map((key) => adapter.file.info(key).shape[0] ?? 0);
-  return loadTokenizer(folder, rows.length === 0 ? undefined : { vocabSize: Math.max(...rows) });
+/** The tokenizer of a model folder; `model` as of makeTokenizer. */
+export function loadTokenizer(folder: string, model?: { vocabSize: number }): TextTokenizer {
+  const files = readTokenizerFiles(folder);
+  if (files.json === null) {
+    const slow = existsSync(join(folder, "tokenizer.model")) ? " (tokenizer.model alone is not read)" : "";
+    const message = `${folder}: no tokenizer.json${slow}`;
+    throw new NibbleError(message, { code: "NOT_FOUND", op, details: { folder } });
+  }
+  return makeTokenizer(files, model);
 }

@@ -1,10 +1,10 @@
 // What a PEFT adapter may bring beside LoRA: DoRA's magnitudes (arXiv:2402.09353, eq. 5), an embedding and a head of its
-// own, rows of the embedding. For inference, merging and export; none of it is trained here.
+// own, rows of the embedding. For inference, merging and export, and to train LoRA's matrices on top; none of it is trained here.
 import { freeOnThrow, Tensor } from "#native";
-import type { AdapterFolder, FloatDType, SavedModule } from "#packages/hub";
+import type { AdapterFolder, FloatDType, LlamaConfig, SavedModule } from "#packages/hub";
 import { addAdapter, denseValues, floatsOf } from "./dense.ts";
 import type { LinearLayer } from "./layers.ts";
-import { type Adapter, adapterInPieces, freeAdapter, inOne } from "./lora.ts";
+import { type Adapter, type AdapterDType, adapterInPieces, freeAdapter, inOne, loadAdapter } from "./lora.ts";
 import { denseWeight } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 
@@ -93,6 +93,42 @@ export function* wholeAdapterInPieces(folder: AdapterFolder, model: LlamaModel):
   } finally {
     if (!isWhole) freeAdapter(adapter);
   }
+}
+
+/**
+ * An adapter to train further: LoRA's matrices learn, an embedding and a head of its own stay as they are.
+ * @throws FAILED_PRECONDITION for one with DoRA.
+ */
+export function loadTrainableAdapter(folder: AdapterFolder, model: LlamaModel, dtype: AdapterDType): Adapter {
+  return freeOnThrow(() => {
+    const adapter = loadAdapter(folder, model.embed.device, true, dtype);
+    addTables(adapter, new ExtrasReader(model, folder), model);
+    return adapter;
+  });
+}
+
+/** A tensor of an adapter that is its embedding or its head. */
+export interface TableShape {
+  dtype: FloatDType;
+  shape: readonly number[];
+}
+
+/** What addTables makes, in shapes alone: the head is the embedding itself where it follows it. */
+export function tableShapes(
+  { file, extras }: AdapterFolder,
+  base: LlamaConfig,
+): Record<"embed" | "head", TableShape | null> {
+  const saved = (module: SavedModule): TableShape | null => {
+    const key = extras.saved.get(module);
+    if (key === undefined) return null;
+    const { dtype, shape } = file.info(key);
+    return { dtype: dtype as FloatDType, shape };
+  };
+  const [embed, head] = [saved("embed_tokens"), saved("lm_head")];
+  if (extras.tokens === null) return { embed, head };
+  const shape = embed?.shape ?? [base.vocabSize, base.hiddenSize];
+  const trained: TableShape = { dtype: "float32", shape };
+  return { embed: trained, head: base.tieWordEmbeddings ? trained : head };
 }
 
 function addTables(adapter: Adapter, reader: ExtrasReader, model: LlamaModel): void {

@@ -1,9 +1,10 @@
 // The memory of a training run before it runs, from shapes alone: the engine's own loading, forward and backward
 // passes and optimizer run on the meta device, which counts what they take and computes nothing. No copy of the
 // engine's arithmetic can go stale.
-import { type MemoryKind, memory } from "#native";
+import { type MemoryKind, memory, Tensor } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import type { LlamaConfig, LoraConfig } from "#packages/hub";
+import { type TableShape, type tableShapes, withTables } from "./adapter-extras.ts";
 import { type Example, freeBatch, packExamples, uploadBatch } from "./batch.ts";
 import { lossAndGradients } from "./forward.ts";
 import { trainAllParameters } from "./full-parameters.ts";
@@ -26,6 +27,8 @@ export interface RunShape {
   lora: LoraConfig | null;
   /** Of the adapter that is trained. Default: float32. */
   adapterDtype?: AdapterDType;
+  /** Of an adapter to start from that has an embedding or a head of its own. Default: none. */
+  tables?: ReturnType<typeof tableShapes>;
   recipe: Pick<TrainRecipe, "optimizer" | "dtype" | "gradientCheckpointing">;
   /** Micro-batches, of which one is the largest. */
   trained: readonly Batch[];
@@ -53,11 +56,11 @@ export function estimateMemory(run: RunShape): MemoryEstimate {
   memory.resetPeak(device);
   const { config, stored, quant, lora } = run;
   const model = shapeModel(config, { stored, quant, float32: lora === null, positions });
-  const { parameters, free } = lora === null ? allParameters(model) : adapted(model, lora, run.adapterDtype);
+  const { learner, parameters, free } = lora === null ? allParameters(model) : adapted(model, lora, run);
   const hyper = { beta1: 0, beta2: 0, eps: 0, weightDecay: 0, maxGradNorm: 0 };
   const optimizer = new Adamw(parameters, { ...hyper, optimizer: run.recipe.optimizer, pagingDir: device });
-  for (const batch of run.evaluated) pass(model, batch, run, false);
-  for (const batch of run.trained) pass(model, batch, run, true);
+  for (const batch of run.evaluated) pass(learner, batch, run, false);
+  for (const batch of run.trained) pass(learner, batch, run, true);
   optimizer.update(0);
   const { atPeak, peakTotal, pagedPeak: paged } = memory.report(device);
   optimizer.free();
@@ -68,6 +71,8 @@ export function estimateMemory(run: RunShape): MemoryEstimate {
 }
 
 interface Trained {
+  /** The model with what is the adapter's own. */
+  learner: LlamaModel;
   parameters: Parameter[];
   free: () => void;
 }
@@ -75,6 +80,7 @@ interface Trained {
 function allParameters(model: LlamaModel): Trained {
   const parameters = trainAllParameters(model);
   return {
+    learner: model,
     parameters,
     free: () => {
       for (const p of parameters) p.grad.free();
@@ -82,11 +88,15 @@ function allParameters(model: LlamaModel): Trained {
   };
 }
 
-function adapted(model: LlamaModel, lora: LoraConfig, dtype?: AdapterDType): Trained {
-  const adapter = createAdapter(lora, model.config, device, 0, dtype);
+function adapted(model: LlamaModel, lora: LoraConfig, { adapterDtype, tables }: RunShape): Trained {
+  const adapter = createAdapter(lora, model.config, device, 0, adapterDtype);
+  const { embed = null, head = null } = tables ?? {};
+  const table = (t: TableShape | null) => t && Tensor.empty(t.dtype, t.shape, { device, kind: "adapter" });
+  adapter.embed = table(embed);
+  adapter.head = head === embed ? adapter.embed : table(head);
   const parameters = adapterParameters(adapter);
   attachAdapter(model, adapter);
-  return { parameters, free: () => void freeAdapter(adapter) };
+  return { learner: withTables(model, adapter), parameters, free: () => void freeAdapter(adapter) };
 }
 
 function pass(model: LlamaModel, examples: Batch, { recipe, lora }: RunShape, trains: boolean): void {

@@ -5,15 +5,15 @@ import {
   ExampleStore,
   findingText,
   type Keep,
-  loadTokenizer,
   prepareData,
   splitRows,
   type TextTokenizer,
   TrainingSet,
   type TrainRecipe,
+  tokenizerOver,
 } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import type { LlamaConfig } from "#packages/hub";
+import { type LlamaConfig, openAdapterFolder } from "#packages/hub";
 import type { RunContext, TrainEvent } from "./train-run.ts";
 
 export interface JobRows {
@@ -48,10 +48,10 @@ export async function readJobRows({
     const message = "eval_fraction: expected 0 with evaluation data of its own, got both";
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "eval_fraction" } });
   }
-  const tokenizer = loadTokenizer(recipe.model, { vocabSize: config.vocabSize });
+  const texts = textsOf(recipe, config);
   const prepare = (data: string) => {
     const onProgress = (rows: number) => onEvent(info(`${data}: ${rows} rows so far`));
-    return prepareData(dataRequest(data, recipe, { config, tokenizer }), { keep, signal, onProgress });
+    return prepareData(dataRequest(data, recipe, texts), { keep, signal, onProgress });
   };
   const { store, report } = await prepare(recipe.data);
   try {
@@ -70,13 +70,24 @@ export async function readJobRows({
   }
 }
 
+/** What a recipe's rows are tokenized with. */
+interface Texts {
+  config: LlamaConfig;
+  tokenizer: TextTokenizer;
+  /** Ids that the model has; an adapter to start from may have added some. */
+  vocabSize: number;
+}
+
+export function textsOf({ model, initAdapter }: TrainRecipe, config: LlamaConfig): Texts {
+  const tokenizer = tokenizerOver(model, initAdapter, config);
+  if (initAdapter === null) return { config, tokenizer, vocabSize: config.vocabSize };
+  using adapter = openAdapterFolder(initAdapter, { config });
+  return { config, tokenizer, vocabSize: adapter.vocabSizeOver(config.vocabSize) };
+}
+
 /** How `data` is read for a recipe. */
-export function dataRequest(
-  data: string,
-  recipe: TrainRecipe,
-  { config, tokenizer }: { config: LlamaConfig; tokenizer: TextTokenizer },
-): DataRequest {
-  const { vocabSize, eosTokenIds } = config;
+export function dataRequest(data: string, recipe: TrainRecipe, { config, tokenizer, vocabSize }: Texts): DataRequest {
+  const { eosTokenIds } = config;
   const { datasetFormat: format, trainOnSource, trainTurns } = recipe;
   const maxLength = maxLengthOf(recipe, config);
   return { data, format, tokenizer, examples: { maxLength, trainOnSource, trainTurns, eosTokenIds, vocabSize } };

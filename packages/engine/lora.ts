@@ -3,9 +3,8 @@
 import { convert, type Device, freeOnThrow, Tensor, uniformFill } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
-  type AdapterCard,
   type AdapterFolder,
-  type AdapterProbe,
+  type AdapterToWrite,
   type LlamaConfig,
   type LoraConfig,
   loraModules,
@@ -81,7 +80,7 @@ export function createAdapter(
 
 /**
  * The LoRA layers of a folder, in float32 unless told otherwise. `trainable` gives them gradients.
- * @throws FAILED_PRECONDITION to train an adapter that is more than LoRA.
+ * @throws FAILED_PRECONDITION to train an adapter with DoRA.
  */
 export function loadAdapter(
   folder: AdapterFolder,
@@ -107,8 +106,8 @@ export function* adapterInPieces(
   trainable: boolean,
   dtype: AdapterDType = "float32",
 ): Generator<undefined, Adapter> {
-  if (trainable && !folder.isPlain) {
-    const message = `${folder.path}: expected plain LoRA to go on from, got DoRA, saved modules or trained tokens`;
+  if (trainable && folder.extras.magnitudes.size > 0) {
+    const message = `${folder.path}: expected LoRA without DoRA to go on from, got magnitudes`;
     throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "lora" });
   }
   const adapter: Adapter = { config: folder.config, layers: new Map(), embed: null, head: null };
@@ -184,7 +183,7 @@ export function freeAdapter(adapter: Adapter): number {
 export function saveAdapter(
   path: string,
   adapter: Adapter,
-  about: { base: LlamaConfig; baseDigest: string | null; probes?: readonly AdapterProbe[]; card: AdapterCard },
+  about: Pick<AdapterToWrite, "base" | "baseDigest" | "probes" | "card" | "tokensOf">,
 ): void {
   const bytesOf = (module: string, matrix: "lora_A" | "lora_B"): Uint8Array => {
     const layer = adapter.layers.get(module);

@@ -2,7 +2,6 @@
 import {
   type DataReport,
   type Example,
-  loadTokenizer,
   type MaskedToken,
   type Place,
   prepareData,
@@ -11,7 +10,7 @@ import {
 } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { readModelConfig } from "#packages/hub";
-import { dataRequest } from "./job-rows.ts";
+import { dataRequest, textsOf } from "./job-rows.ts";
 
 export interface PreviewJob {
   recipe: TrainRecipe;
@@ -37,14 +36,14 @@ export interface DataPreview extends DataReport {
 export async function previewData({ recipe, rows }: PreviewJob, signal: AbortSignal): Promise<DataPreview> {
   try {
     const { config } = readModelConfig(recipe.model);
-    const tokenizer = loadTokenizer(recipe.model, { vocabSize: config.vocabSize });
+    const texts = textsOf(recipe, config);
     const preview: PreviewRow[] = [];
     const onExample = (example: Example) => {
       if (preview.length >= rows) return;
       const { file, line, weight } = example;
-      preview.push({ file, line, weight, tokens: previewMask(example, tokenizer) });
+      preview.push({ file, line, weight, tokens: previewMask(example, texts.tokenizer) });
     };
-    const request = dataRequest(recipe.data, recipe, { config, tokenizer });
+    const request = dataRequest(recipe.data, recipe, texts);
     const { store, report } = await prepareData(request, { keep: "lengths", toleratesBad: true, signal, onExample });
     const { count, tokens, trainedTokens, longest } = store;
     return { ...report, rows: count, tokens, trainedTokens, longest, preview };

@@ -14,6 +14,7 @@ import {
   repoOfSnapshot,
   weightsFileName,
 } from "#packages/hub";
+import { tableShapes } from "./adapter-extras.ts";
 import type { RunShape } from "./estimate.ts";
 import type { JobPlan } from "./job-plan.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
@@ -60,10 +61,11 @@ export function readShapes(dir: string): { config: LlamaConfig; stored: StoredWe
   return { config, stored: storedByConfig(config) };
 }
 
-function adapterOf(recipe: TrainRecipe, config: LlamaConfig): LoraConfig {
-  if (recipe.initAdapter === null) return loraOf(recipe);
+function adapterOf(recipe: TrainRecipe, config: LlamaConfig): Pick<RunShape, "lora" | "tables"> {
+  if (recipe.full) return { lora: null };
+  if (recipe.initAdapter === null) return { lora: loraOf(recipe) };
   using folder = openAdapterFolder(recipe.initAdapter, { config });
-  return folder.config;
+  return { lora: folder.config, tables: tableShapes(folder, config) };
 }
 
 export function runShapeOf(
@@ -71,7 +73,7 @@ export function runShapeOf(
   { config, stored }: { config: LlamaConfig; stored: StoredWeights },
   { trained, evaluated }: Pick<JobPlan, "trained" | "evaluated">,
 ): RunShape {
-  const lora = recipe.full ? null : adapterOf(recipe, config);
   const { adapterDtype } = recipe;
-  return { config, stored, quant: quantOf(recipe), lora, adapterDtype, recipe, trained, evaluated };
+  const adapter = adapterOf(recipe, config);
+  return { config, stored, quant: quantOf(recipe), ...adapter, adapterDtype, recipe, trained, evaluated };
 }

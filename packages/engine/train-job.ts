@@ -7,21 +7,14 @@ import { type Device, type MemoryReport, memory, setThreadCount } from "#native"
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import { loadTrainableAdapter, withTables } from "./adapter-extras.ts";
 import { admit, kindsText, sizeText } from "./admission.ts";
 import { checkForDevice, type DeviceChoice, usableDevice } from "./device.ts";
 import type { MemoryEstimate } from "./estimate.ts";
 import { trainAllParameters } from "./full-parameters.ts";
 import { planJob } from "./job-plan.ts";
 import { type JobRows, logRows, readJobRows } from "./job-rows.ts";
-import {
-  type Adapter,
-  adapterParameters,
-  attachAdapter,
-  createAdapter,
-  freeAdapter,
-  loadAdapter,
-  saveAdapter,
-} from "./lora.ts";
+import { type Adapter, adapterParameters, attachAdapter, createAdapter, freeAdapter, saveAdapter } from "./lora.ts";
 import { metricsFiles, writeDataFacts } from "./metrics-file.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { saveModel } from "./model-save.ts";
@@ -68,6 +61,8 @@ const op = "train";
 
 /** What a job trains, and how the result is written. */
 interface Trainable {
+  /** The model as it is trained: with the adapter's own embedding and head, if it has any. */
+  learner: LlamaModel;
   parameters: Parameter[];
   save(out: string, figures: readonly (readonly [string, string | number])[]): void;
   free(): void;
@@ -75,29 +70,36 @@ interface Trainable {
 
 function prepareAdapter(job: PlacedJob, model: LlamaModel, baseDigest: string): Trainable {
   const { config } = model;
-  const make = (): Adapter => {
-    if (job.recipe.initAdapter === null) {
-      return createAdapter(loraOf(job.recipe), config, job.device, job.recipe.seed, job.recipe.adapterDtype);
-    }
-    using folder = openAdapterFolder(job.recipe.initAdapter, { config, digest: baseDigest });
-    return loadAdapter(folder, job.device, true, job.recipe.adapterDtype);
-  };
+  const { initAdapter, adapterDtype, seed } = job.recipe;
+  using opened = new DisposableStack();
+  // Stays open: what it has beside LoRA goes into the result.
+  const before =
+    initAdapter === null ? null : opened.use(openAdapterFolder(initAdapter, { config, digest: baseDigest }));
+  const make = (): Adapter =>
+    before === null
+      ? createAdapter(loraOf(job.recipe), config, job.device, seed, adapterDtype)
+      : loadTrainableAdapter(before, model, adapterDtype);
   const adapter = make();
   attachAdapter(model, adapter);
+  const learner = withTables(model, adapter);
+  const open = opened.move();
   return {
+    learner,
     parameters: adapterParameters(adapter),
     save: (out, figures) => {
       const summary = "A LoRA adapter trained with Nibble; the figures below were measured by its training job.";
       saveAdapter(out, adapter, {
         base: config,
         baseDigest,
-        probes: recordProbes(model, job.device),
+        probes: recordProbes(learner, job.device),
         card: { title: "LoRA adapter", summary, figures },
+        ...(before === null ? {} : { tokensOf: before }),
       });
     },
     free: () => {
       attachAdapter(model, null);
       freeAdapter(adapter);
+      open.dispose();
     },
   };
 }
@@ -106,6 +108,7 @@ function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
   checkModelTarget(job.recipe.out, metricsFiles);
   const parameters = trainAllParameters(model);
   return {
+    learner: model,
     parameters,
     save: (out, figures) => saveModel(out, model, { sourceDir: job.recipe.model, dtype: "bfloat16", figures }),
     // Their values are the model's own.
@@ -170,9 +173,13 @@ async function trainOn(rows: JobRows, job: PlacedJob, folder: ModelFolder, conte
     const baseDigest = hasher.digest(folder.config);
     checkDigest(job, baseDigest);
     trainable = recipe.full ? prepareFull(job, model) : prepareAdapter(job, model, baseDigest);
+    if (trainable.learner !== model) {
+      const text = "the adapter's own embedding and head stay as they are: its LoRA matrices are trained";
+      context.onEvent({ kind: "log", severity: "info", text });
+    }
     optimizer = newOptimizer(trainable.parameters, recipe);
     const schedule = { kind: recipe.schedule, lr: recipe.lr, warmupSteps, steps };
-    const trainer = new Trainer(model, optimizer, { ...recipe, device, schedule });
+    const trainer = new Trainer(trainable.learner, optimizer, { ...recipe, device, schedule });
     writeDataFacts(recipe.out, recipe.data, rows);
     const { save } = trainable;
     const saveCheckpoint = (step: number): string => {

@@ -2,7 +2,7 @@
 // about a missing or surplus key, and such an adapter then acts as the base model; here it is an error
 // that names the keys. The digest of the base travels in the safetensors metadata, which PEFT ignores.
 import { randomUUID } from "node:crypto";
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { adapterKey, type KeyMeaning, type LoraMatrix, meaningOf } from "./adapter-keys.ts";
@@ -24,6 +24,7 @@ import type { FloatDType } from "./quant-state.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
 import type { TensorSpec } from "./safetensors-header.ts";
 import { SafetensorsWriter } from "./safetensors-writer.ts";
+import { tokenizerFiles } from "./tokenizer-files.ts";
 
 const op = "adapter_folder";
 export const adapterConfigFileName = "adapter_config.json";
@@ -74,8 +75,18 @@ export class AdapterFolder {
 
   /** Whether it is LoRA on linear layers and nothing else. */
   get isPlain(): boolean {
-    const { magnitudes, saved, tokens } = this.extras;
-    return magnitudes.size === 0 && saved.size === 0 && tokens === null;
+    return this.extras.magnitudes.size === 0 && !this.hasTokens;
+  }
+
+  /** Whether tokens may have been added or trained with it: it has an embedding of its own, or rows of one. */
+  get hasTokens(): boolean {
+    return this.extras.saved.size > 0 || this.extras.tokens !== null;
+  }
+
+  /** The base's vocabulary, grown by the tokens that were added. */
+  vocabSizeOver(base: number): number {
+    const rows = [...this.extras.saved.values()].map((key) => this.file.info(key).shape[0] ?? 0);
+    return Math.max(base, ...rows);
   }
 
   /** A is [rank, in], B is [out, rank], in the dtype that `file.info` says. */
@@ -256,6 +267,8 @@ export interface AdapterToWrite {
   /** The bytes of one matrix, asked for once each; only one is held at a time. */
   bytesOf(module: string, matrix: LoraMatrix): Uint8Array;
   card: AdapterCard;
+  /** An adapter whose embeddings and tokenizer are this one's too. */
+  tokensOf?: AdapterFolder;
   /** For tests that play a full disk. */
   write?: WriteCall;
 }
@@ -276,8 +289,8 @@ export function writeAdapterFolder(path: string, adapter: AdapterToWrite): void 
     const config = printLoraConfig(adapter.config);
     writeFileSync(join(staging, adapterConfigFileName), config, { flush: true });
     writeFileSync(join(staging, "README.md"), printAdapterCard(adapter), { flush: true });
+    const files = [adapterWeightsFileName, adapterConfigFileName, "README.md", ...copyTokenizer(adapter, staging)];
     if (inPlace) {
-      const files = [adapterWeightsFileName, adapterConfigFileName, "README.md"];
       for (const file of files) renameSync(join(staging, file), join(target, file));
       syncFolder(target);
     } else publishFolder(staging, target, () => false);
@@ -288,20 +301,37 @@ export function writeAdapterFolder(path: string, adapter: AdapterToWrite): void 
   }
 }
 
+/** Names of what was copied. */
+function copyTokenizer({ tokensOf: source }: AdapterToWrite, to: string): string[] {
+  const names = source?.hasTokens ? tokenizerFiles.filter((name) => existsSync(join(source.path, name))) : [];
+  for (const name of names)
+    writeFileSync(join(to, name), readFileSync(join(source?.path ?? "", name)), { flush: true });
+  return names;
+}
+
 function writeWeights(path: string, adapter: AdapterToWrite): void {
-  const specs: (TensorSpec & { module: string; matrix: LoraMatrix })[] = [];
+  const specs: (TensorSpec & { bytes: () => Uint8Array })[] = [];
   for (const [module, { rank, inFeatures, outFeatures }] of loraModules(adapter.config, adapter.base)) {
     const spec = (matrix: LoraMatrix, shape: number[]) =>
-      specs.push({ name: adapterKey(module, matrix), dtype: adapter.dtype, shape, module, matrix });
+      specs.push({
+        ...{ name: adapterKey(module, matrix), dtype: adapter.dtype, shape },
+        bytes: () => adapter.bytesOf(module, matrix),
+      });
     spec("lora_A", [rank, inFeatures]);
     spec("lora_B", [outFeatures, rank]);
+  }
+  const { saved = new Map(), tokens = null } = adapter.tokensOf?.extras ?? {};
+  for (const name of [...saved.values(), ...(tokens ? [tokens.key] : [])]) {
+    const { file } = adapter.tokensOf as AdapterFolder;
+    const { dtype, shape } = file.info(name);
+    specs.push({ name, dtype, shape, bytes: () => file.read(name) });
   }
   const metadata: Record<string, string> = { format: "pt" };
   if (adapter.baseDigest !== null) metadata[digestKey] = adapter.baseDigest;
   if (adapter.probes) metadata[probesKey] = printProbes(adapter.probes);
   const writer = new SafetensorsWriter(path, specs, { metadata, ...(adapter.write ? { write: adapter.write } : {}) });
   try {
-    for (const { name, module, matrix } of specs) writer.write(name, adapter.bytesOf(module, matrix));
+    for (const { name, bytes } of specs) writer.write(name, bytes());
     writer.finish();
   } finally {
     writer.abort();

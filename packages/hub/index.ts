@@ -72,4 +72,4 @@ export { type Rope, type RopeScaling, supportedRopeTypes } from "./rope-config.t
 export { openSafetensors, SafetensorsFile } from "./safetensors.ts";
 export type { TensorInfo, TensorSpec } from "./safetensors-header.ts";
 export { SafetensorsSpool, SafetensorsWriter, type WriterOptions } from "./safetensors-writer.ts";
-export { readChatTemplate } from "./tokenizer-files.ts";
+export { readChatTemplate, tokenizerFiles } from "./tokenizer-files.ts";

@@ -22,23 +22,14 @@ import { indexFileName, openModelFolder, readModelConfig, weightsFileName } from
 import type { FloatDType, StoredQuantType } from "./quant-state.ts";
 import type { TensorSpec } from "./safetensors-header.ts";
 import { SafetensorsSpool } from "./safetensors-writer.ts";
+import { tokenizerFiles } from "./tokenizer-files.ts";
 
 const op = "model_writer";
 
 /** transformers' own default for a shard. */
 const shardBytesDefault = 5_000_000_000;
 
-const copiedFiles = [
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "tokenizer.model",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
-  "chat_template.jinja",
-];
+const copiedFiles = ["generation_config.json", ...tokenizerFiles];
 const isLicence = (name: string) => /^(licen[cs]e|notice|use_policy)/i.test(name);
 
 /** Whether a file belongs to a model folder, so that replacing the folder loses nothing else. */

@@ -3,6 +3,18 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { JsonObject } from "./json.ts";
 
+/** All of a tokenizer's files, in either of its forms. */
+export const tokenizerFiles = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "tokenizer.model",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+];
+
 /** A model's chat template: chat_template.jinja, or in the older place, a key of tokenizer_config.json. */
 export function readChatTemplate(folder: string, tokenizerConfig: JsonObject): string | null {
   const file = join(folder, "chat_template.jinja");

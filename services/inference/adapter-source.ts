@@ -24,6 +24,8 @@ export interface LocalAdapter {
   dir: string;
   /** `adapters/{adapter}/versions/{version}`; "" for one that came from a folder. */
   version: string;
+  /** The base's folder, whose tokenizer it may add to. */
+  modelDir: string;
   /** sha256 over its two files, in hex: tells whether two loads mean the same adapter. */
   content: string;
   /** Null where the adapter does not say. */
@@ -34,12 +36,18 @@ export interface LocalAdapter {
   tokenizer: TextTokenizer | null;
 }
 
+/** The loaded model. */
+export interface AdapterBase {
+  digest: string;
+  modelDir: string;
+}
+
 export interface AdapterFetcher {
   /**
-   * Brings an adapter here. `baseDigest` is the loaded model's: a version of another base is not downloaded.
+   * Brings an adapter here, for the loaded model: a version of another base is not downloaded.
    * @throws NOT_FOUND, UNAVAILABLE, DATA_LOSS, FAILED_PRECONDITION.
    */
-  fetch(source: AdapterSource, baseDigest: string, signal: AbortSignal): Promise<LocalAdapter>;
+  fetch(source: AdapterSource, base: AdapterBase, signal: AbortSignal): Promise<LocalAdapter>;
   /** What is in the folder of one that was fetched, now. */
   again(adapter: LocalAdapter): Promise<LocalAdapter>;
 }
@@ -49,7 +57,7 @@ export function refuseOtherBase(what: string, expected: string, got: string): ne
   throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { expected, got } });
 }
 
-async function local(dir: string, version: string): Promise<LocalAdapter> {
+async function local(dir: string, version: string, modelDir: string): Promise<LocalAdapter> {
   using folder = openAdapterFolder(dir);
   const { baseDigest } = folder;
   const hash = createHash("sha256");
@@ -59,10 +67,11 @@ async function local(dir: string, version: string): Promise<LocalAdapter> {
   return {
     dir,
     version,
+    modelDir,
     content: hash.digest("hex"),
     baseDigest,
     bytes: bytesInMemory(folder),
-    tokenizer: loadAdapterTokenizer(dir),
+    tokenizer: loadAdapterTokenizer(dir, modelDir),
   };
 }
 
@@ -77,15 +86,15 @@ function bytesInMemory({ modules, extras, file }: AdapterFolder): number {
 /** `cacheDir` holds what came from the registry, a folder a version's digest. */
 export function adapterFetcher({ registry, cacheDir }: { registry: string; cacheDir: string }): AdapterFetcher {
   return {
-    fetch: async (source, baseDigest, signal) => {
-      if (source.case === "adapterDir") return local(await localFolder(source.value, { signal }), "");
+    fetch: async (source, { digest, modelDir }, signal) => {
+      if (source.case === "adapterDir") return local(await localFolder(source.value, { signal }), "", modelDir);
       using connection = connect({ endpoint: registry });
       const version = await resolveVersion(connection.registry, source.value, signal);
-      if (version.baseDigest !== baseDigest) refuseOtherBase(version.name, version.baseDigest, baseDigest);
+      if (version.baseDigest !== digest) refuseOtherBase(version.name, version.baseDigest, digest);
       const dir = join(cacheDir, version.digest.replace("sha256:", ""));
       await downloadAdapter(connection.registry, version.name, dir, { signal, retriesMax: registryRetriesMax });
-      return local(dir, version.name);
+      return local(dir, version.name, modelDir);
     },
-    again: ({ dir, version }) => local(dir, version),
+    again: ({ dir, version, modelDir }) => local(dir, version, modelDir),
   };
 }

@@ -5,10 +5,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { memory } from "#native";
-import { openAdapterFolder, openModelFolder } from "#packages/hub";
+import { openModelFolder } from "#packages/hub";
 import { packExamples, uploadBatch } from "../../packages/engine/batch.ts";
 import { allLogits } from "../../packages/engine/forward.ts";
-import { loadAdapter } from "../../packages/engine/lora.ts";
 import { mergeAdapter } from "../../packages/engine/merge.ts";
 import { freeModel, loadModel } from "../../packages/engine/model-load.ts";
 import { ServedModel } from "../../packages/engine/served-model.ts";
@@ -78,11 +77,6 @@ for (const [name, base, vocabSize] of cases) {
     const got = logitsOf(outDir);
     assert.equal(got.length, vocabSize);
     close(got, wanted(adapterDir));
-  });
-
-  test(`${name}: it is no plain LoRA to go on training from`, () => {
-    using folder = openAdapterFolder(goldenPath("peft", name));
-    assert.throws(() => loadAdapter(folder, "cpu", true), { code: "FAILED_PRECONDITION", message: /plain LoRA/ });
   });
 }
 

@@ -1,7 +1,7 @@
 // A thread that makes masks: it compiles what answers must look like and says, after each token, which may come next. Its
 // engine goes on meanwhile (constraint-hosts.ts).
 import { parentPort, workerData } from "node:worker_threads";
-import { loadAdapterTokenizer, loadTokenizer } from "#packages/data";
+import { tokenizerOver } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import type { WireError } from "../host/protocol.ts";
 import { ConstraintCompiler, type ConstraintForm, type GrammarConstraint } from "./constraint.ts";
@@ -33,8 +33,7 @@ const wanted = new Set<number>();
 let compiler: ConstraintCompiler | null = null;
 
 function open(): ConstraintCompiler {
-  const own = adapterDir === null ? null : loadAdapterTokenizer(adapterDir);
-  return new ConstraintCompiler(own ?? loadTokenizer(modelDir, { vocabSize }), vocabSize, stopIds);
+  return new ConstraintCompiler(tokenizerOver(modelDir, adapterDir, { vocabSize }), vocabSize, stopIds);
 }
 
 async function found(message: Exclude<ToHost, { kind: "free" }>): Promise<GrammarConstraint> {

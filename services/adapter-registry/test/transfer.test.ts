@@ -1,12 +1,13 @@
 // The client's uploads and downloads against a real registry, over connections that break.
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect as dial, createServer as listen, type Socket } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { downloadAdapter, resolveVersion, uploadAdapter } from "#packages/client";
 import { openAdapterFolder, readModelConfig, writeAdapterFolder } from "#packages/hub";
 import { goldenPath, temporaryFolder } from "../../../test/support/folders.ts";
+import { adapterWithTokens } from "../../../test/support/models.ts";
 import {
   baseDigest,
   clientOf,
@@ -116,6 +117,20 @@ test("an adapter that does not name its base needs to be told", async (t) => {
   const error = await failure(uploadAdapter(client, smallAdapter, { adapterId: "a" }));
   assert.deepEqual([error.code, /expected baseDigest/.test(error.message)], ["INVALID_ARGUMENT", true]);
   await uploadAdapter(client, smallAdapter, { adapterId: "a", baseDigest });
+});
+
+test("an adapter that added tokens travels with its tokenizer; another one's stays", async (t) => {
+  const { client } = await startRegistry(t);
+  const paths = async (dir: string) => {
+    const { files } = await uploadAdapter(client, dir, { adapterId: "a", baseDigest });
+    return files.map(({ path }) => path).sort();
+  };
+  const usual = ["adapter_config.json", weights];
+  assert.deepEqual(await paths(adapterWithTokens(t)), [...usual, "tokenizer.json", "tokenizer_config.json"]);
+  const plain = temporaryFolder(t);
+  for (const path of usual) copyFileSync(join(smallAdapter, path), join(plain, path));
+  writeFileSync(join(plain, "tokenizer.json"), "{}");
+  assert.deepEqual(await paths(plain), usual);
 });
 
 test("an upload whose connection breaks is made again and gives one version", async (t) => {
