@@ -39,6 +39,8 @@ export interface Config {
   heartbeatMs: number;
   /** NIBBLE_GATEWAY_ALIAS_MS: time for which it is remembered which version a name stands for. Default: 1000. */
   aliasMs: number;
+  /** NIBBLE_GATEWAY_METRICS_MODELS_MAX: models with figures of their own; later ones are "other". Default: 200. */
+  metricsModelsMax: number;
   /** NIBBLE_GATEWAY_DRAIN_MS: time that answers under way get at a stop, in milliseconds. Default: 10,000. */
   drainMs: number;
 }
@@ -67,6 +69,7 @@ export function readConfig(env: Environment = process.env): Config {
     requestMsMax: wholeSetting(env, "NIBBLE_GATEWAY_REQUEST_MS", 3_600_000),
     heartbeatMs: wholeSetting(env, "NIBBLE_GATEWAY_HEARTBEAT_MS", 15_000, { min: 1 }),
     aliasMs: wholeSetting(env, "NIBBLE_GATEWAY_ALIAS_MS", 1000),
+    metricsModelsMax: wholeSetting(env, "NIBBLE_GATEWAY_METRICS_MODELS_MAX", 200),
     drainMs: wholeSetting(env, "NIBBLE_GATEWAY_DRAIN_MS", 10_000),
   };
   if (config.keys.length > 0 || isLoopback(config.host)) return config;

@@ -9,6 +9,7 @@ import type { InferenceClient } from "#packages/client";
 import { NibbleError } from "#packages/errors";
 import type { AnswerEvent } from "./completions/answers.ts";
 import { finishReasonOf } from "./completions/shapes.ts";
+import { idOf, versionName } from "./models.ts";
 
 /** Boundaries that the conventions recommend, in seconds. */
 const requestSeconds = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
@@ -17,6 +18,21 @@ const tokenSeconds = [
   0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 ];
 const statsMsMax = 2000;
+
+/** Names as labels, as many as there may be: each is a time series of its own, which Prometheus keeps for long. */
+class Labels {
+  readonly #max: number;
+  readonly #names = new Set<string>();
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  of(name: string): string {
+    if (this.#names.size < this.#max) this.#names.add(name);
+    return this.#names.has(name) ? name : "other";
+  }
+}
 
 export interface RequestMeter {
   /** The same events, timed on their way. */
@@ -34,7 +50,11 @@ export class ServingMetrics {
   readonly #queue: Histogram;
   readonly #finished: Counter;
 
-  constructor(inference: InferenceClient) {
+  readonly #models: Labels;
+
+  /** @param modelsMax models with figures of their own. */
+  constructor(inference: InferenceClient, modelsMax: number) {
+    this.#models = new Labels(modelsMax);
     this.provider = new MeterProvider({ readers: [this.#reader] });
     const meter = this.provider.getMeter("nibble");
     const seconds = (name: string, description: string, explicitBucketBoundaries: number[]) =>
@@ -62,17 +82,25 @@ export class ServingMetrics {
     this.#finished = meter.createCounter("nibble.request_success", {
       description: "Answers by the reason of their end.",
     });
-    observeStats(meter, inference);
+    observeStats(meter, inference, new Labels(modelsMax));
   }
 
   /** Begins with the request. */
   request(operation: string, model: string): RequestMeter {
-    const attributes = { "gen_ai.operation.name": operation, "gen_ai.request.model": model };
     const started = performance.now();
-    return { watch: (events) => this.#watch(events, started, attributes) };
+    // Names that nothing stands behind are no label: anybody may make up as many as they like.
+    const attributesOf = (isKnown: boolean): Attributes => ({
+      "gen_ai.operation.name": operation,
+      ...(isKnown ? { "gen_ai.request.model": this.#models.of(model) } : {}),
+    });
+    return { watch: (events) => this.#watch(events, started, attributesOf) };
   }
 
-  async *#watch(events: AsyncIterable<AnswerEvent>, started: number, attributes: Attributes) {
+  async *#watch(
+    events: AsyncIterable<AnswerEvent>,
+    started: number,
+    attributesOf: (isKnown: boolean) => Attributes,
+  ): AsyncGenerator<AnswerEvent> {
     const since = (from: number) => (performance.now() - from) / 1000;
     let first: number | undefined;
     let error: NibbleError | undefined;
@@ -81,9 +109,9 @@ export class ServingMetrics {
       for await (const event of events) {
         if (first === undefined) {
           first = performance.now();
-          this.#firstToken.record((first - started) / 1000, attributes);
+          this.#firstToken.record((first - started) / 1000, attributesOf(true));
         }
-        if (event.end) this.#ended(event.end, since(first), attributes);
+        if (event.end) this.#ended(event.end, since(first), attributesOf(true));
         yield event;
       }
       isWhole = true;
@@ -92,7 +120,8 @@ export class ServingMetrics {
       throw error;
     } finally {
       const type = error?.code ?? (isWhole ? undefined : "CANCELLED");
-      this.#duration.record(since(started), type === undefined ? attributes : failed(attributes, type));
+      const failure = type === undefined ? {} : { "error.type": type };
+      this.#duration.record(since(started), { ...attributesOf(type !== "NOT_FOUND"), ...failure });
     }
   }
 
@@ -122,16 +151,6 @@ function withUnits({ resource, scopeMetrics }: ResourceMetrics): ResourceMetrics
     return unit === "s" ? { ...metric, descriptor: { ...metric.descriptor, name: `${name}_seconds` } } : metric;
   };
   return { resource, scopeMetrics: scopeMetrics.map((one) => ({ ...one, metrics: one.metrics.map(named) })) };
-}
-
-/** Names that nothing stands behind are no label: anybody may make up as many as they like. */
-function failed(attributes: Attributes, type: string): Attributes {
-  const { "gen_ai.request.model": model, ...others } = attributes;
-  return {
-    ...others,
-    ...(type === "NOT_FOUND" || model === undefined ? {} : { "gen_ai.request.model": model }),
-    "error.type": type,
-  };
 }
 
 type Stats = GetServingStatsResponse;
@@ -172,7 +191,23 @@ const figures: readonly Figure[] = [
   counter("engine_steps", "Steps of the running batch.", (s) => Number(s.stepsTotal)),
 ];
 
-function observeStats(meter: Meter, inference: InferenceClient): void {
+interface AdapterFigures {
+  total: number;
+  running: number;
+}
+
+/** By the name that callers know: `village@1`, whatever id it was loaded under; the id of one from a folder. */
+function byAdapter({ adapters }: Stats, labels: Labels): Map<string, AdapterFigures> {
+  const figures = new Map<string, AdapterFigures>();
+  for (const { name, adapterVersion, requestsTotal, requestsRunning } of adapters) {
+    const label = name === "" ? "" : labels.of(adapterVersion === "" ? idOf(name) : versionName(adapterVersion));
+    const { total, running } = figures.get(label) ?? { total: 0, running: 0 };
+    figures.set(label, { total: total + Number(requestsTotal), running: running + requestsRunning });
+  }
+  return figures;
+}
+
+function observeStats(meter: Meter, inference: InferenceClient, labels: Labels): void {
   const make = ({ kind, name, description }: Figure) =>
     kind === "gauge"
       ? meter.createObservableGauge(`nibble.${name}`, { description })
@@ -193,10 +228,9 @@ function observeStats(meter: Meter, inference: InferenceClient): void {
     result.observe(up, stats ? 1 : 0);
     if (!stats) return;
     for (const { figure, instrument } of instruments) result.observe(instrument, figure.of(stats));
-    for (const { name, requestsTotal, requestsRunning } of stats.adapters) {
-      const attributes = { adapter: name.replace("loadedAdapters/", "") };
-      result.observe(requests, Number(requestsTotal), attributes);
-      result.observe(running, requestsRunning, attributes);
+    for (const [adapter, figures] of byAdapter(stats, labels)) {
+      result.observe(requests, figures.total, { adapter });
+      result.observe(running, figures.running, { adapter });
     }
   };
   meter.addBatchObservableCallback(observe, all);

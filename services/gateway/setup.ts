@@ -33,7 +33,7 @@ export async function openGateway(config: Config, { now, logger }: Surroundings)
   const { inference, trainer, registry } = config;
   const connection = connect({ endpoints: { inference, trainer, registry } });
   const keys = new Keys(config);
-  const metrics = new ServingMetrics(connection.inference);
+  const metrics = new ServingMetrics(connection.inference, config.metricsModelsMax);
   const models = new Models({ now, ...connection, aliasMs: config.aliasMs });
   const fineTuningDir = join(dir, "fine-tuning");
   const close = async () => {

@@ -30,7 +30,7 @@ export async function* holding<T>(
   signal: AbortSignal,
   events: (engineId: string | null, tokenizer: TextTokenizer | null) => AsyncIterable<T>,
 ): AsyncGenerator<T> {
-  const ended = requests.begin(id ?? "");
+  const ended = requests.begin(id ?? "", id === null ? "" : adapters.get(id).source.version);
   try {
     const held = id === null ? null : await adapters.hold(id, signal);
     try {

@@ -4,14 +4,22 @@ import type { GetServingStatsResponseSchema } from "#gen/nibble/inference/v1/sta
 import { pageTokens, type SchedulerStats } from "#packages/engine";
 import type { Served } from "./serving.ts";
 
+interface RequestCount {
+  /** Of the registry; "": none. It outlives the adapter's own record. */
+  version: string;
+  total: number;
+  running: number;
+}
+
 /** Requests by adapter; "" is the base alone. */
 export class RequestCounts {
-  readonly #counts = new Map<string, { total: number; running: number }>();
+  readonly #counts = new Map<string, RequestCount>();
 
   /** Counts a request until the returned function is called. */
-  begin(adapterId: string): () => void {
-    const count = this.#counts.get(adapterId) ?? { total: 0, running: 0 };
+  begin(adapterId: string, version: string): () => void {
+    const count = this.#counts.get(adapterId) ?? { version, total: 0, running: 0 };
     this.#counts.set(adapterId, count);
+    count.version = version;
     count.total++;
     count.running++;
     return () => {
@@ -19,7 +27,7 @@ export class RequestCounts {
     };
   }
 
-  list(): { adapterId: string; total: number; running: number }[] {
+  list(): (RequestCount & { adapterId: string })[] {
     return [...this.#counts].map(([adapterId, count]) => ({ adapterId, ...count }));
   }
 }
@@ -51,10 +59,11 @@ export async function servingStats(served: Served): Promise<MessageInitShape<typ
     adapterBytesMax: BigInt(adapters.bytesMax),
     adaptersResident: known.filter(({ engineId }) => engineId !== null).length,
     adaptersKnown: known.length,
-    adapters: requests.list().map(({ adapterId, total, running }) => ({
+    adapters: requests.list().map(({ adapterId, version, total, running }) => ({
       name: adapterId === "" ? "" : `loadedAdapters/${adapterId}`,
       requestsTotal: BigInt(total),
       requestsRunning: running,
+      adapterVersion: version,
     })),
   };
 }

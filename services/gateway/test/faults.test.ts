@@ -31,14 +31,38 @@ async function post(url: string, path: string, body: unknown): Promise<Reply> {
 const short = { prompt: "one", max_tokens: 2, temperature: 0 };
 
 /** A gateway whose registry has two versions of an adapter for the base that is served. */
-async function withAdapters(t: TestContext): Promise<All> {
-  const all = await startAll(t, longModel(t, 4096), { NIBBLE_GATEWAY_ALIAS_MS: "0" });
+async function withAdapters(t: TestContext, env: Record<string, string> = {}): Promise<All> {
+  const all = await startAll(t, longModel(t, 4096), { NIBBLE_GATEWAY_ALIAS_MS: "0", ...env });
   using clients = connect({ endpoints: { inference: all.inference.address, registry: all.registry.address } });
   const { model } = await clients.inference.getModel({ name: "" });
   const dir = adapterOfBase(t, model?.digest ?? "");
   for (let i = 0; i < 2; i++) await uploadAdapter(clients.registry, dir, { adapterId: "bot" });
   return all;
 }
+
+test("figures are by the name that callers know, and by no more names than are allowed", async (t) => {
+  const { url } = await withAdapters(t, { NIBBLE_GATEWAY_METRICS_MODELS_MAX: "2" });
+  for (const model of ["base", "bot@1", "bot", "bot@2", "bot@3", "nobody"]) {
+    await post(url, "/v1/completions", { ...short, model });
+  }
+  const text = await (await fetch(`${url}/metrics`)).text();
+  const figuresOf = (name: string, label: string) =>
+    [...text.matchAll(new RegExp(`^${name}{(.*)} (\\d+)$`, "gm"))]
+      .map(([, labels = "", value]) => [new RegExp(`${label}="([^"]*)"`).exec(labels)?.[1], Number(value)])
+      .toSorted();
+  assert.deepEqual(figuresOf("nibble_adapter_requests_total", "adapter"), [
+    ["", 1],
+    ["bot@1", 1],
+    ["bot@2", 2],
+  ]);
+  // The base has its name here too.
+  assert.deepEqual(figuresOf("nibble_request_success_total", "gen_ai_request_model"), [
+    ["base", 1],
+    ["bot@1", 1],
+    ["other", 2],
+  ]);
+  assert.doesNotMatch(text, /bot@3|nobody/);
+});
 
 describe("services that die", () => {
   test("without the registry what is loaded is served, by every name it was asked for; the rest is 503", async (t) => {
