@@ -1,9 +1,15 @@
 // Work on the CUDA device that is queued once and run many times; see core/device_graph.h. Its tensors live in a pool of
 // their own, whose blocks keep their addresses until the set is freed.
 import { addon } from "./addon.ts";
+import { type Device, devices } from "./tensor.ts";
 
 export class DeviceGraphs {
-  private readonly set: number = addon.graphsCreate();
+  private readonly set: number;
+
+  /** @param device "meta": their memory is counted, nothing can be recorded. */
+  constructor(device: Device) {
+    this.set = addon.graphsCreate(devices.indexOf(device));
+  }
 
   /** Runs `work`, its new tensors in the pool: what it needs of memory is there when it is recorded. */
   run<T>(work: () => T): T {

@@ -36,6 +36,19 @@ export const memory = {
   trim: (device: Device = "cpu"): number => addon.memoryTrim(indexOf(device)),
 };
 
+/**
+ * Runs `work`, which is synchronous; ops on the meta device take the workspace of `device`'s meanwhile. A card's is known on
+ * machines without one.
+ */
+export function countedAs<T>(device: "cpu" | "cuda", work: () => T): T {
+  addon.metaCounts(indexOf(device));
+  try {
+    return work();
+  } finally {
+    addon.metaCounts(indexOf("cpu"));
+  }
+}
+
 export interface CudaDevice {
   name: string;
   /** As compilers name it: "sm_90". */

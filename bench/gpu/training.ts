@@ -61,8 +61,9 @@ function rowsOf(training: Training): Example[][] {
 
 /** What the engine quotes for it. */
 export function quoteOf(training: Training): MemoryEstimate {
-  const { config, rank, adapterDtype, optimizer, gradientCheckpointing } = training;
+  const { config, device, rank, adapterDtype, optimizer, gradientCheckpointing } = training;
   const run: RunShape = {
+    device: device === "cuda" ? "cuda" : "cpu",
     ...{ config, stored: { dtype: "bfloat16", quant: defaultQuant }, quant: null, lora: loraOf(rank), adapterDtype },
     ...{ recipe: { optimizer, dtype: "bfloat16", gradientCheckpointing }, trained: rowsOf(training), evaluated: [] },
   };

@@ -11,13 +11,15 @@ namespace nibble::binding {
 namespace {
 
 struct Graphs {
+  Memory& memory;
   Pool pool;
   std::map<uint32_t, std::unique_ptr<cuda::Graph>> recorded;
   uint32_t next = 1;
 
+  explicit Graphs(Device device) : memory(memory_of(device)) {}
   ~Graphs() {
     recorded.clear();
-    cuda_memory().free_pool(pool);
+    memory.free_pool(pool);
   }
 };
 
@@ -46,10 +48,13 @@ cuda::Graph& graph_of(const Arguments& a) {
   return *found->second;
 }
 
-Napi::Value graphs_create(Napi::Env env, const Arguments&) {
-  cuda_backend();
+// (device): the CUDA device, or the meta device, where memory is counted and nothing is recorded.
+Napi::Value graphs_create(Napi::Env env, const Arguments& a) {
+  const auto device = a.choice<Device>(0, kDevices);
+  require(device == Device::kCuda || device == Device::kMeta, "graphs", "device: expected cuda or meta, got the host");
+  backend_of(device);
   const std::lock_guard<std::mutex> lock(sets().mutex);
-  sets().live[sets().next] = std::make_unique<Graphs>();
+  sets().live[sets().next] = std::make_unique<Graphs>(device);
   return Napi::Number::New(env, sets().next++);
 }
 
@@ -57,14 +62,14 @@ Napi::Value graphs_create(Napi::Env env, const Arguments&) {
 Napi::Value graphs_open(Napi::Env env, const Arguments& a) {
   Graphs& set = set_of(a);
   if (a.flag(1)) cuda::begin_recording();
-  cuda_memory().use_pool(&set.pool);
+  set.memory.use_pool(&set.pool);
   return env.Undefined();
 }
 
 // (set): ends what graphs_open began, whatever comes of it; the number of the graph, 0 where nothing was recorded.
 Napi::Value graphs_close(Napi::Env env, const Arguments& a) {
   Graphs& set = set_of(a);
-  cuda_memory().use_pool(nullptr);
+  set.memory.use_pool(nullptr);
   if (!cuda::is_recording()) return Napi::Number::New(env, 0);
   set.recorded[set.next] = cuda::end_recording();
   return Napi::Number::New(env, set.next++);

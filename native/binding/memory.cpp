@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/meta/backend.h"
 #include "binding/arguments.h"
 #include "core/device_memory.h"
 #include "core/thread_pool.h"
@@ -174,6 +175,12 @@ Napi::Value cuda_synchronize(Napi::Env env, const Arguments&) {
   return env.Undefined();
 }
 
+// (device)
+Napi::Value meta_counts(Napi::Env env, const Arguments& a) {
+  count_workspace_of(a.choice<Device>(0, kDevices));
+  return env.Undefined();
+}
+
 Napi::Value threads(Napi::Env env, const Arguments& a) {
   if (a.integer(0) > 0) set_thread_count(int(std::min<int64_t>(a.integer(0), 4096)));
   return Napi::Number::New(env, thread_count());
@@ -207,6 +214,7 @@ void define_memory(Napi::Object exports) {
   define<cuda_device>(exports, "cudaDevice");
   define<cuda_unavailable>(exports, "cudaUnavailable");
   define<cuda_synchronize>(exports, "cudaSynchronize");
+  define<meta_counts>(exports, "metaCounts");
   define<threads>(exports, "threads");
   define<isa>(exports, "isa");
   define<isa_is_supported>(exports, "isaSupported");

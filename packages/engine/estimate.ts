@@ -1,7 +1,7 @@
 // The memory of a training run before it runs, from shapes alone: the engine's own loading, forward and backward
 // passes and optimizer run on the meta device, which counts what they take and computes nothing. No copy of the
 // engine's arithmetic can go stale.
-import { type MemoryKind, memory, Tensor } from "#native";
+import { countedAs, type MemoryKind, memory, Tensor } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import type { LlamaConfig, LoraConfig } from "#packages/hub";
 import { type TableShape, type tableShapes, withTables } from "./adapter-extras.ts";
@@ -19,6 +19,8 @@ import { type StoredWeights, shapeModel } from "./shape-model.ts";
 type Batch = readonly Example[];
 
 export interface RunShape {
+  /** Whose kernels' workspace is counted. Default: the CPU's. */
+  device?: "cpu" | "cuda";
   config: LlamaConfig;
   stored: StoredWeights;
   /** Quantizes a 16-bit folder on load; null keeps it. */
@@ -50,6 +52,10 @@ const device = "meta";
 
 /** Pure: the same shapes give the same bytes, and nothing is left of the tensors that were counted. */
 export function estimateMemory(run: RunShape): MemoryEstimate {
+  return countedAs(run.device ?? "cpu", () => counted(run));
+}
+
+function counted(run: RunShape): MemoryEstimate {
   const lengths = [...run.trained, ...run.evaluated].flat().map((e) => e.inputIds.length);
   const positions = lengths.reduce((longest, n) => Math.max(longest, n), 1);
   memory.trim(device);

@@ -45,7 +45,7 @@ export function configOfPaper({ hiddenSize, intermediateSize, layerCount, headCo
 }
 
 /**
- * What the engine would take for a row's setting: NF4 with double quantization, activations and adapters in bfloat16, paged
+ * What the engine would take of a card for a row's setting: NF4 with double quantization, activations and adapters in bfloat16, paged
  * 32-bit AdamW, whose state (and the adapter in float32) is on the host between steps.
  */
 export function estimateOfPaper(row: PaperRow): MemoryEstimate {
@@ -55,6 +55,7 @@ export function estimateOfPaper(row: PaperRow): MemoryEstimate {
   };
   const tokens = new Int32Array(512);
   return estimateMemory({
+    device: "cuda",
     config: configOfPaper(row),
     stored: { dtype: "bfloat16", quant: defaultQuant },
     quant: null,

@@ -1,13 +1,13 @@
 // A quote before a run: tokens, steps, peak memory by kind and time, for any model whose config.json is there. Nothing
 // is trained and no weights are read.
 import { availableParallelism } from "node:os";
-import { memory, setThreadCount } from "#native";
+import { cuda, memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import { availableNow, processBytes, type Refusal, refusalOfRun } from "./admission.ts";
 import type { Available } from "./available-memory.ts";
 import { measureRate } from "./calibrate.ts";
-import { checkForDevice } from "./device.ts";
+import { checkForDevice, type DeviceChoice, usableDevice } from "./device.ts";
 import { estimateMemory, type MemoryEstimate, type RunShape } from "./estimate.ts";
 import { trainingFlops } from "./flops.ts";
 import { planJob } from "./job-plan.ts";
@@ -19,8 +19,8 @@ export interface QuoteJob {
   /** False: rows of max_length tokens are assumed, and recipe.data is not read. */
   hasRows: boolean;
   evalFile: string | null;
-  /** "cuda": memory only, of a card; what is free there and how fast it is are not known here. */
-  device: "cpu" | "cuda";
+  /** "cuda": memory of a card, without one here as well; what is free is then not known. How fast a card is never is. */
+  device: DeviceChoice;
 }
 
 export interface Quote {
@@ -62,7 +62,8 @@ export async function quoteTrainJob(job: QuoteJob, signal: AbortSignal): Promise
   }
 }
 
-async function quote({ recipe, hasRows, evalFile, device }: QuoteJob, signal: AbortSignal): Promise<Quote> {
+async function quote({ recipe, hasRows, evalFile, device: choice }: QuoteJob, signal: AbortSignal): Promise<Quote> {
+  const device = choice === "auto" ? usableDevice(choice) : choice;
   checkForDevice(recipe, device);
   setThreadCount(recipe.threads ?? availableParallelism());
   const shapes = readShapes(recipe.model);
@@ -73,15 +74,16 @@ async function quote({ recipe, hasRows, evalFile, device }: QuoteJob, signal: Ab
       { train: sameRows(recipe.batchSize * recipe.gradAccum, maxLengthOf(recipe, config)), evaluation: sameRows(0, 0) };
   const { train, evaluation } = rows;
   const plan = planJob(recipe, train, evaluation);
-  const run = runShapeOf(recipe, shapes, plan);
+  const run = runShapeOf(recipe, shapes, plan, device);
   const estimate = estimateMemory(run);
   const flops = trainingFlops(config, plan.counts, { ...run, gradientCheckpointing: recipe.gradientCheckpointing });
   const { tokens, trainedTokens } = plan.counts;
   const facts = { rows: train.rowCount, steps: plan.steps, tokens, trainedTokens, memory: estimate, flops };
-  if (device === "cuda")
+  if (device === "cuda" && cuda.device() === null)
     return { ...facts, processBytes: 0, available: null, fits: null, refusal: null, seconds: null };
-  const available = availableNow(recipe.memoryLimit, "cpu");
+  const available = availableNow(recipe.memoryLimit, device);
   const refusal = refusalOfRun(run, estimate, available);
-  const seconds = secondsOf(run, flops);
-  return { ...facts, processBytes: processBytes(), available, fits: refusal === null, refusal, seconds };
+  const own = { available, fits: refusal === null, refusal };
+  if (device === "cuda") return { ...facts, processBytes: 0, ...own, seconds: null };
+  return { ...facts, processBytes: processBytes(), ...own, seconds: secondsOf(run, flops) };
 }

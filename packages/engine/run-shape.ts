@@ -1,7 +1,7 @@
 // The shapes of a job: what of its model, its recipe and its rows decides how much memory it takes.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { DType } from "#native";
+import type { Device, DType } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import {
   indexFileName,
@@ -72,8 +72,10 @@ export function runShapeOf(
   recipe: TrainRecipe,
   { config, stored }: { config: LlamaConfig; stored: StoredWeights },
   { trained, evaluated }: Pick<JobPlan, "trained" | "evaluated">,
+  device: Device,
 ): RunShape {
   const { adapterDtype } = recipe;
   const adapter = adapterOf(recipe, config);
-  return { config, stored, quant: quantOf(recipe), ...adapter, adapterDtype, recipe, trained, evaluated };
+  const on = device === "cuda" ? "cuda" : "cpu";
+  return { device: on, config, stored, quant: quantOf(recipe), ...adapter, adapterDtype, recipe, trained, evaluated };
 }

@@ -155,7 +155,7 @@ async function trainOn(rows: JobRows, job: PlacedJob, folder: ModelFolder, conte
   const plan = planJob(recipe, train, evaluation);
   const { steps, warmupSteps } = plan;
   const { estimate } = admit(
-    runShapeOf(recipe, { config, stored: storedIn(folder) }, plan),
+    runShapeOf(recipe, { config, stored: storedIn(folder) }, plan, job.device),
     recipe.memoryLimit,
     device,
   );

@@ -34,7 +34,7 @@ export async function openTrainer(config: Config, { now, logger, train }: Surrou
       train: train ?? engineTrainer({ ...config, register: clientRegister(config.registry) }),
       check: ({ trainingJob }) => void (trainingJob?.spec && recipeOf(trainingJob.spec, config.threads)),
     });
-    const engine = { threads: config.threads };
+    const engine = { threads: config.threads, device: config.device };
     await jobs.recover();
     return {
       host: config.host,

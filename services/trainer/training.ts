@@ -27,12 +27,12 @@ export type Train = (
 export type QuoteJob = (spec: TrainingSpec, signal: AbortSignal) => Promise<Quote>;
 
 /** Quotes with an engine of its own for each call. */
-export function engineQuoter(options: { threads: number }): QuoteJob {
+export function engineQuoter(options: { threads: number; device: DeviceChoice }): QuoteJob {
   return async (spec, signal) => {
     const recipe = await described(recipeOf(spec, options.threads), signal);
     const engine = new Engine();
     try {
-      const job = { recipe, hasRows: true, evalFile: spec.evalDataFile || null, device: "cpu" as const };
+      const job = { recipe, hasRows: true, evalFile: spec.evalDataFile || null, device: options.device };
       return await engine.quote(job, { signal });
     } finally {
       await engine.close();

@@ -24,6 +24,16 @@ test("help and version go to stdout with exit code 0", async () => {
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
 });
 
+test("a card that is asked for and not there is an error, not the CPU", async (t) => {
+  const folder = temporaryFolder(t);
+  const rows = join(folder, "rows.jsonl");
+  writeFileSync(rows, '{"text": "a b c"}\n');
+  const args = ["--model", goldenPath("llama_tied"), "--data", rows, "--out", join(folder, "out"), "--device", "cuda"];
+  const run = await nibble(["train", ...args], { env: { CUDA_VISIBLE_DEVICES: "" } });
+  assert.match(run.stderr, /^error: \[device\] device: expected a CUDA device, got none/m);
+  assert.notEqual(run.code, 0);
+});
+
 test("every field of a recipe is a flag of train", async () => {
   const { stdout } = await nibble(["train", "--help"]);
   for (const flag of ["--init-adapter", "--no-shuffle", "--gradient-checkpointing", "--bits <4|16>", "--full"]) {

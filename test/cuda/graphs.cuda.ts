@@ -159,7 +159,7 @@ describe("a recording", () => {
 
   test("refuses what waits, moves bytes or needs the device's memory, and leaves nothing behind", () => {
     const before = inUse();
-    const graphs = new DeviceGraphs();
+    const graphs = new DeviceGraphs(device);
     const kept = Tensor.empty("float32", [64], at).zero();
     const refused = (work: () => void) => {
       assert.throws(() => graphs.record(work), {
@@ -177,7 +177,7 @@ describe("a recording", () => {
   });
 
   test("runs when it is replayed, and not before", () => {
-    const graphs = new DeviceGraphs();
+    const graphs = new DeviceGraphs(device);
     const t = Tensor.fromBytes(new Uint8Array(16).fill(7), "uint8", [16], at);
     const graph = graphs.record(() => t.zero());
     assert.deepEqual(t.read(), new Uint8Array(16).fill(7));

@@ -1,5 +1,5 @@
-// The longest row of 8B that a training step takes under a cap of 24 GB. The goal's length is tried first: a quote counts the
-// CPU's workspace, which is more than a card's; then the longest row that is quoted to fit.
+// The longest row of 8B that a training step takes under a cap of 24 GB: the longest that is quoted to fit; should that not go
+// through, the goal's length.
 import { gigabytes, type MeasureRow } from "../row.ts";
 import { configOf } from "../shapes.ts";
 import { quoteOf, type Training, train } from "../training.ts";
@@ -39,8 +39,8 @@ export const measureContext: MeasureRow = async ({ device, shape }) => {
   });
   const quoted = longestQuoted(of, cap, most);
   if (quoted === 0) throw new Error(`no row of ${granule} tokens is quoted to fit in ${cap} bytes`);
-  const goal = Math.ceil((full ? 78_000 : quoted + 1) / granule) * granule;
-  const { length, trained } = await longestOf([Math.max(goal, quoted), quoted], of);
+  const goal = full ? Math.ceil(78_000 / granule) * granule : granule;
+  const { length, trained } = await longestOf([quoted, Math.min(goal, quoted)], of);
   const { losses, seconds, memory } = trained;
   return {
     what: `8b: the longest row of a training step under a cap of ${cap / 1e9} GB, r ${of(1).rank}, block inputs on the host`,

@@ -1,6 +1,9 @@
-// Ops that compute nothing: they take and give back the workspace that the CPU backend's take, so that the peak
-// of a step can be counted from shapes alone. The sizes are those of backends/cpu/{gemm,linear,cross_entropy,
-// attention,norm,optimizer}.cpp; packages/engine/estimate.test.ts holds them to what steps really take.
+// Ops that compute nothing: they take and give back the workspace that another backend's take, so that the peak of a step
+// can be counted from shapes alone. Those of a card are its own, without their kernels (backends/cuda/counting). The sizes
+// of the CPU's are those of backends/cpu/{gemm,linear,cross_entropy,attention,norm,optimizer}.cpp;
+// packages/engine/estimate.test.ts holds them to what steps really take.
+#include "backends/meta/backend.h"
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -320,6 +323,14 @@ const Backend& backend() {
 
 }  // namespace meta
 
-const Backend& meta_backend() { return meta::backend(); }
+const Backend& cuda_counting_backend();
+
+namespace {
+thread_local bool is_card = false;
+}
+
+void count_workspace_of(Device device) { is_card = device == Device::kCuda; }
+
+const Backend& meta_backend() { return is_card ? cuda_counting_backend() : meta::backend(); }
 
 }  // namespace nibble

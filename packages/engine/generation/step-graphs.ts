@@ -35,7 +35,7 @@ export class StepGraphs {
   private readonly model: LlamaModel;
   private readonly cache: KvCache;
   private readonly place: Pick<TapeOptions, "device" | "dtype">;
-  private readonly graphs = new DeviceGraphs();
+  private readonly graphs: DeviceGraphs;
   private readonly entries = new Map<string, Entry>();
   /** By rows and width of the table. */
   private readonly inputs = new Map<string, StepTensors>();
@@ -50,6 +50,7 @@ export class StepGraphs {
     this.model = model;
     this.cache = cache;
     this.place = { device, dtype };
+    this.graphs = new DeviceGraphs(device);
   }
 
   /** Logits of a step of one token a sequence, all with one embedding and head; null for any other step. free() leaves them. */
