@@ -75,7 +75,7 @@ export class EmbeddedBackend implements Backend {
     const engine = this.start(job.recipe.threads);
     const call = { signal, onEvent: (event: TrainEvent) => onEvent(progressOf(event)) };
     const recipe = await withFolders(job.recipe, (text) => this.folderOf(text));
-    const { memory, estimate: _, ...report } = await engine.train({ ...job, recipe, device: "cpu" }, call);
+    const { memory, estimate: _, ...report } = await engine.train({ ...job, recipe }, call);
     return { ...report, memoryPeakBytes: memory.peakTotal };
   }
 
