@@ -16,6 +16,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   define_optimizer(exports);
   define_sampling(exports);
   define_screened_head(exports);
+  exports.Set("boundary", NIBBLE_BOUNDARY);
   return exports;
 }
 
