@@ -34,7 +34,8 @@ tokens, seconds.
 
 \`nibble generate --json\` prints one object: \`token_ids\` (the new ones), \`text\`, \`prefill_tokens_per_second\`,
 \`decode_tokens_per_second\` (0 where nothing was decoded after the first token), \`finish_reason\`, \`prompt_tokens\`, and
-with \`--logits\` the \`logits\` from which the last token was chosen.
+with \`--logits\` the \`logits\` from which the last token was chosen, with \`--logprobs\` for each token \`id\`, \`text\`,
+\`logprob\` and \`top\`, the likeliest in its place. With \`--n\` there are \`answers\`, one such object each.
 `;
 
 function sections(command: Command, path: string): string[] {

@@ -1,6 +1,6 @@
 // What the commands need done, whoever does it: this process's engine (embedded.ts) or a running stack (remote.ts).
 import type { ChatMessage, TrainRecipe } from "#packages/data";
-import type { DataPreview, DeviceChoice, QuantOptions, SamplingOptions } from "#packages/engine";
+import type { ConstraintForm, DataPreview, DeviceChoice, QuantOptions, SamplingOptions } from "#packages/engine";
 
 export interface QuantizeJob {
   modelDir: string;
@@ -122,8 +122,27 @@ export interface AnswerRequest {
   /** Null: 256, or what the context leaves. */
   maxNewTokens: number | null;
   sampling: SamplingOptions;
+  /** Subtracted from logits of the answer's tokens: for each time that they are there, and once. */
+  frequencyPenalty: number;
+  presencePenalty: number;
+  /** Texts that end the answer. */
+  stops: readonly string[];
+  /** What the answer's text must look like; null: anything. */
+  constraint: ConstraintForm | null;
+  /** Tokens at most that are guessed in a step. */
+  lookupTokens: number;
   ignoreEos: boolean;
+  /** Answers; the i-th is drawn with seed + i. */
+  n: number;
   wantLogits: boolean;
+  /** The likeliest tokens at each place; 0: only the token that was drawn; null: no log-probabilities. */
+  topLogprobs: number | null;
+}
+
+export interface TokenLogprob {
+  id: number;
+  text: string;
+  logprob: number;
 }
 
 export interface Answer {
@@ -135,13 +154,16 @@ export interface Answer {
   prefillTokensPerSecond: number;
   decodeTokensPerSecond: number;
   logits: number[] | null;
+  /** Of each token, with the likeliest in its place; null unless asked for. */
+  logprobs: (TokenLogprob & { top: readonly TokenLogprob[] })[] | null;
 }
 
 export const maxNewTokensDefault = 256;
 
 /** A model that answers. */
 export interface Answerer {
-  answer(request: AnswerRequest, call: { signal: AbortSignal; onText?: (text: string) => void }): Promise<Answer>;
+  /** The n answers; text comes as it is certain, of the first one. */
+  answer(request: AnswerRequest, call: { signal: AbortSignal; onText?: (text: string) => void }): Promise<Answer[]>;
   close(): Promise<void>;
 }
 

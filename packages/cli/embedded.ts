@@ -1,38 +1,25 @@
 // The backend in this process: an engine in a worker thread, folders on this machine. It knows no network; whoever makes
 // it says where the folder is that a text stands for.
-import {
-  loadAdapterTokenizer,
-  loadTokenizer,
-  StreamDecoder,
-  type TextTokenizer,
-  type TrainRecipe,
-  withFolders,
-} from "#packages/data";
-import { defaultQuant, Engine, type EngineModel, type TrainEvent } from "#packages/engine";
+import { type TrainRecipe, withFolders } from "#packages/data";
+import { Engine, type TrainEvent } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
-import { describingFiles, openModelFolder } from "#packages/hub";
-import {
-  type Answer,
-  type Answerer,
-  type AnswerRequest,
-  type Backend,
-  maxNewTokensDefault,
-  type OpenOptions,
-  type PreviewJob,
-  type PreviewSummary,
-  type QuantizeJob,
-  type QuantizeProgress,
-  type QuantizeSummary,
-  type QuoteJob,
-  type QuoteSummary,
-  type TrainingJob,
-  type TrainProgress,
-  type TrainSummary,
+import { describingFiles } from "#packages/hub";
+import type {
+  Answerer,
+  Backend,
+  OpenOptions,
+  PreviewJob,
+  PreviewSummary,
+  QuantizeJob,
+  QuantizeProgress,
+  QuantizeSummary,
+  QuoteJob,
+  QuoteSummary,
+  TrainingJob,
+  TrainProgress,
+  TrainSummary,
 } from "./backend.ts";
-
-/** Tokens that a step computes at most: a longer prompt is computed in parts. */
-const stepTokensMax = 512;
-const adapterId = "adapter";
+import { EmbeddedModel } from "./embedded-model.ts";
 
 function progressOf(event: TrainEvent): TrainProgress {
   if (event.kind !== "step") return event;
@@ -111,127 +98,11 @@ export class EmbeddedBackend implements Backend {
     const modelDir = await this.folderOf(options.modelDir);
     const adapter = options.adapter === null ? null : await this.folderOf(options.adapter);
     const model = new EmbeddedModel(this.start(options.threads), modelDir, { ...options, adapter });
-    if (options.contextTokens !== null) await model.open(options.contextTokens, signal);
+    if (options.contextTokens !== null) await model.open(options.contextTokens, 1, signal);
     return model;
   }
 
   async close(): Promise<void> {
     await this.engine?.close();
-  }
-}
-
-class EmbeddedModel implements Answerer {
-  private readonly engine: Engine;
-  private readonly options: OpenOptions;
-  private readonly modelDir: string;
-  private readonly maxPositions: number;
-  private readonly isQuantized: boolean;
-  private readonly tokenizer: TextTokenizer | null;
-  private opened: EngineModel | null = null;
-
-  constructor(engine: Engine, modelDir: string, options: OpenOptions) {
-    this.engine = engine;
-    this.options = options;
-    this.modelDir = modelDir;
-    using folder = openModelFolder(modelDir);
-    this.maxPositions = folder.config.maxPositionEmbeddings;
-    this.isQuantized = folder.isQuantized;
-    const own = options.adapter === null ? null : loadAdapterTokenizer(options.adapter, modelDir);
-    this.tokenizer = own ?? tokenizerOf(modelDir, folder.config.vocabSize);
-  }
-
-  async open(tokens: number, signal: AbortSignal): Promise<EngineModel> {
-    if (this.opened) return this.opened;
-    const { bits, dtype, adapter, device } = this.options;
-    const model = await this.engine.openModel(
-      {
-        modelDir: this.modelDir,
-        device,
-        dtype,
-        quant: this.isQuantized || bits === 4 ? defaultQuant : null,
-        sequencesMax: 1,
-        stepTokensMax,
-        cacheTokensMax: Math.min(tokens, this.maxPositions),
-        waitingMax: 1,
-      },
-      { signal },
-    );
-    if (adapter !== null) await model.loadAdapter(adapterId, adapter);
-    this.opened = model;
-    return model;
-  }
-
-  async answer(
-    request: AnswerRequest,
-    { signal, onText }: { signal: AbortSignal; onText?: (text: string) => void },
-  ): Promise<Answer> {
-    const inputIds = this.idsOf(request.input);
-    const room = Math.max(1, this.maxPositions - inputIds.length);
-    const maxNewTokens = request.maxNewTokens ?? Math.min(maxNewTokensDefault, room);
-    const model = await this.open(inputIds.length + maxNewTokens, signal);
-    const decoder = this.tokenizer === null ? null : new StreamDecoder(this.tokenizer);
-    const tokenIds: number[] = [];
-    let text = "";
-    let logits: Float32Array | null = null;
-    const give = (piece: string) => {
-      if (piece === "") return;
-      text += piece;
-      onText?.(piece);
-    };
-    const { sampling, ignoreEos, wantLogits } = request;
-    const adapter = this.options.adapter === null ? null : adapterId;
-    const { reason, timing } = await model.generate(
-      { inputIds, maxNewTokens, sampling, ignoreEos, wantLogits, wantLogprobs: false, adapterId: adapter },
-      {
-        signal,
-        onEvent: (token) => {
-          tokenIds.push(token.id);
-          logits = token.logits ?? logits;
-          give(decoder?.push(token.id) ?? "");
-        },
-      },
-    );
-    signal.throwIfAborted();
-    give(decoder?.finish() ?? "");
-    const { promptTokens, newTokens, prefillSeconds, decodeSeconds } = timing;
-    return {
-      tokenIds,
-      text,
-      finishReason: reason,
-      promptTokens,
-      prefillTokensPerSecond: rate(promptTokens, prefillSeconds),
-      decodeTokensPerSecond: rate(newTokens - 1, decodeSeconds),
-      logits: logits === null ? null : Array.from<number>(logits),
-    };
-  }
-
-  private idsOf(input: AnswerRequest["input"]): number[] {
-    if ("inputIds" in input) return input.inputIds;
-    const tokenizer = this.tokenizer ?? loadTokenizer(this.modelDir);
-    if ("prompt" in input) return tokenizer.encode(input.prompt);
-    if (tokenizer.chatTemplate === null) {
-      const message = `${this.modelDir}: expected a chat template, got none; use generate`;
-      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "chat" });
-    }
-    const text = tokenizer.chatTemplate.render(input.messages, { addGenerationPrompt: true });
-    return tokenizer.encode(text, { addSpecialTokens: false });
-  }
-
-  async close(): Promise<void> {
-    await this.opened?.close();
-  }
-}
-
-function rate(tokens: number, seconds: number): number {
-  return tokens > 0 && seconds > 0 ? tokens / seconds : 0;
-}
-
-/** Null where the folder has none: token ids can be continued all the same. */
-function tokenizerOf(modelDir: string, vocabSize: number): TextTokenizer | null {
-  try {
-    return loadTokenizer(modelDir, { vocabSize });
-  } catch (thrown) {
-    if (thrown instanceof NibbleError && thrown.code === "NOT_FOUND") return null;
-    throw thrown;
   }
 }

@@ -9,8 +9,12 @@ function number(text: string, expected: string, ok: (n: number) => boolean): num
   throw new InvalidArgumentError(`expected ${expected}`);
 }
 
-export const whole = (min: number) => (text: string) =>
-  number(text, `a whole number >= ${min}`, (n) => Number.isSafeInteger(n) && n >= min);
+export const whole =
+  (min: number, max = Number.MAX_SAFE_INTEGER) =>
+  (text: string) => {
+    const expected = max === Number.MAX_SAFE_INTEGER ? `>= ${min}` : `in ${min}..${max}`;
+    return number(text, `a whole number ${expected}`, (n) => Number.isSafeInteger(n) && n >= min && n <= max);
+  };
 
 export const real = (expected: string, ok: (n: number) => boolean) => (text: string) => number(text, expected, ok);
 

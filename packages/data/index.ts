@@ -2,6 +2,7 @@
 // tensors, and no network but what it is given.
 
 export { hasOwnTokenizer, loadAdapterTokenizer, tokenizerOver } from "./adapter-tokenizer.ts";
+export { AnswerText, textOfToken } from "./answer-text.ts";
 export { BatchCursor, type BatchOptions, type CursorState, type StepRows } from "./batching.ts";
 export {
   type ChatMessage,
@@ -36,6 +37,7 @@ export {
   yamlKey,
 } from "./recipe-fields.ts";
 export type { FetchDataset } from "./sources/hub.ts";
+export { StopMatcher } from "./stop-matcher.ts";
 export { StreamDecoder } from "./stream-decoder.ts";
 export {
   type DecodeOptions,

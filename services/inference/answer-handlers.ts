@@ -2,11 +2,11 @@
 import type { ChatRequest, GenerateRequest } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { InferenceService } from "#gen/nibble/inference/v1/inference_pb.ts";
 import type { TokenizeRequest } from "#gen/nibble/inference/v1/scoring_pb.ts";
-import type { TextTokenizer } from "#packages/data";
+import { type TextTokenizer, textOfToken } from "#packages/data";
 import { type CallContext, type Handlers, parseName } from "#packages/rpc";
 import { answers } from "./answers.ts";
 import { decodeMessages, decodeSampling, decodeScoreText, decodeTools, encodeEvent, encodeScore } from "./encode.ts";
-import { encodePrompt, needTokenizer, type Prompt, textOfToken } from "./prompt.ts";
+import { encodePrompt, needTokenizer, type Prompt } from "./prompt.ts";
 import type { Resumable } from "./resumable.ts";
 import { score } from "./score.ts";
 import type { Served, Serving } from "./serving.ts";

@@ -1,11 +1,10 @@
 // One answer: the prompt as tokens, the engine's tokens as text, stop texts, figures. It knows no transport.
-import { StreamDecoder, type TextTokenizer } from "#packages/data";
+import { AnswerText, type TextTokenizer, textOfToken } from "#packages/data";
 import type { ConstraintForm, GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
 import { orAborted } from "#packages/rpc";
 import { generateTraced } from "./engine-trace.ts";
 import type { LoadedModel } from "./model.ts";
-import { encodePrompt, type Prompt, refuse, textOfToken } from "./prompt.ts";
-import { StopMatcher } from "./stop-matcher.ts";
+import { encodePrompt, type Prompt, refuse } from "./prompt.ts";
 import { type ToolCall, ToolCallReader } from "./tool-calls.ts";
 
 export interface AnswerRequest {
@@ -54,23 +53,21 @@ export interface AnswerEnd {
 
 export type AnswerEvent = { kind: "token"; token: AnswerToken } | { kind: "end"; end: AnswerEnd };
 
-/** Turns tokens into text as they come; what they say together is the answer. */
+/** Turns tokens into text as they come, calls of tools taken out; what they say together is the answer. */
 class Writer {
   readonly #tokenizer: TextTokenizer | null;
-  readonly #decoder: StreamDecoder | null;
-  readonly #stops: StopMatcher;
+  readonly #text: AnswerText;
   readonly #tools: ToolCallReader | null;
   tokens = 0;
 
   constructor(tokenizer: TextTokenizer | null, stops: readonly string[], hasTools: boolean) {
     this.#tokenizer = tokenizer;
-    this.#decoder = tokenizer && new StreamDecoder(tokenizer);
-    this.#stops = new StopMatcher(stops);
+    this.#text = new AnswerText(tokenizer, stops);
     this.#tools = hasTools ? new ToolCallReader() : null;
   }
 
   get isStopped(): boolean {
-    return this.#stops.isStopped;
+    return this.#text.isStopped;
   }
 
   get toolCalls(): readonly ToolCall[] {
@@ -79,18 +76,13 @@ class Writer {
 
   push({ id, logprob, top }: GeneratedToken): AnswerToken {
     this.tokens++;
-    const text = this.#stops.push(this.#hasText(id) ? (this.#decoder?.push(id) ?? "") : "");
+    const text = this.#text.push(id);
     const alone = top.map((one) => ({ ...one, text: textOfToken(this.#tokenizer, one.id) }));
     return { id, logprob, text: this.#tools?.push(text) ?? text, top: alone };
   }
 
-  /** A model may have more ids than its tokenizer: padding of the embedding. They have no text. */
-  #hasText(id: number): boolean {
-    return this.#tokenizer !== null && id < this.#tokenizer.vocabSize;
-  }
-
   finish(): string {
-    const rest = this.isStopped ? "" : this.#stops.push(this.#decoder?.finish() ?? "") + this.#stops.finish();
+    const rest = this.#text.finish();
     return this.#tools ? this.#tools.push(rest) + this.#tools.finish() : rest;
   }
 }

@@ -31,8 +31,3 @@ export function encodePrompt(prompt: Prompt, maybe: TextTokenizer | null): reado
     addSpecialTokens: false,
   });
 }
-
-/** A token alone as text; "" for one that has none: a model may have more ids than its tokenizer. */
-export function textOfToken(tokenizer: TextTokenizer | null, id: number): string {
-  return tokenizer !== null && id < tokenizer.vocabSize ? tokenizer.decode([id], { skipSpecial: false }) : "";
-}

@@ -2,7 +2,7 @@
 // of the Hermes and Qwen families write them, or one JSON object that is the whole answer, as Llama 3 does. What may
 // belong to a call is held back; what turns out to be none is text after all.
 import { randomUUID } from "node:crypto";
-import { StopMatcher } from "./stop-matcher.ts";
+import { StopMatcher } from "#packages/data";
 
 const opening = "<tool_call>";
 const closing = "</tool_call>";

@@ -106,6 +106,26 @@ describe("a stack", () => {
     const served = await run(...ask, "--adapter", "adapters/tiny/aliases/live");
     const local = await nibble([...ask, "--adapter", adapter, "--json"]);
     assert.deepEqual(served.token_ids, JSON.parse(local.stdout).token_ids);
+    const shaped = [
+      "generate",
+      "--model",
+      base,
+      "--prompt",
+      "one",
+      "--n",
+      "2",
+      "--temperature",
+      "1",
+      "--logprobs",
+      "1",
+    ];
+    shaped.push("--regex", "[a-z ]{1,8}(!|\\?)", "--stop", "?", "--presence-penalty", "0.5", "--max-new-tokens", "12");
+    const plain = ({ answers }: { answers: Record<string, unknown>[] }) =>
+      answers.map(({ token_ids: ids, text, finish_reason: reason }) => [ids, text, reason]);
+    const shapedLocal = await nibble([...shaped, "--json"]);
+    const shapedServed = await run(...shaped);
+    assert.deepEqual(plain(shapedServed), plain(JSON.parse(shapedLocal.stdout)));
+    assert.equal(shapedServed.answers[1].logprobs[0].top.length, 1);
     const body = { model: "tiny:live", prompt: "one", max_tokens: 6, temperature: 0, ignore_eos: true };
     const answer = await fetch(`${openai}/completions`, { method: "POST", body: JSON.stringify(body) });
     const { model: by, choices } = (await answer.json()) as { model: string; choices: { text: string }[] };

@@ -103,6 +103,40 @@ describe("generate", () => {
     assert.notDeepEqual((await generate(...flags, "--seed", "8")).token_ids, first.token_ids);
   });
 
+  test("--stop, --regex and --json-schema shape the text; penalties and prompt look-up are heeded", async () => {
+    const asked = ["--input-ids", "1,2,3", "--max-new-tokens", "24"];
+    const free = await generate(...asked, "--ignore-eos");
+    const stop = free.text.slice(4, 6);
+    const stopped = await generate(...asked, "--ignore-eos", "--stop", "never there", "--stop", stop);
+    assert.deepEqual([stopped.text, stopped.finish_reason], [free.text.slice(0, free.text.indexOf(stop)), "stop"]);
+    assert.match((await generate(...asked, "--regex", "(yes|no)!")).text, /^(yes|no)!$/);
+    const schema = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"]}';
+    assert.equal(typeof JSON.parse((await generate(...asked, "--json-schema", schema)).text).ok, "boolean");
+    const guessed = await generate(...asked, "--ignore-eos", "--prompt-lookup", "8");
+    assert.deepEqual(guessed.token_ids, free.token_ids);
+    const penalized = await generate(...asked, "--ignore-eos", "--presence-penalty", "100");
+    assert.equal(new Set(penalized.token_ids).size, 24);
+    assert.notDeepEqual(penalized.token_ids, free.token_ids);
+  });
+
+  test("--n draws answers with seeds of their own, --logprobs tells how likely each token was", async () => {
+    const flags = ["--input-ids", "1,2,3", "--temperature", "1", "--ignore-eos"];
+    const { answers } = await generate(...flags, "--n", "3", "--seed", "7");
+    const alone = await generate(...flags, "--seed", "8", "--logprobs", "2");
+    assert.equal(answers.length, 3);
+    assert.deepEqual(answers[1].token_ids, alone.token_ids);
+    assert.notDeepEqual(answers[0].token_ids, answers[1].token_ids);
+    assert.equal(alone.logprobs.length, 6);
+    for (const { id, logprob, top } of alone.logprobs) {
+      assert.deepEqual([top.length, top[0].logprob >= logprob, logprob <= 0], [2, true, true]);
+      assert.ok(alone.token_ids.includes(id));
+    }
+    // What is no whole character at the end belongs to no token.
+    assert.ok(alone.text.startsWith(alone.logprobs.map(({ text }: { text: string }) => text).join("")));
+    const run = await nibble(["generate", "--model", model, ...flags, "--n", "2", "--max-new-tokens", "2"]);
+    assert.match(run.stdout, /^\[0\] .*\[1\] /s);
+  });
+
   test("without --json the text is on stdout and the speeds are on stderr", async () => {
     const run = await nibble([
       "generate",

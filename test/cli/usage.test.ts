@@ -57,6 +57,20 @@ test("wrong command lines", async () => {
   await refused([...generate, "--prompt", "a", "--max-new-tokens", "0"], /expected a whole number >= 1/);
   await refused([...generate, "--prompt", "a", "--top-p", "0"], /expected a number in 0\.\.1, 0 excluded/);
   await refused([...generate, "--prompt", "a", "--logits"], /--logits: expected --json/);
+  const asked = [...generate, "--prompt", "a"];
+  await refused([...asked, "--logprobs", "2"], /--logprobs: expected --json/);
+  await refused([...asked, "--json", "--logprobs", "21"], /--logprobs <k>.*expected a whole number in 0\.\.20/);
+  await refused([...asked, "--n", "0"], /--n <n>.*expected a whole number in 1\.\.64/);
+  await refused([...asked, "--seed", "4294967296"], /--seed <n>.*expected a whole number in 0\.\.4294967295/);
+  await refused([...asked, "--temperature", "101"], /--temperature <t>.*expected a number in 0\.\.100/);
+  await refused([...asked, "--frequency-penalty", "101"], /--frequency-penalty <x>.*expected a number in -100\.\.100/);
+  await refused([...asked, "--stop", ""], /--stop <text>.*expected a text of 1 to 1024 bytes/);
+  await refused([...asked, "--regex", "("], /--regex <pattern>.*expected a regular expression/);
+  await refused([...asked, "--json-schema", "{"], /--json-schema <schema>.*expected a JSON Schema/);
+  await refused([...asked, "--json-schema", "no-such.json"], /--json-schema <schema>.*no such file/);
+  await refused([...asked, "--json-schema", "{}", "--regex", "a"], /'--json-schema <schema>' cannot be used with/);
+  await refused([...asked, "--regex", "a", "--ignore-eos"], /--ignore-eos: expected no --json-schema or --regex/);
+  await refused([...asked, "--prompt-lookup", "17"], /--prompt-lookup <n>.*expected a whole number in 0\.\.16/);
   await refused(["generate", "--prompt", "a"], /required option '--model <dir>' not specified/);
 });
 

@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import type { ChatMessage } from "#packages/data";
 import type { Answerer } from "../backend.ts";
 import { type Io, line } from "../io.ts";
-import { samplingOf } from "../sampling-options.ts";
+import { askedOf } from "../sampling-options.ts";
 import { addModel, type ModelFlags, openOptionsOf } from "./generate.ts";
 import { withBackend } from "./run.ts";
 
@@ -39,7 +39,7 @@ async function chat(io: Io, options: Options): Promise<void> {
 async function converse(io: Io, model: Answerer, options: Options): Promise<void> {
   const opening: ChatMessage[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
   let messages = [...opening];
-  const { maxNewTokens = null, ignoreEos = false } = options;
+  const asked = { ...askedOf(options), n: 1, wantLogits: false, topLogprobs: null };
   const ask = () => (io.stdin.isTTY ? void io.stderr.write(prompt) : undefined);
   const lines = createInterface({ input: io.stdin, crlfDelay: Number.POSITIVE_INFINITY, signal: io.signal });
   ask();
@@ -48,19 +48,10 @@ async function converse(io: Io, model: Answerer, options: Options): Promise<void
     if (text === "/reset") messages = [...opening];
     else if (text.trim() !== "") {
       const turn: ChatMessage[] = [...messages, { role: "user", content: text }];
-      const request = {
-        input: { messages: turn },
-        maxNewTokens,
-        sampling: samplingOf(options),
-        ignoreEos,
-        wantLogits: false,
-      };
-      const answer = await model.answer(request, {
-        signal: io.signal,
-        onText: (piece) => void io.stdout.write(piece),
-      });
+      const onText = (piece: string) => void io.stdout.write(piece);
+      const [answer] = await model.answer({ ...asked, input: { messages: turn } }, { signal: io.signal, onText });
       line(io.stdout, "");
-      messages = [...turn, { role: "assistant", content: answer.text }];
+      messages = [...turn, { role: "assistant", content: answer?.text ?? "" }];
     }
     ask();
   }

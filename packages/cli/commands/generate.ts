@@ -3,8 +3,8 @@ import { type Command, Option } from "commander";
 import type { Answer, OpenOptions } from "../backend.ts";
 import { usageError } from "../errors.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { deviceOption, dtypeOption, endpointOption, jsonOption, threadsOption, tokenIds } from "../options.ts";
-import { addSampling, type SamplingFlags, samplingOf } from "../sampling-options.ts";
+import { deviceOption, dtypeOption, endpointOption, jsonOption, threadsOption, tokenIds, whole } from "../options.ts";
+import { addSampling, askedOf, type SamplingFlags } from "../sampling-options.ts";
 import { withBackend } from "./run.ts";
 
 export interface ModelFlags extends SamplingFlags {
@@ -22,6 +22,8 @@ interface Options extends ModelFlags {
   inputIds?: number[];
   json?: boolean;
   logits?: boolean;
+  logprobs?: number;
+  n: number;
 }
 
 /** The options that say which model answers, and how. */
@@ -63,31 +65,46 @@ export function addGenerate(program: Command, io: Io): void {
     .addOption(new Option("--input-ids <ids>", "token ids to continue instead, such as 1,2,3").argParser(tokenIds));
   addModel(command)
     .addOption(jsonOption())
+    .addOption(new Option("--n <n>", "answers to draw; answer i has seed + i").argParser(whole(1, 64)).default(1))
+    .addOption(
+      new Option(
+        "--logprobs <k>",
+        "with --json: each token's log-probability, and the k likeliest in its place",
+      ).argParser(whole(0, 20)),
+    )
     .option("--logits", "with --json: the logits from which the last token was chosen")
     .action((options: Options) => generate(io, options));
 }
 
 async function generate(io: Io, options: Options): Promise<void> {
-  const { prompt, inputIds, json = false, logits = false } = options;
+  const { prompt, inputIds, json = false, logits = false, logprobs: topLogprobs = null, n } = options;
   if ((prompt === undefined) === (inputIds === undefined)) {
     throw usageError("expected one of --prompt and --input-ids");
   }
   if (logits && !json) throw usageError("--logits: expected --json as well");
+  if (topLogprobs !== null && !json) throw usageError("--logprobs: expected --json as well");
   const open = openOptionsOf(io, options, null);
-  const { maxNewTokens = null, ignoreEos = false } = options;
   const input = inputIds === undefined ? { prompt: prompt ?? "" } : { inputIds };
-  const request = { input, maxNewTokens, sampling: samplingOf(options), ignoreEos, wantLogits: logits };
+  const request = { ...askedOf(options), input, n, wantLogits: logits, topLogprobs };
   await withBackend(io, options.endpoint, async (backend) => {
     const model = await backend.open(open, io.signal);
     try {
       const onText = (piece: string) => void io.stdout.write(piece);
-      const answer = await model.answer(request, { signal: io.signal, ...(json ? {} : { onText }) });
-      if (json) printJson(io, asJson(answer));
-      else printFigures(io, answer);
+      const answers = await model.answer(request, { signal: io.signal, ...(json || n > 1 ? {} : { onText }) });
+      if (!json) print(io, answers);
+      else printJson(io, n === 1 ? asJson(answers[0]!) : { answers: answers.map(asJson) });
     } finally {
       await model.close();
     }
   });
+}
+
+/** One answer's text has been printed as it came. */
+function print(io: Io, answers: readonly Answer[]): void {
+  for (const [i, answer] of answers.entries()) {
+    if (answers.length > 1) io.stdout.write(`[${i}] ${answer.text}`);
+    printFigures(io, answer);
+  }
 }
 
 function asJson({ tokenIds, text, prefillTokensPerSecond, decodeTokensPerSecond, ...rest }: Answer): object {
@@ -98,11 +115,12 @@ function asJson({ tokenIds, text, prefillTokensPerSecond, decodeTokensPerSecond,
     decode_tokens_per_second: decodeTokensPerSecond,
     finish_reason: rest.finishReason,
     prompt_tokens: rest.promptTokens,
+    ...(rest.logprobs === null ? {} : { logprobs: rest.logprobs }),
     ...(rest.logits === null ? {} : { logits: rest.logits }),
   };
 }
 
-export function printFigures(io: Io, answer: Answer): void {
+function printFigures(io: Io, answer: Answer): void {
   line(io.stdout, "");
   const { promptTokens, tokenIds, prefillTokensPerSecond, decodeTokensPerSecond, finishReason } = answer;
   line(

@@ -6,6 +6,8 @@ import {
   FinishReason,
   type GenerateResponse,
   Role,
+  type Token,
+  type TokenLogprob,
 } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { Connection } from "#packages/client";
 import type { ChatMessage } from "#packages/data";
@@ -67,29 +69,26 @@ export class RemoteModel implements Answerer {
   async answer(
     request: AnswerRequest,
     { signal, onText }: { signal: AbortSignal; onText?: (text: string) => void },
-  ): Promise<Answer> {
-    const tokenIds: number[] = [];
-    let text = "";
-    const give = (piece: string) => {
-      text += piece;
-      if (piece !== "") onText?.(piece);
-    };
-    for await (const { event } of this.stream(request, signal)) {
-      if (event.case === "token") {
-        tokenIds.push(event.value.id);
-        give(event.value.text);
-      } else if (event.case === "completion") {
-        give(event.value.text);
-        return answerOf(event.value, tokenIds, text);
-      }
+  ): Promise<Answer[]> {
+    const drafts = Array.from({ length: request.n }, () => ({ tokens: [] as Token[], text: "" }));
+    const answers: Answer[] = [];
+    for await (const { index, event } of this.stream(request, signal)) {
+      const draft = drafts[index];
+      if (!draft || event.case === undefined) continue;
+      draft.text += event.value.text;
+      if (index === 0 && event.value.text !== "") onText?.(event.value.text);
+      if (event.case === "token") draft.tokens.push(event.value);
+      else answers[index] = answerOf(event.value, draft.tokens, draft.text, request.topLogprobs !== null);
     }
+    // Holes do not count.
+    if (answers.flat().length === request.n) return answers;
     throw new NibbleError("the answer: expected a completion, got an end", { code: "INTERNAL", op: "generate" });
   }
 
   private stream(request: AnswerRequest, signal: AbortSignal): AsyncIterable<GenerateResponse | ChatResponse> {
     const { adapter } = this;
-    const common = { adapter, sampling: samplingParams(request), returnLogits: request.wantLogits };
-    const { input } = request;
+    const { input, wantLogits: returnLogits, topLogprobs } = request;
+    const common = { adapter, sampling: samplingParams(request), returnLogits, returnLogprobs: topLogprobs !== null };
     if ("messages" in input) {
       const messages = input.messages.map((message) => ({ role: roleOf(message), content: message.content }));
       return this.connection.inference.chat({ ...common, messages }, { signal });
@@ -110,14 +109,25 @@ function roleOf({ role }: ChatMessage): Role {
   return roles[role] ?? Role.UNSPECIFIED;
 }
 
-function answerOf({ finishReason, usage, logits }: Completion, tokenIds: number[], text: string): Answer {
+function answerOf(
+  { finishReason, usage, logits }: Completion,
+  tokens: readonly Token[],
+  text: string,
+  wantLogprobs: boolean,
+): Answer {
+  const plain = ({ id, text: alone, logprob }: TokenLogprob) => ({ id, text: alone, logprob });
+  const logprobs = tokens.map(({ id, text: said, logprob = Number.NaN, top }) => ({
+    ...{ id, text: said, logprob },
+    top: top.map(plain),
+  }));
   return {
-    tokenIds,
+    tokenIds: tokens.map(({ id }) => id),
     text,
     finishReason: enumName(FinishReason, finishReason).toLowerCase(),
     promptTokens: usage?.promptTokens ?? 0,
     prefillTokensPerSecond: usage?.prefillTokensPerSecond ?? 0,
     decodeTokensPerSecond: usage?.decodeTokensPerSecond ?? 0,
     logits: logits.length === 0 ? null : logits,
+    logprobs: wantLogprobs ? logprobs : null,
   };
 }

@@ -2,7 +2,7 @@
 import { resolve } from "node:path";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ComputeDtype, QuantType } from "#gen/nibble/common/v1/common_pb.ts";
-import type { SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
+import type { ConstraintSchema, SamplingParamsSchema } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { Event, StepProgress } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { Severity } from "#gen/nibble/trainer/v1/events_pb.ts";
 import { DataProblem, type PreviewDataResponse } from "#gen/nibble/trainer/v1/preview_pb.ts";
@@ -104,9 +104,27 @@ export function trainingSpec(
   };
 }
 
+function constraintOf(constraint: NonNullable<AnswerRequest["constraint"]>): MessageInitShape<typeof ConstraintSchema> {
+  if ("jsonSchema" in constraint) return { form: { case: "jsonSchema", value: constraint.jsonSchema } };
+  if ("regex" in constraint) return { form: { case: "regex", value: constraint.regex } };
+  return { form: { case: "json", value: true } };
+}
+
 export function samplingParams(request: AnswerRequest): MessageInitShape<typeof SamplingParamsSchema> {
-  const { maxNewTokens, sampling, ignoreEos } = request;
-  return { ...sampling, ignoreEos, ...(maxNewTokens === null ? {} : { maxNewTokens }) };
+  const { maxNewTokens, sampling, stops, constraint, topLogprobs, lookupTokens, n, ignoreEos } = request;
+  const { frequencyPenalty, presencePenalty } = request;
+  return {
+    ...sampling,
+    frequencyPenalty,
+    presencePenalty,
+    stop: [...stops],
+    promptLookupTokens: lookupTokens,
+    n,
+    ignoreEos,
+    topLogprobs: topLogprobs ?? 0,
+    ...(constraint === null ? {} : { constraint: constraintOf(constraint) }),
+    ...(maxNewTokens === null ? {} : { maxNewTokens }),
+  };
 }
 
 function stepOf(p: StepProgress): TrainProgress {
