@@ -7,13 +7,13 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { startAll } from "../../services/gateway/test/support.ts";
 import { temporaryFolder } from "../support/folders.ts";
+import { modelWithTools } from "../support/models.ts";
 import { skipWithout, startPython } from "../support/python.ts";
 
 const script = fileURLToPath(new URL("openai_client.py", import.meta.url));
-const model = fileURLToPath(new URL("../../models/quickstart", import.meta.url));
 
 test("chat, streams, JSON schemas, completions, files and fine-tuning", { skip: skipWithout("openai") }, async (t) => {
-  const { url } = await startAll(t, model);
+  const { url } = await startAll(t, modelWithTools(t));
   const rows = join(temporaryFolder(t), "rows.jsonl");
   const row = {
     messages: [
@@ -37,6 +37,9 @@ test("chat, streams, JSON schemas, completions, files and fine-tuning", { skip: 
     models: ["base", "py"],
     usage: 4,
     refused: "model_not_found",
+    called: ["count", true],
+    checkpoints: [40, 36, 32, 28, 24, 20, 16, 12, 8, 4],
+    early: true,
     job: ["succeeded", "py@1"],
     pages: true,
     newest: "The job has succeeded",

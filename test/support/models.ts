@@ -2,6 +2,7 @@
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
 import {
   openAdapterFolder,
   openModelFolder,
@@ -11,6 +12,8 @@ import {
   writeModelFolder,
 } from "#packages/hub";
 import { copyOfGolden, goldenPath, temporaryFolder } from "./folders.ts";
+
+const quickstart = fileURLToPath(new URL("../../models/quickstart", import.meta.url));
 
 /** The untied golden model with its first layer repeated: work that lasts long enough to be stopped. */
 export async function deepModel(t: TestContext, layerCount: number): Promise<string> {
@@ -72,5 +75,20 @@ export function adapterWithTokens(t: TestContext): string {
   }
   writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
   cpSync(join(goldenPath("llama_untied"), "tokenizer_config.json"), join(folder, "tokenizer_config.json"));
+  return folder;
+}
+
+/** As Hermes and Qwen write calls; otherwise like the quickstart's. */
+const templateOfTools = `{% if tools %}<|user|>{% for tool in tools %}{{ tool['function']['name'] }} {% endfor %}{% endif %}
+{%- for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|> {{ message['content'] or '' }}
+{%- for call in message['tool_calls'] or [] %}<tool_call>{"name": "{{ call['function']['name'] }}", "arguments": {{ call['function']['arguments'] | tojson }}}</tool_call>{% endfor %}</s>
+{%- elif message['role'] == 'tool' %}<|user|>= {{ message['content'] }}{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}`;
+
+/** The quickstart model with a chat template that knows tools. */
+export function modelWithTools(t: TestContext): string {
+  const folder = join(temporaryFolder(t), "model");
+  cpSync(quickstart, folder, { recursive: true });
+  writeFileSync(join(folder, "chat_template.jinja"), templateOfTools);
   return folder;
 }

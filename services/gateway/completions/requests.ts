@@ -5,11 +5,11 @@ import {
   type ChatRequestSchema,
   type GenerateRequestSchema,
   Role,
-  type ToolSchema,
 } from "#gen/nibble/inference/v1/generation_pb.ts";
 import { Fields } from "../fields.ts";
 import { chatOwn, completionOwn, type Wanted, wantedOf } from "./sampling.ts";
 import type { ShapeWants } from "./shapes.ts";
+import { toolsMax, toolsOf } from "./tools.ts";
 
 type ChatCall = MessageInitShape<typeof ChatRequestSchema>;
 type GenerateCall = MessageInitShape<typeof GenerateRequestSchema>;
@@ -24,7 +24,6 @@ export interface Asked<C> extends Wanted, ShapeWants {
 
 const messagesMax = 4096;
 const promptsMax = 64;
-const toolsMax = 128;
 const promptTokensMax = 1 << 20;
 
 const roles = {
@@ -74,34 +73,13 @@ function messageOf(value: unknown, i: number): Message {
   return { role: roles[role], content: content ?? "", toolCalls, toolCallId, name };
 }
 
-function toolsOf(fields: Fields): MessageInitShape<typeof ToolSchema>[] {
-  const tools = (fields.list("tools", { max: toolsMax }) ?? []).map((one, i) => {
-    const tool = Fields.of(one, `tools[${i}]`);
-    tool.choice("type", ["function"]) ?? tool.missing("type");
-    const of = tool.object("function") ?? tool.missing("function");
-    const parameters = of.object("parameters");
-    of.ignore("strict");
-    const read = {
-      name: of.needText("name"),
-      description: of.text("description") ?? "",
-      parameters: parameters ? JSON.stringify(parameters.value) : "",
-    };
-    of.end();
-    return read;
-  });
-  const choice = fields.raw("tool_choice");
-  if (choice === "none") return [];
-  fields.unsupported("tool_choice", (value) => value === "auto");
-  return tools;
-}
-
 export function readChat(body: Record<string, unknown>): Asked<ChatCall> {
   const fields = new Fields(body);
   const model = fields.needText("model");
   const own = chatOwn(fields);
-  const { sampling, ...wanted } = wantedOf(fields, own);
+  const { tools, callSchema } = toolsOf(fields);
+  const { sampling, ...wanted } = wantedOf(fields, own, callSchema);
   const messages = fields.list("messages", { min: 1, max: messagesMax }) ?? fields.missing("messages");
-  const tools = toolsOf(fields);
   fields.unsupported("modalities", (value) => JSON.stringify(value) === '["text"]');
   for (const name of ["audio", "functions", "function_call", "web_search_options"]) fields.unsupported(name);
   fields.end();

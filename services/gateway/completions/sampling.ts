@@ -46,8 +46,10 @@ function seedOf(fields: Fields): number {
   return seed === undefined ? randomInt(2 ** 32) : Number(BigInt.asUintN(32, BigInt(seed)));
 }
 
-function constraintOf(fields: Fields): Sampling["constraint"] {
+function constraintOf(fields: Fields, callSchema: string | undefined): Sampling["constraint"] {
   const format = fields.object("response_format");
+  if (format && callSchema !== undefined) fields.refuse("tool_choice", "auto or none beside response_format");
+  if (callSchema !== undefined) return { form: { case: "jsonSchema", value: callSchema } };
   if (!format) return undefined;
   const type = format.choice("type", ["text", "json_object", "json_schema"]) ?? format.missing("type");
   const spec = format.object("json_schema");
@@ -100,13 +102,20 @@ export function completionOwn(fields: Fields): Own {
   return { maxNewTokens, returnLogprobs: logprobs !== undefined, topLogprobs: logprobs ?? 0 };
 }
 
-/** Reads all that the two APIs have in common. Defaults are OpenAI's: temperature 1, a seed by chance. */
-export function wantedOf(fields: Fields, { maxNewTokens, returnLogprobs, topLogprobs }: Own): Wanted {
+/**
+ * Reads all that the two APIs have in common. Defaults are OpenAI's: temperature 1, a seed by chance.
+ * @param callSchema of the call that the caller insists on.
+ */
+export function wantedOf(
+  fields: Fields,
+  { maxNewTokens, returnLogprobs, topLogprobs }: Own,
+  callSchema?: string,
+): Wanted {
   fields.ignore(...withoutEffect);
   fields.unsupported("logit_bias", isEmpty);
   const n = fields.whole("n", { min: 1, max: choicesMax }) ?? 1;
   const penalty = { min: -2, max: 2 };
-  const constraint = constraintOf(fields);
+  const constraint = constraintOf(fields, callSchema);
   const sampling: Sampling = {
     maxNewTokens,
     temperature: fields.number("temperature", { min: 0, max: 2 }) ?? 1,
