@@ -60,6 +60,9 @@ export interface CudaDevice {
   processors: number;
 }
 
+const cudaProducts = ["own", "cublaslt"] as const;
+export type CudaProducts = (typeof cudaProducts)[number];
+
 export const cuda = {
   /** Null where there is no device to use: unavailable() says why. */
   device: (): CudaDevice | null => addon.cudaDevice(),
@@ -67,6 +70,10 @@ export const cuda = {
   unavailable: (): string => addon.cudaUnavailable(),
   /** Waits for all work on the device. @throws FAILED_PRECONDITION where there is none. */
   synchronize: (): void => addon.cudaSynchronize(),
+  /** Who multiplies many rows by 4-bit weights; see core/device_products.h. */
+  products: (): CudaProducts => cudaProducts[addon.cudaProducts(-1)] ?? "own",
+  /** @throws FAILED_PRECONDITION where the library is not there, with what was looked for. */
+  chooseProducts: (products: CudaProducts): void => void addon.cudaProducts(cudaProducts.indexOf(products)),
 };
 
 /** Threads that ops use, the calling one included. */

@@ -37,6 +37,9 @@ for file in node nibble.node nibble_test node_modules.tar; do
 done
 [ -e "$checkout/node_modules" ] || tar -xf "$work/node_modules.tar" -C "$checkout"
 export NIBBLE_ADDON=$work/nibble.node NIBBLE_REQUIRE_CUDA=1 NIBBLE_COMMIT=$(cat "$pack/commit")
+# PyTorch's wheels bring cuBLASLt where the loader does not look.
+library=$(python3 -c 'import glob,site; print(next(iter(sorted((f for d in site.getsitepackages() for f in glob.glob(d+"/nvidia/*/lib/libcublasLt.so.1[23]")), reverse=True)), ""))' 2>/dev/null)
+[ -z "$library" ] || export NIBBLE_CUBLASLT=$library
 node=("$work/node" --disable-warning=ExperimentalWarning)
 {
   date -u +%FT%TZ

@@ -5,6 +5,7 @@
 #include "backends/meta/backend.h"
 #include "binding/arguments.h"
 #include "core/device_memory.h"
+#include "core/device_products.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"
 
@@ -175,6 +176,12 @@ Napi::Value cuda_synchronize(Napi::Env env, const Arguments&) {
   return env.Undefined();
 }
 
+// (products, -1: as they are): who multiplies.
+Napi::Value cuda_products(Napi::Env env, const Arguments& a) {
+  if (a.integer(0) >= 0) cuda::choose_products(a.choice<cuda::Products>(0, 2));
+  return Napi::Number::New(env, int(cuda::chosen_products()));
+}
+
 // (device)
 Napi::Value meta_counts(Napi::Env env, const Arguments& a) {
   count_workspace_of(a.choice<Device>(0, kDevices));
@@ -214,6 +221,7 @@ void define_memory(Napi::Object exports) {
   define<cuda_device>(exports, "cudaDevice");
   define<cuda_unavailable>(exports, "cudaUnavailable");
   define<cuda_synchronize>(exports, "cudaSynchronize");
+  define<cuda_products>(exports, "cudaProducts");
   define<meta_counts>(exports, "metaCounts");
   define<threads>(exports, "threads");
   define<isa>(exports, "isa");

@@ -4,6 +4,7 @@ import { measureContext } from "./context.ts";
 import { measureAdapters, measureDecode, measureInference } from "./decode.ts";
 import { measurePacked } from "./packed.ts";
 import { measurePaged } from "./paged.ts";
+import { measureProducts } from "./products.ts";
 import { measureQuantize } from "./quantize.ts";
 import { measure7b, measure13b, measure33b, measure65b } from "./steps.ts";
 
@@ -13,6 +14,7 @@ export const rows: Record<string, { measure: MeasureRow; seconds: number }> = {
   "quantize-7b": { measure: measureQuantize, seconds: 20 },
   "inference-7b": { measure: measureInference, seconds: 20 },
   "decode-7b": { measure: measureDecode, seconds: 40 },
+  "products-7b": { measure: measureProducts, seconds: 15 },
   "packed-7b": { measure: measurePacked, seconds: 90 },
   "step-65b": { measure: measure65b, seconds: 80 },
   "adapters-16": { measure: measureAdapters, seconds: 30 },

@@ -71,6 +71,7 @@ void multiply_floats(const Product& p, const WeightView& weight) {
 }
 
 void multiply(const Product& p, const WeightView& weight) {
+  if (takes_library(p, weight)) return multiply_library(p, weight);
   takes_pairs(p, weight) ? multiply_pairs(p, weight) : multiply_floats(p, weight);
 }
 

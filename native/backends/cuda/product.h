@@ -2,10 +2,11 @@
 //
 //   C[m,n] = beside + sum over terms of mask * sum_k A(m,k) B(n,k)
 //
-// Two kernels make them. Where all operands of all terms are bfloat16, or are to be rounded to it, tensor cores multiply
+// Three ways lead there. Where all operands of all terms are bfloat16, or are to be rounded to it, tensor cores multiply
 // (product_pairs.cu, product_tile.h): products of bfloat16 are exact, sums are float32. Anything else is multiplied in
 // float32 on the plain cores (product.cu): splitting a float32 operand in three bfloat16 parts would take six products
-// on tensor cores for the same bits, and training does not do it in float32.
+// on tensor cores for the same bits, and training does not do it in float32. Many rows over 4-bit weights may go to
+// cuBLASLt instead (product_library.cu), if that is chosen.
 #pragma once
 
 #include "backends/cuda/weight.h"
@@ -65,7 +66,9 @@ struct Product {
 // `weight`: what operands with is_weight stand for.
 void multiply(const Product& product, const WeightView& weight);
 
-// The two ways, as multiply() chooses between them.
+// The ways, as multiply() chooses between them.
+bool takes_library(const Product& product, const WeightView& weight);
+void multiply_library(const Product& product, const WeightView& weight);
 bool takes_pairs(const Product& product, const WeightView& weight);
 void multiply_pairs(const Product& product, const WeightView& weight);
 void multiply_floats(const Product& product, const WeightView& weight);

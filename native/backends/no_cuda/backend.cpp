@@ -1,6 +1,7 @@
 // Linked where the CUDA backend is not compiled: every use says so.
 #include "core/device_graph.h"
 #include "core/device_memory.h"
+#include "core/device_products.h"
 #include "core/error.h"
 #include "ops/backend.h"
 
@@ -30,6 +31,8 @@ void synchronize() { refuse(); }
 void begin_recording() { refuse(); }
 std::unique_ptr<Graph> end_recording() { refuse(); }
 bool is_recording() { return false; }
+void choose_products(Products) { refuse(); }
+Products chosen_products() { return Products::kOwn; }
 
 }  // namespace cuda
 

@@ -28,6 +28,13 @@ void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared_bytes, 
   check(cudaGetLastError(), "launch");
 }
 
+// Work that a library queues on the stream it is given.
+inline void* stream_handle() { return stream(); }
+template <typename Work>
+void submit(Work&& work) {
+  work();
+}
+
 template <typename T>
 __device__ inline T* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char nibble_shared_bytes[];

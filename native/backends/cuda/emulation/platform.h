@@ -79,6 +79,12 @@ void launch(void (*kernel)(P...), Grid grid, int threads, int64_t shared_bytes, 
   emulation::queue([=] { emulation::run(grid, threads, shared_bytes, [=] { kernel(P(args)...); }); });
 }
 
+inline void* stream_handle() { return nullptr; }
+template <typename Work>
+void submit(Work&& work) {
+  emulation::queue(std::forward<Work>(work));
+}
+
 template <typename T>
 T* dynamic_shared() {
   return reinterpret_cast<T*>(emulation::shared_bytes());
