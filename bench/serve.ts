@@ -3,7 +3,7 @@
 // main thread; the engine has its own.
 //   npm run bench:serve -- --model DIR [--rows concurrent,adapters,overload,grpc,zipf] [--runs 5] [--threads 2]
 //     [--dtype bfloat16] [--new 48] [--seconds 15] [--json]
-//   … --rows peer --gguf FILE --peers-node-llama DIR     beside node-llama-cpp
+//   … --rows peer,cold --gguf FILE --peers-node-llama DIR     beside node-llama-cpp
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,6 +23,7 @@ import { runJson } from "./harness/child.ts";
 import { alternate, median } from "./harness/compare.ts";
 import { machine } from "./harness/machine.ts";
 import { peerScript } from "./harness/peers.ts";
+import { coldStart } from "./rows/cold-start.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -331,7 +332,14 @@ async function peer(): Promise<void> {
   });
 }
 
-const rows: Record<string, () => Promise<void>> = { concurrent, adapters, overload, grpc, zipf, peer };
+async function cold(): Promise<void> {
+  const { gguf, "peers-node-llama": dir } = options;
+  const peer = gguf && dir ? { gguf, entry: join(dir, "node_modules/node-llama-cpp/dist/index.js") } : null;
+  const { figures, text } = await coldStart({ modelDir, dir: join(folder, "cold"), threads, dtype, runs, peer });
+  report("cold", figures, text);
+}
+
+const rows: Record<string, () => Promise<void>> = { concurrent, adapters, overload, grpc, zipf, peer, cold };
 const wanted = options.rows.split(",");
 const unknown = wanted.filter((name) => !(name in rows));
 if (unknown.length > 0) throw new Error(`--rows: expected ${Object.keys(rows)}, got ${unknown}`);

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { loadTokenizer, type TextTokenizer } from "#packages/data";
 import { type DeviceChoice, Engine, type EngineModel, type MemoryReport, type QuantOptions } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
+import { readModelConfig } from "#packages/hub";
 import type { Config } from "./config.ts";
 
 const op = "load_model";
@@ -65,13 +66,16 @@ export class LoadedModel {
     const engine = new Engine({ threads });
     try {
       const options = { modelDir, device, dtype, quant: bits === 4 ? quant : null, ...limits };
-      const engineModel = await engine.openModel(options, signal ? { signal } : {});
+      // The tokenizer is read while the engine's thread starts.
+      const [engineModel, tokenizer] = await Promise.all([
+        engine.openModel(options, signal ? { signal } : {}),
+        tokenizerOf(modelDir),
+      ]);
       const { info } = engineModel;
       if (bits === 16 && info.quant !== null) {
         const message = `bits: expected 4 for ${modelDir}, which is quantized, got 16`;
         throw new NibbleError(message, { code: "INVALID_ARGUMENT", op, details: { field: "bits" } });
       }
-      const tokenizer = tokenizerOf(modelDir, info.vocabSize);
       const contextLength = Math.min(info.maxPositions, limits.cacheTokensMax);
       const digest = await engineModel.digest();
       return new LoadedModel(settings, { engine, engineModel, digest, tokenizer }, contextLength, now());
@@ -113,12 +117,12 @@ export class LoadedModel {
     };
   }
 
-  /** Of the device that it is on. */
   /** Resolves when its engine has ended though nobody closed it. */
   get broken(): Promise<NibbleError> {
     return this.#engine.broken;
   }
 
+  /** Of the device that it is on. */
   memory(): Promise<MemoryReport> {
     return this.#engine.memory(this.engineModel.info.device);
   }
@@ -151,7 +155,9 @@ export class LoadedModel {
   }
 }
 
-function tokenizerOf(modelDir: string, vocabSize: number): TextTokenizer | null {
+/** Never throws where it is called. */
+async function tokenizerOf(modelDir: string): Promise<TextTokenizer | null> {
+  const { vocabSize } = readModelConfig(modelDir).config;
   try {
     return loadTokenizer(modelDir, { vocabSize });
   } catch (thrown) {
