@@ -115,8 +115,8 @@ export function linearBackward(...layers: LinearBackward[]): void {
   );
 }
 
-/** y[rows] += scaling * (x[rows] Aᵀ) Bᵀ for rows [begin, end). */
-export function loraAdd(args: {
+/** y[rows] += scaling * (x[rows] Aᵀ) Bᵀ for rows [begin, end); a and b float32 or bfloat16. */
+export interface LoraAdd {
   x: Tensor;
   a: Tensor;
   b: Tensor;
@@ -124,9 +124,15 @@ export function loraAdd(args: {
   begin: number;
   end: number;
   y: Tensor;
-}): void {
-  const { x, a, b, scaling, begin, end, y } = args;
-  addon.loraAdd(x.handle, a.handle, b.handle, scaling, begin, end, y.handle);
+}
+
+/** Any number of adapters, at any layers, whose rows of y are apart. */
+export function loraAdds(...adds: LoraAdd[]): void {
+  addon.loraAdds(
+    ...adds.flatMap(({ x, a, b, scaling, begin, end, y }) => {
+      return [x.handle, a.handle, b.handle, scaling, begin, end, y.handle];
+    }),
+  );
 }
 
 /** y[rows] = bias + factor · (y[rows] − bias) for rows [begin, end): DoRA's magnitudes. factor and bias float32 [out]. */

@@ -10,13 +10,14 @@ import {
   isa,
   kvWrite,
   type LlamaBlockWeights,
-  type LlamaSegment,
+  type LlamaLora,
   linearForward,
   llamaBlock,
   llamaLinears,
-  loraAdd,
+  loraAdds,
   normForward,
   packLlamaBlock,
+  packLlamaLora,
   packLlamaSegments,
   pagedAttention,
   rope,
@@ -43,7 +44,7 @@ const sizes: Record<(typeof llamaLinears)[number], [number, number]> = {
 
 interface Made {
   block: LlamaBlockWeights;
-  segments: LlamaSegment[];
+  segments: { begin: number; end: number; lora: LlamaLora[] }[];
   x: Tensor;
   call: Omit<Parameters<typeof llamaBlock>[3], "x">;
 }
@@ -106,7 +107,7 @@ function opByOp(bench: Bench, { block, segments, x, call }: Made, dtype: DType):
     linearForward({ x: of, w: weight, bias, lora: null, h: null, y });
     for (const { begin, end, lora } of segments) {
       const l = lora[llamaLinears.indexOf(name)];
-      if (l) loraAdd({ x: of, ...l, begin, end, y });
+      if (l) loraAdds({ x: of, ...l, begin, end, y });
       if (l?.factor) scaleColumns({ factor: l.factor, bias, begin, end, y });
     }
     return y;
@@ -139,7 +140,8 @@ function compare(device: Device): void {
         const bench = new Bench(device);
         const expected = opByOp(bench, make(bench, form, dtype, adapted), dtype);
         const made = make(bench, form, dtype, adapted);
-        llamaBlock(packLlamaBlock(made.block), packLlamaSegments(made.segments), shape, { x: made.x, ...made.call });
+        const packed = packLlamaSegments(made.segments.map((s) => ({ ...s, lora: packLlamaLora(s.lora) })));
+        llamaBlock(packLlamaBlock(made.block), packed, shape, { x: made.x, ...made.call });
         assert.deepEqual(valuesOf(made.x), valuesOf(expected), JSON.stringify({ form, dtype, adapted }));
         bench.free();
       }

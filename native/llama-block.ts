@@ -13,11 +13,15 @@ export interface LlamaBlockWeights
   postNorm: { weight: Tensor; eps: number };
 }
 
-/** An adapter's matrices of one block, by layer, for the rows [begin, end). */
+/** An adapter's matrices at one layer; null: the adapter leaves it out. */
+export type LlamaLora = { a: Tensor; b: Tensor; scaling: number; factor?: Tensor | null } | null;
+
+/** An adapter for the rows [begin, end). */
 export interface LlamaSegment {
   begin: number;
   end: number;
-  lora: readonly ({ a: Tensor; b: Tensor; scaling: number; factor?: Tensor | null } | null)[];
+  /** As packLlamaLora gave it. */
+  lora: Float64Array;
 }
 
 const handle = (t: Tensor | null): number => t?.handle ?? -1;
@@ -32,12 +36,22 @@ export function packLlamaBlock(block: LlamaBlockWeights): Float64Array {
   return Float64Array.from([inputNorm.weight.handle, postNorm.weight.handle, inputNorm.eps, postNorm.eps, ...linears]);
 }
 
+/** An adapter's matrices of one block as numbers, in the order of llamaLinears: made once, for many calls. */
+export function packLlamaLora(lora: readonly LlamaLora[]): Float64Array {
+  return Float64Array.from(
+    lora.flatMap((l) => (l ? [l.a.handle, l.b.handle, l.scaling, handle(l.factor ?? null)] : [-1, -1, 0, -1])),
+  );
+}
+
 export function packLlamaSegments(segments: readonly LlamaSegment[]): Float64Array {
-  const numbers = segments.flatMap(({ begin, end, lora }) => [
-    ...[begin, end],
-    ...lora.flatMap((l) => (l ? [l.a.handle, l.b.handle, l.scaling, handle(l.factor ?? null)] : [-1, -1, 0, -1])),
-  ]);
-  return Float64Array.from(numbers);
+  const numbers = new Float64Array(segments.reduce((sum, { lora }) => sum + 2 + lora.length, 0));
+  let at = 0;
+  for (const { begin, end, lora } of segments) {
+    numbers.set([begin, end], at);
+    numbers.set(lora, at + 2);
+    at += 2 + lora.length;
+  }
+  return numbers;
 }
 
 export interface LlamaBlockCall {

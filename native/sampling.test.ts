@@ -2,7 +2,16 @@
 // instruction set against the reference.
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
-import { chooseIsa, type Device, isa, type SamplingOptions, sample, supportedIsas } from "#native";
+import {
+  chooseIsa,
+  type Device,
+  isa,
+  noToken,
+  type SampleRow,
+  type SamplingOptions,
+  sample,
+  supportedIsas,
+} from "#native";
 import { Bench, numbers, seeded } from "../test/support/tensors.ts";
 
 const initialIsa = isa();
@@ -42,15 +51,11 @@ function draw(device: Device, logits: Float32Array, o: SamplingOptions, seen: nu
     i >= logits.length && i < 2 * logits.length ? logits[i - logits.length]! : i % 5,
   );
   const t = bench.of(rows, [3, logits.length]);
-  const ids = seen.length > 0 ? bench.of(Float32Array.from(seen), [seen.length], "int32") : null;
-  const draws: Draws = { tokens: [], logprobs: [] };
-  for (let stream = 0; stream < streams; stream++) {
-    const { token, logprob } = sample(t, 1, o, ids, stream);
-    draws.tokens.push(token);
-    draws.logprobs.push(logprob);
-  }
+  const row = { row: 1, options: o, seen: Int32Array.from(seen) };
+  const drawn = Array.from({ length: streams }, (_, stream) => ({ ...row, stream }));
+  const all = sample(t, drawn);
   bench.free();
-  return draws;
+  return { tokens: all.map(({ token }) => token), logprobs: all.map(({ logprob }) => logprob) };
 }
 
 /** Every backend and instruction set; `run` gets its device. */
@@ -192,10 +197,9 @@ describe("sample: bad arguments", () => {
   const bench = new Bench("cpu");
   after(() => bench.free());
   const logits = bench.filled(0, [2, 4]);
-  const ids = (...values: number[]) => bench.of(Float32Array.from(values), [values.length], "int32");
-  const go = (o: Partial<SamplingOptions>, row = 0, at = logits, seen: ReturnType<typeof ids> | null = null) =>
-    sample(at, row, { ...plain, ...o }, seen, 0);
-  const row = (...values: number[]) => bench.of(Float32Array.from(values), [1, values.length]);
+  const go = (o: Partial<SamplingOptions>, row = 0, at = logits, more: Partial<SampleRow> = {}) =>
+    sample(at, [{ row, options: { ...plain, ...o }, stream: 0, ...more }]);
+  const seen = (...ids: number[]) => go({}, 0, logits, { seen: Int32Array.from(ids) });
   const wrong: [RegExp, () => void][] = [
     [/\[sample\] row: expected a row of logits \[2,4\], got 2/, () => go({}, 2)],
     [/row: .* got -1/, () => go({}, -1)],
@@ -208,14 +212,77 @@ describe("sample: bad arguments", () => {
     [/top_p: .* got 1.5/, () => go({ topP: 1.5 })],
     [/min_p: expected 0 <= min_p <= 1, got 2/, () => go({ minP: 2 })],
     [/repetition_penalty: expected a finite number > 0, got 0/, () => go({ repetitionPenalty: 0 })],
-    [/seen: expected values in \[0,4\), got 4 at index 1/, () => go({}, 0, logits, ids(0, 4))],
-    [/seen: .* got -1 at index 0/, () => go({}, 0, logits, ids(-1))],
-    [/logits: expected finite numbers, row 0 holds NaN or Inf/, () => go({}, 0, row(0, Number.NaN, 1))],
-    [/logits: expected finite numbers/, () => go({ temperature: 0 }, 0, row(0, Infinity))],
-    [/nothing above -Inf/, () => go({}, 0, row(-Infinity, -Infinity))],
+    [/seen: expected values in \[0,4\), got 4 at index 1/, () => seen(0, 4)],
+    [/seen: .* got -1 at index 0/, () => seen(-1)],
+    [/answer: expected 0..0, got 1/, () => go({}, 0, logits, { answerCount: 1 })],
+    [/frequency_penalty, presence_penalty: expected finite/, () => go({}, 0, logits, { presencePenalty: Infinity })],
   ];
   for (const [message, call] of wrong) {
     test(`${message}`, () => assert.throws(call, { code: "INVALID_ARGUMENT", message }));
+  }
+});
+
+everywhere("a row without a distribution has no token; the others have theirs", (device) => {
+  const bench = new Bench(device);
+  const bad = [Number.NaN, Infinity, -Infinity];
+  const logits = bench.of(Float32Array.from([...bad.flatMap((x) => [x === -Infinity ? x : 0, x]), 0, 1]), [4, 2]);
+  for (const temperature of [0, 1]) {
+    const rows = [0, 1, 2, 3].map((row) => ({ row, options: { ...plain, temperature, topK: 1 }, stream: 0 }));
+    assert.deepEqual(
+      sample(logits, rows).map(({ token }) => token),
+      [noToken, noToken, noToken, 1],
+    );
+    const [none] = sample(logits, [{ ...rows[3]!, allowed: new Int32Array(1) }]);
+    assert.equal(none?.token, noToken);
+  }
+  bench.free();
+});
+
+everywhere("a row's token is the one that it has alone, whatever is asked of the others", (device) => {
+  const bench = new Bench(device);
+  const rng = seeded(21);
+  const vocabulary = 700;
+  const logits = bench.of(
+    numbers(rng, 16 * vocabulary).map((v) => 4 * v),
+    [16, vocabulary],
+  );
+  const rows = Array.from({ length: 40 }, (_, i): SampleRow => {
+    const options = {
+      ...plain,
+      temperature: [0, 0.7, 1][i % 3]!,
+      topK: [0, 40][i % 2]!,
+      topP: [1, 0.9][(i >> 1) % 2]!,
+      seed: i,
+    };
+    const seen = Int32Array.from({ length: 12 }, () => Math.floor(rng() * vocabulary));
+    const penalties = i % 5 === 0 ? { frequencyPenalty: 0.5, presencePenalty: 0.25, seen, answerCount: 5 } : {};
+    const allowed = i % 7 === 0 ? Int32Array.from({ length: 22 }, () => Math.floor(rng() * 2 ** 32) | 0) : null;
+    return { row: i % 16, options, stream: i, ...penalties, allowed, wantLogprob: i % 4 !== 0 };
+  });
+  const together = sample(logits, rows);
+  assert.deepEqual(
+    together,
+    rows.map((row) => sample(logits, [row])[0]),
+  );
+  for (const [i, { token }] of together.entries()) {
+    const word = rows[i]!.allowed?.[token >> 5] ?? -1;
+    assert.equal((word >> (token & 31)) & 1, 1);
+  }
+  bench.free();
+});
+
+test("cpu draws the reference's tokens from a large vocabulary", () => {
+  const logits = numbers(seeded(31), 40_000).map((v) => Math.fround(9 * v));
+  for (const o of [
+    {},
+    { topK: 50 },
+    { topP: 0.9 },
+    { minP: 0.01 },
+    { temperature: 0.3 },
+    { topK: 30_000, topP: 0.99 },
+  ]) {
+    const asked = { ...plain, ...o };
+    assert.deepEqual(draw("cpu", logits, asked, [], 6).tokens, draw("reference", logits, asked, [], 6).tokens);
   }
 });
 
@@ -227,9 +294,10 @@ everywhere("a log-probability that nobody wants changes no token", (device) => {
   );
   for (const o of [{ ...plain, temperature: 0 }, plain, { ...plain, topK: 5 }]) {
     for (let stream = 0; stream < 20; stream++) {
-      const without = sample(logits, 0, o, null, stream, false);
-      assert.equal(without.token, sample(logits, 0, o, null, stream).token);
-      assert.ok(Number.isNaN(without.logprob));
+      const row = { row: 0, options: o, stream };
+      const [without, wanted] = sample(logits, [{ ...row, wantLogprob: false }, row]);
+      assert.equal(without?.token, wanted?.token);
+      assert.ok(Number.isNaN(without?.logprob));
     }
   }
   bench.free();

@@ -49,10 +49,14 @@ Napi::Value linear_backward(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
-// (x, a, b, scaling, begin, end, y)
-Napi::Value lora_add(Napi::Env env, const Arguments& a) {
-  nibble::lora_add({.x = a.tensor(0), .a = a.tensor(1), .b = a.tensor(2), .scaling = float(a.number(3)),
-                    .begin = a.integer(4), .end = a.integer(5), .y = a.tensor(6)});
+// Of each adapter at a layer: (x, a, b, scaling, begin, end, y)
+Napi::Value lora_adds(Napi::Env env, const Arguments& a) {
+  constexpr size_t kOwn = 7;
+  std::vector<LoraAddArgs> all;
+  for (size_t at = 0; at + kOwn <= a.count(); at += kOwn)
+    all.push_back({.x = a.tensor(at), .a = a.tensor(at + 1), .b = a.tensor(at + 2), .scaling = float(a.number(at + 3)),
+                   .begin = a.integer(at + 4), .end = a.integer(at + 5), .y = a.tensor(at + 6)});
+  nibble::lora_adds(all.data(), int(all.size()));
   return env.Undefined();
 }
 
@@ -78,7 +82,7 @@ Napi::Value linear_cross_entropy(Napi::Env env, const Arguments& a) {
 void define_linear(Napi::Object exports) {
   define<linear_forward>(exports, "linearForward");
   define<linear_backward>(exports, "linearBackward");
-  define<lora_add>(exports, "loraAdd");
+  define<lora_adds>(exports, "loraAdds");
   define<scale_columns>(exports, "scaleColumns");
   define<linear_cross_entropy>(exports, "linearCrossEntropy");
 }

@@ -1,29 +1,17 @@
 // A block of a model in one call; numbers come in two arrays whose order is that of native/llama-block.ts.
 #include "ops/llama_block.h"
 
-#include "binding/arguments.h"
+#include "binding/numbers.h"
 
 namespace nibble::binding {
 
 namespace {
 
-// Reads numbers one after the other. A handle below 0 is an empty tensor.
-class Numbers {
+// A handle below 0 is an empty tensor.
+class BlockNumbers : public Numbers {
  public:
-  Numbers(const Napi::Value& array, const Handles& handles) : handles_(handles) {
-    require(array.IsTypedArray() && array.As<Napi::TypedArray>().TypedArrayType() == napi_float64_array, "llama_block",
-            "expected a Float64Array");
-    const auto numbers = array.As<Napi::Float64Array>();
-    at_ = numbers.Data();
-    end_ = at_ + numbers.ElementLength();
-  }
+  BlockNumbers(const Napi::Value& array, const Handles& handles) : Numbers("llama_block", array), handles_(handles) {}
 
-  bool is_at_end() const { return at_ == end_; }
-  double number() {
-    require(at_ < end_, "llama_block", "expected more numbers");
-    return *at_++;
-  }
-  int64_t integer() { return int64_t(number()); }
   Tensor tensor() {
     const double handle = number();
     return handle < 0 ? Tensor{} : handles_.get(uint32_t(handle));
@@ -31,7 +19,7 @@ class Numbers {
   template <typename E>
   E choice(int count) {
     const int64_t value = integer();
-    require(value >= 0 && value < count, "llama_block", "expected 0..", count - 1, ", got ", value);
+    require(value >= 0 && value < count, op_, "expected 0..", count - 1, ", got ", value);
     return E(value);
   }
   // The positions of weightArguments in native/linear.ts.
@@ -49,10 +37,9 @@ class Numbers {
 
  private:
   const Handles& handles_;
-  const double *at_, *end_;
 };
 
-LlamaBlock block_of(Numbers n) {
+LlamaBlock block_of(BlockNumbers n) {
   LlamaBlock block{.input_norm = n.tensor(), .post_norm = n.tensor()};
   block.input_eps = float(n.number());
   block.post_eps = float(n.number());
@@ -63,7 +50,7 @@ LlamaBlock block_of(Numbers n) {
   return block;
 }
 
-std::vector<LlamaSegment> segments_of(Numbers n) {
+std::vector<LlamaSegment> segments_of(BlockNumbers n) {
   std::vector<LlamaSegment> segments;
   while (!n.is_at_end()) {
     LlamaSegment& s = segments.emplace_back();

@@ -26,8 +26,7 @@ struct Backend {
   int64_t (*count_nonfinite)(const Tensor&);
   void (*linears_forward)(const LinearForwardArgs*, int);
   void (*linears_backward)(const LinearBackwardArgs*, int);
-  void (*lora_add)(const LoraAddArgs&);
-  void (*lora_adds)(const LoraAddArgs*, int);  // null: one after the other
+  void (*lora_adds)(const LoraAddArgs*, int);
   void (*scale_columns)(const ScaleColumnsArgs&);
   void (*linear_cross_entropy)(const CrossEntropyArgs&);
   void (*embedding_forward)(const EmbeddingForwardArgs&);
@@ -47,7 +46,7 @@ struct Backend {
   void (*scale)(const ScaleArgs&);
   void (*convert)(const ConvertArgs&);
   void (*random_fill)(const RandomArgs&);
-  Sample (*sample)(const SampleArgs&);
+  void (*sample)(const Tensor&, const SampleArgs*, int, Sample*);
   void (*screen_head)(const ScreenHeadArgs&);  // both null where a device has none
   void (*screened_head)(const ScreenedHeadArgs&);
 };

@@ -10,7 +10,7 @@
 //   d_w += d_y^T x (dense float32 gradient of a trainable dense W);  d_bias += column sums of d_y
 // x, y, d_y, d_x are float32 or bfloat16 (all four the same); sums are float32. A, B, h and all parameter
 // gradients are float32. Where x is bfloat16, drop(x), A, scaling * h, scaling * B and d_h are rounded to bfloat16
-// as operands of products, as PyTorch's autocast does; lora_add rounds nothing. Results do not depend on the number of threads. N may be 0.
+// as operands of products, as PyTorch's autocast does; lora_adds rounds nothing. Results do not depend on the number of threads. N may be 0.
 // Cost: 2 N I O flops forward, the same for d_x; W is read once for each block of rows.
 #pragma once
 
@@ -64,13 +64,14 @@ void linears_backward(const LinearBackwardArgs* args, int count);
 inline void linear_forward(const LinearForwardArgs& args) { linears_forward(&args, 1); }
 inline void linear_backward(const LinearBackwardArgs& args) { linears_backward(&args, 1); }
 
-// For backends that take one layer after the other.
-template <void (*forward)(const LinearForwardArgs&)>
-void one_by_one(const LinearForwardArgs* args, int count) {
-  for (int i = 0; i < count; ++i) forward(args[i]);
+// For backends that take one after the other.
+template <auto one, typename Args>
+void one_by_one(const Args* args, int count) {
+  for (int i = 0; i < count; ++i) one(args[i]);
 }
+// The same for layers whose d_x is one tensor.
 template <void (*backward)(const LinearBackwardArgs&)>
-void one_by_one(const LinearBackwardArgs* args, int count) {
+void sum_one_by_one(const LinearBackwardArgs* args, int count) {
   for (int i = 0; i < count; ++i) {
     LinearBackwardArgs a = args[i];
     a.accumulate_dx = i > 0 || a.accumulate_dx;
@@ -79,19 +80,20 @@ void one_by_one(const LinearBackwardArgs* args, int count) {
 }
 
 // y[rows] += scaling * (x[rows] A^T) B^T for the rows [begin, end): one adapter's rows of a batch that
-// shares its base with other adapters (S-LoRA, arXiv:2311.03285). No gradient.
+// shares its base with other adapters (S-LoRA, arXiv:2311.03285). A row's sums do not depend on the rows beside it. No
+// gradient.
 struct LoraAddArgs {
   Tensor x;  // [N, I]
-  Tensor a;  // [R, I] float32
-  Tensor b;  // [O, R] float32
+  Tensor a;  // [R, I] float32 | bfloat16
+  Tensor b;  // [O, R], dtype of a
   float scaling = 1;
   int64_t begin = 0, end = 0;
   Tensor y;  // in/out [N, O]
 };
 
-void lora_add(const LoraAddArgs& args);
-// Several at once, whose rows of y are apart. Of one device and dtype.
+// Any number at once, whose rows of y are apart: adapters of any ranks, at any layers. x and y are of one device and dtype.
 void lora_adds(const LoraAddArgs* args, int count);
+inline void lora_add(const LoraAddArgs& args) { lora_adds(&args, 1); }
 
 // y[rows] = bias + factor * (y[rows] - bias) for the rows [begin, end): after lora_add, what an adapter with magnitudes
 // makes of its rows, where factor is m / ||W + scaling * B A|| by rows (DoRA, arXiv:2402.09353, equation 5). No gradient.

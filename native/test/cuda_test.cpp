@@ -161,11 +161,17 @@ TEST_F(Cuda, ChoosesTokensAsTheCpu) {
     for (double penalty : {1.0, 1.3}) {
       const auto choose = [&](Device device) {
         Bench b(device);
-        const Tensor logits = b.random(DType::kF32, {3, 5000}, 4), seen = b.indices(20, 5000);
+        const Tensor logits = b.random(DType::kF32, {3, 5000}, 4), ids = b.indices(20, 5000);
+        std::vector<int32_t> seen;
+        for (int64_t i = 0; i < 20; ++i) seen.push_back(int32_t(get(ids, i)));
         put(logits, 5000 + 4321, 9);
         put(logits, 5000 + 1234, 9);  // the lowest id of equals is taken
-        return sample({.logits = logits, .row = 1, .temperature = temperature, .top_k = 50, .top_p = 0.9f, .min_p = 0,
-                       .repetition_penalty = float(penalty), .seen = seen, .seed = 7, .stream = 3});
+        const SampleArgs a{.row = 1, .temperature = temperature, .top_k = 50, .top_p = 0.9f,
+                           .repetition_penalty = float(penalty), .seen = seen.data(), .seen_count = 20, .seed = 7,
+                           .stream = 3};
+        Sample drawn;
+        sample(logits, &a, 1, &drawn);
+        return drawn;
       };
       const Sample cpu = choose(Device::kCpu), cuda = choose(Device::kCuda);
       EXPECT_EQ(cuda.token, cpu.token);
@@ -174,9 +180,10 @@ TEST_F(Cuda, ChoosesTokensAsTheCpu) {
   Bench b(Device::kCuda);
   const Tensor logits = b.random(DType::kF32, {1, 100});
   put(logits, 99, NAN);
-  expect_error("holds NaN or Inf", [&] {
-    sample({.logits = logits, .row = 0, .temperature = 0, .top_k = 0, .top_p = 1, .min_p = 0, .repetition_penalty = 1});
-  });
+  const SampleArgs a{.row = 0, .temperature = 0};
+  Sample drawn;
+  sample(logits, &a, 1, &drawn);
+  EXPECT_EQ(drawn.token, kNoToken);
 }
 
 }  // namespace nibble::test

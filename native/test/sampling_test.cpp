@@ -13,24 +13,35 @@ TEST(Sampling, DrawsTheTokensOfTheReference) {
         for (float top_p : {1.0f, 0.7f})
           expect_like_reference("sample", 1e-6, [&](Bench& b) {
             const Tensor tokens = b.out(DType::kI32, {6}), logprobs = b.out(DType::kF32, {6});
-            const Tensor logits = b.random(DType::kF32, {2, vocabulary}, 4), seen = b.indices(5, vocabulary);
-            for (int64_t i = 0; i < 6; ++i) {
-              const Sample s = sample({.logits = logits, .row = 1, .temperature = temperature, .top_k = top_k,
-                                       .top_p = top_p, .min_p = 0.01f, .repetition_penalty = 1.3f, .seen = seen,
-                                       .seed = 3, .stream = uint64_t(i)});
-              put(tokens, i, s.token);
-              put(logprobs, i, s.logprob);
+            const Tensor logits = b.random(DType::kF32, {2, vocabulary}, 4), ids = b.indices(5, vocabulary);
+            std::vector<int32_t> seen;
+            for (int64_t i = 0; i < 5; ++i) seen.push_back(int32_t(get(ids, i)));
+            const std::vector<uint32_t> allowed(10, 0xfffffff1u);
+            std::vector<SampleArgs> rows(6);
+            for (size_t i = 0; i < rows.size(); ++i) {
+              rows[i] = {.row = int64_t(i % 2), .temperature = temperature, .top_k = top_k, .top_p = top_p,
+                         .min_p = 0.01f, .repetition_penalty = 1.3f, .frequency_penalty = 0.5f, .presence_penalty = 0.25f,
+                         .seen = seen.data(), .seen_count = 5, .answer_count = 3, .seed = 3, .stream = i};
+              if (i % 3 == 0) rows[i].allowed = allowed.data(), rows[i].allowed_words = 10;
+            }
+            std::vector<Sample> drawn(rows.size());
+            sample(logits, rows.data(), int(rows.size()), drawn.data());
+            for (size_t i = 0; i < rows.size(); ++i) {
+              put(tokens, int64_t(i), drawn[i].token);
+              put(logprobs, int64_t(i), drawn[i].logprob);
             }
           });
 }
 
-TEST(Sampling, RefusesRowsWithoutADistribution) {
+TEST(Sampling, RowsWithoutADistributionGiveNoToken) {
   for (Device device : {Device::kCpu, Device::kReference})
     for (double bad : {double(NAN), double(INFINITY), -double(INFINITY)}) {
       Bench b(device);
-      const SampleArgs a{.logits = b.filled(DType::kF32, {1, 20}, bad), .row = 0, .temperature = 1, .top_p = 1,
-                         .repetition_penalty = 1};
-      expect_error("[sample] logits: expected finite numbers", [&] { sample(a); });
+      const Tensor logits = b.filled(DType::kF32, {1, 20}, bad);
+      const SampleArgs a{.row = 0, .temperature = 1};
+      Sample drawn;
+      sample(logits, &a, 1, &drawn);
+      EXPECT_EQ(drawn.token, kNoToken);
     }
 }
 

@@ -75,9 +75,16 @@ export function loadWholeAdapter(folder: AdapterFolder, model: LlamaModel): Adap
   return inOne(wholeAdapterInPieces(folder, model));
 }
 
-/** The same, giving way after each module. Whoever leaves it half-way, or an error, frees what was read by then. */
-export function* wholeAdapterInPieces(folder: AdapterFolder, model: LlamaModel): Generator<undefined, Adapter> {
-  const adapter = yield* adapterInPieces(folder, model.embed.device, false);
+/**
+ * The same, giving way after each module; LoRA's matrices in the dtype. Whoever leaves it half-way, or an error, frees what
+ * was read by then.
+ */
+export function* wholeAdapterInPieces(
+  folder: AdapterFolder,
+  model: LlamaModel,
+  dtype: AdapterDType = "float32",
+): Generator<undefined, Adapter> {
+  const adapter = yield* adapterInPieces(folder, model.embed.device, false, dtype);
   let isWhole = false;
   try {
     const reader = new ExtrasReader(model, folder);

@@ -41,7 +41,7 @@ function layerOf(
   return { a, b, scaling, factor: null, dropout: config.dropout, stream, trained, wide: null };
 }
 
-/** Of a trained adapter's matrices and gradients. In inference they are float32. */
+/** Of an adapter's matrices, and of their gradients where it is trained. */
 export type AdapterDType = "float32" | "bfloat16";
 
 /** The tensor in the dtype; one of another is used up. */

@@ -194,7 +194,8 @@ export class ServedModel {
   }
 
   /**
-   * Loads an adapter a module at a time, between steps of the others, and asks it the probes of its training.
+   * Loads an adapter a module at a time, between steps of the others, and asks it the probes of its training. Its matrices
+   * get the dtype of activations: training over bfloat16 rounds them the same way (ops/linear.h).
    * @throws ALREADY_EXISTS; FAILED_PRECONDITION for an adapter of another base, or one that answers otherwise here.
    */
   async loadAdapter(id: string, dir: string, signal = new AbortController().signal): Promise<AdapterInfo> {
@@ -204,7 +205,7 @@ export class ServedModel {
     this.loading.add(id);
     try {
       using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
-      const adapter = await this.inTurns(wholeAdapterInPieces(folder, this.model), signal);
+      const adapter = await this.inTurns(wholeAdapterInPieces(folder, this.model, this.dtype), signal);
       const tokenizerDir = hasOwnTokenizer(folder) ? dir : null;
       const loaded = { adapter, tokenizerDir, cacheKey: `${id} ${this.loads++}`, draining: false };
       try {

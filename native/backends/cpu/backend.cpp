@@ -15,7 +15,7 @@ const Backend& backend() {
       .count_nonfinite = host_count_nonfinite,
       .linears_forward = linears_forward,
       .linears_backward = linears_backward,
-      .lora_add = lora_add,
+      .lora_adds = lora_adds,
       .scale_columns = scale_columns,
       .linear_cross_entropy = linear_cross_entropy,
       .embedding_forward = embedding_forward,

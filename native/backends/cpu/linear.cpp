@@ -20,12 +20,6 @@ Tensor float_matrix(float* data, int64_t rows, int64_t columns) {
   return {.data = data, .dtype = DType::kF32, .rank = 2, .shape = {rows, columns}};
 }
 
-Tensor rows_of(Tensor t, int64_t begin, int64_t end) {
-  t.data = t.u8() + begin * t.dim(1) * size_of(t.dtype);
-  t.shape[0] = end - begin;
-  return t;
-}
-
 void add_column_sums(const Tensor& d_y, float* sums) {
   const int64_t rows = d_y.dim(0), columns = d_y.dim(1);
   parallel_for((columns + kBiasColumns - 1) / kBiasColumns, [&](int64_t task) {
@@ -233,17 +227,6 @@ void linears_backward(const LinearBackwardArgs* args, int count) {
   }
   for (int i = 0; i < count; ++i)
     if (args[i].d_bias) add_column_sums(args[i].d_y, args[i].d_bias.f32());
-}
-
-void lora_add(const LoraAddArgs& a) {
-  const Tensor x = rows_of(a.x, a.begin, a.end), y = rows_of(a.y, a.begin, a.end);
-  const int64_t rank = a.a.dim(0);
-  Workspace h(x.dim(0) * rank);
-  const Term project{.a = {matrix_of(x), true}, .b = {matrix_of(a.a), true}, .depth = x.dim(1)};
-  gemm(&project, 1, {.c = float_matrix(h.data(), x.dim(0), rank)});
-  const Term expand{.a = {matrix_of(h.data(), rank).scaled(a.scaling), true}, .b = {matrix_of(a.b), true},
-                    .depth = rank};
-  gemm(&expand, 1, {.c = y, .add = true});
 }
 
 void scale_columns(const ScaleColumnsArgs& a) {

@@ -12,7 +12,7 @@ void quantize_absmax(const QuantizeAbsmaxArgs& a);
 void linears_forward(const LinearForwardArgs* args, int count);
 inline void linear_forward(const LinearForwardArgs& a) { NIBBLE_ISA::linears_forward(&a, 1); }
 void linears_backward(const LinearBackwardArgs* args, int count);
-void lora_add(const LoraAddArgs& a);
+void lora_adds(const LoraAddArgs* args, int count);
 void scale_columns(const ScaleColumnsArgs& a);
 void linear_cross_entropy(const CrossEntropyArgs& a);
 void embedding_forward(const EmbeddingForwardArgs& a);
@@ -32,7 +32,7 @@ void add(const AddArgs& a);
 void scale(const ScaleArgs& a);
 void convert(const ConvertArgs& a);
 void random_fill(const RandomArgs& a);
-Sample sample(const SampleArgs& a);
+void sample(const Tensor& logits, const SampleArgs* rows, int count, Sample* results);
 void screen_head(const ScreenHeadArgs& a);
 void screened_head(const ScreenedHeadArgs& a);
 

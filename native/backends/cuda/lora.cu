@@ -16,7 +16,8 @@ constexpr int kSegmentsMax = 32;  // of a launch: they travel as its arguments
 struct Segment {
   const void* x;  // its first row
   void* y;
-  const float *a, *b;
+  const void *a, *b;
+  DType adapter;  // of a and b
   float* h;
   int64_t rows, in, out, rank;
   float scaling;
@@ -34,7 +35,7 @@ __global__ void shrink_kernel(Segments segments) {
   const int64_t n = at / s.rank, r = at % s.rank;
   float sum = 0;
   for (int64_t i = threadIdx.x % kWarpThreads; i < s.in; i += kWarpThreads) {
-    sum = fmaf(load(s.x, segments.dtype, n * s.in + i), s.a[r * s.in + i], sum);
+    sum = fmaf(load(s.x, segments.dtype, n * s.in + i), load(s.a, s.adapter, r * s.in + i), sum);
   }
   sum = warp_sum(sum);
   if (threadIdx.x % kWarpThreads == 0) s.h[at] = sum;
@@ -45,15 +46,15 @@ __global__ void expand_kernel(Segments segments) {
   for (int64_t i = first_index(); i < s.rows * s.out; i += index_stride()) {
     const int64_t n = i / s.out, o = i % s.out;
     float sum = 0;
-    for (int64_t r = 0; r < s.rank; ++r) sum = fmaf(s.h[n * s.rank + r], s.b[o * s.rank + r], sum);
+    for (int64_t r = 0; r < s.rank; ++r) sum = fmaf(s.h[n * s.rank + r], load(s.b, s.adapter, o * s.rank + r), sum);
     store(s.y, segments.dtype, i, load(s.y, segments.dtype, i) + s.scaling * sum);
   }
 }
 
 Segment segment_of(const LoraAddArgs& a, float* h) {
   const int64_t in = a.x.dim(1), out = a.y.dim(1), size = size_of(a.x.dtype);
-  return {.x = a.x.u8() + a.begin * in * size, .y = a.y.u8() + a.begin * out * size, .a = a.a.f32(), .b = a.b.f32(),
-          .h = h, .rows = a.end - a.begin, .in = in, .out = out, .rank = a.a.dim(0), .scaling = a.scaling};
+  return {.x = a.x.u8() + a.begin * in * size, .y = a.y.u8() + a.begin * out * size, .a = a.a.data, .b = a.b.data,
+          .adapter = a.a.dtype, .h = h, .rows = a.end - a.begin, .in = in, .out = out, .rank = a.a.dim(0), .scaling = a.scaling};
 }
 
 // At most kSegmentsMax of one dtype.
@@ -74,8 +75,6 @@ void add(const LoraAddArgs* args, int count) {
 }
 
 }  // namespace
-
-void lora_add(const LoraAddArgs& a) { add(&a, 1); }
 
 void lora_adds(const LoraAddArgs* args, int count) {
   for (int i = 0; i < count; i += kSegmentsMax) add(args + i, int(least(kSegmentsMax, count - i)));

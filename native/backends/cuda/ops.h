@@ -12,7 +12,6 @@ void dequantize_absmax(const DequantizeAbsmaxArgs& a);
 int64_t count_nonfinite(const Tensor& input);  // waits
 void linear_forward(const LinearForwardArgs& a);
 void linear_backward(const LinearBackwardArgs& a);
-void lora_add(const LoraAddArgs& a);
 void lora_adds(const LoraAddArgs* args, int count);
 void scale_columns(const ScaleColumnsArgs& a);
 void linear_cross_entropy(const CrossEntropyArgs& a);
@@ -33,6 +32,6 @@ void add(const AddArgs& a);
 void scale(const ScaleArgs& a);
 void convert(const ConvertArgs& a);
 void random_fill(const RandomArgs& a);
-Sample sample(const SampleArgs& a);  // waits
+void sample(const Tensor& logits, const SampleArgs* rows, int count, Sample* results);  // waits
 
 }  // namespace nibble::cuda

@@ -44,39 +44,35 @@ __global__ void greedy_kernel(const float* logits, int64_t vocabulary, Sample* r
   *result = any_bad || best.logit == -INFINITY ? Sample{kNoToken, 0} : Sample{best.token, -logf(total)};
 }
 
-Sample greedy(const SampleArgs& a) {
-  const int64_t vocabulary = a.logits.dim(1);
+Sample greedy(const Tensor& logits, const SampleArgs& a) {
+  const int64_t vocabulary = logits.dim(1);
   const Workspace<Sample> there(1);
   constexpr int kBlock = 1024;
-  launch(greedy_kernel, grid_of(1), kBlock, 0, static_cast<const float*>(a.logits.f32() + a.row * vocabulary), vocabulary,
-         there.data());
+  launch(greedy_kernel, grid_of(1), kBlock, 0, static_cast<const float*>(logits.f32() + a.row * vocabulary), vocabulary, there.data());
   Sample result{};
   download(&result, there.data(), sizeof result);
   return result;
 }
 
-Tensor on_host(const Tensor& t, void* data) {
-  Tensor copy = t;
-  copy.data = data;
-  copy.device = Device::kCpu;
-  return copy;
+Sample on_host(const Tensor& logits, const SampleArgs& a) {
+  const int64_t vocabulary = logits.dim(1);
+  std::vector<float> row(static_cast<size_t>(vocabulary));
+  download(row.data(), logits.f32() + a.row * vocabulary, vocabulary * 4);
+  SampleArgs host = a;
+  host.row = 0;
+  Sample result{};
+  nibble::sample({.data = row.data(), .dtype = DType::kF32, .device = Device::kCpu, .rank = 2, .shape = {1, vocabulary}},
+                 &host, 1, &result);
+  return result;
 }
 
 }  // namespace
 
-Sample sample(const SampleArgs& a) {
-  if (a.temperature == 0 && (!a.seen || a.repetition_penalty == 1)) return greedy(a);
-  const int64_t vocabulary = a.logits.dim(1);
-  std::vector<float> row(static_cast<size_t>(vocabulary));
-  std::vector<int32_t> seen(a.seen ? size_t(a.seen.count()) : 0);
-  download(row.data(), a.logits.f32() + a.row * vocabulary, vocabulary * 4);
-  if (!seen.empty()) download(seen.data(), a.seen.data, a.seen.bytes());
-  SampleArgs host = a;
-  host.row = 0;
-  host.logits = on_host(a.logits, row.data());
-  host.logits.shape[0] = 1;
-  if (a.seen) host.seen = on_host(a.seen, seen.data());
-  return nibble::sample(host);
+void sample(const Tensor& logits, const SampleArgs* rows, int count, Sample* results) {
+  for (int i = 0; i < count; ++i) {
+    const bool is_greedy = rows[i].temperature == 0 && !rows[i].changes_logits();
+    results[i] = is_greedy ? greedy(logits, rows[i]) : on_host(logits, rows[i]);
+  }
 }
 
 }  // namespace nibble::cuda

@@ -225,11 +225,10 @@ void linears_backward(const LinearBackwardArgs* args, int count) {
   }
 }
 
-void lora_add(const LoraAddArgs& a) {
-  const int64_t m = a.end - a.begin, rank = a.a.dim(0);
-  const Space h(m * rank);
-  gemm({plain(a.x, false)}, m, rank, {});
-  gemm({narrow(rank, false, a.scaling)}, m, a.y.dim(1), {.rounds = is_bf16(a.y)});
+void lora_adds(const LoraAddArgs* args, int count) {
+  int64_t floats = 0;
+  for (const LoraAddArgs* a = args; a < args + count; ++a) floats += (a->end - a->begin) * a->a.dim(0);
+  const Space h(floats);
 }
 
 void linear_cross_entropy(const CrossEntropyArgs& a) {
@@ -277,9 +276,9 @@ void screened_head(const ScreenedHeadArgs& a) {
   const Space parts(a.x.dim(0) * pitch / 2 + pitch), rows(64 * columns), ids(a.w.out / 16);
 }
 
-Sample sample(const SampleArgs& a) {
-  const Space candidates(a.logits.dim(-1) * 5);
-  return {};
+void sample(const Tensor& logits, const SampleArgs*, int count, Sample* results) {
+  const Space rows(logits.dim(-1) * 6 * std::min(count, thread_count()));
+  std::fill(results, results + count, Sample{});
 }
 
 }  // namespace
@@ -294,7 +293,7 @@ const Backend& backend() {
       .count_nonfinite = [](const Tensor&) { return int64_t{0}; },
       .linears_forward = linears_forward,
       .linears_backward = linears_backward,
-      .lora_add = lora_add,
+      .lora_adds = lora_adds,
       .scale_columns = nothing,
       .linear_cross_entropy = linear_cross_entropy,
       .embedding_forward = nothing,

@@ -12,7 +12,7 @@ const Backend& reference_backend() {
       .count_nonfinite = host_count_nonfinite,
       .linears_forward = one_by_one<reference::linear_forward>,
       .linears_backward = reference::linears_backward,
-      .lora_add = reference::lora_add,
+      .lora_adds = one_by_one<reference::lora_add>,
       .scale_columns = reference::scale_columns,
       .linear_cross_entropy = reference::linear_cross_entropy,
       .embedding_forward = reference::embedding_forward,

@@ -30,7 +30,7 @@ void add(const AddArgs& a);
 void scale(const ScaleArgs& a);
 void convert(const ConvertArgs& a);
 void random_fill(const RandomArgs& a);
-Sample sample(const SampleArgs& a);
+void sample(const Tensor& logits, const SampleArgs* rows, int count, Sample* results);
 void screen_head(const ScreenHeadArgs& a);
 void screened_head(const ScreenedHeadArgs& a);
 

@@ -2,11 +2,15 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { Tensor } from "#native";
+import { NibbleError } from "#packages/errors";
 import { likeliest, logSumExp, pick } from "./pick.ts";
-import { type GenerationRequest, Sequence } from "./sequence.ts";
+import type { GenerationRequest } from "./sequence.ts";
 
 const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0 };
-const listener = { onToken: () => {}, onFinish: () => {}, onError: () => {} };
+
+const whole: GenerationRequest = {
+  ...{ inputIds: [0], maxNewTokens: 99, sampling: greedy, adapter: null, stopIds: [], wantLogits: false },
+};
 
 function picked(values: number[], answer: number[], request: Partial<GenerationRequest>) {
   const logits = Tensor.fromBytes(
@@ -15,11 +19,11 @@ function picked(values: number[], answer: number[], request: Partial<GenerationR
     [2, values.length],
     { device: "cpu", kind: "activations" },
   );
-  const whole = { inputIds: [0], maxNewTokens: 99, sampling: greedy, adapter: null, stopIds: [], wantLogits: false };
-  const sequence = new Sequence({ ...whole, ...request }, listener, []);
-  sequence.ids.push(...answer);
   try {
-    return pick({ logits, row: 1 }, sequence);
+    const ids = [...whole.inputIds, ...answer];
+    const [token] = pick([{ from: { logits, row: 1 }, request: { ...whole, ...request }, ids }]);
+    if (token === undefined || token instanceof NibbleError) throw token;
+    return token;
   } finally {
     logits.free();
   }
@@ -51,6 +55,28 @@ test("log-probabilities are the model's, whatever is penalized or forbidden", ()
     [0, 1],
   );
   assert.ok(Math.abs(forced.top[1]!.logprob - (1 - total)) < 1e-6);
+});
+
+test("a draw that fails leaves the others their tokens", () => {
+  const bytes = new Uint8Array(Float32Array.from([0, Number.NaN, 1, 0]).buffer);
+  const logits = Tensor.fromBytes(bytes, "float32", [2, 2], { device: "cpu", kind: "activations" });
+  const broken = {
+    get mask(): Int32Array {
+      throw new RangeError("no mask");
+    },
+    isReady: true,
+    accept: () => {},
+    ready: async () => {},
+  };
+  const draw = (row: number, request: Partial<GenerationRequest> = {}) => ({
+    ...{ from: { logits, row }, request: { ...whole, ...request }, ids: [0] },
+  });
+  const drawn = pick([draw(0), draw(1), draw(1, { constraint: broken })]);
+  logits.free();
+  const said = drawn.map((one) => (one instanceof NibbleError ? one.message : one.id));
+  assert.match(String(said[0]), /finite numbers/);
+  assert.equal(said[1], 0);
+  assert.match(String(said[2]), /no mask/);
 });
 
 test("the likeliest are those of a sort", () => {

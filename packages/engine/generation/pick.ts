@@ -1,8 +1,8 @@
-// The next token of a sequence, from its row of logits: the native draw (ops/sampling.h), and around it what only some
-// requests ask for: penalties for what the answer has, a constraint's mask, the likeliest tokens.
-import { type SampledToken, sample, Tensor } from "#native";
-import { int32Tensor } from "../batch.ts";
-import type { GeneratedToken, GenerationRequest, Sequence, TokenLogprob, TokenScore } from "./sequence.ts";
+// The next tokens of sequences, from their rows of logits: one native draw for all of them (ops/sampling.h), and around it
+// what only some requests ask for: logits, the likeliest tokens, how likely a given token is.
+import { noToken, type SampledToken, type SampleRow, sample, type Tensor } from "#native";
+import { NibbleError } from "#packages/errors";
+import type { GeneratedToken, GenerationRequest, TokenLogprob, TokenScore } from "./sequence.ts";
 
 /** A row of float32 [rows, V]. */
 export interface RowOfLogits {
@@ -51,32 +51,6 @@ export function likeliest(values: Float32Array, k: number, logTotal: number): To
   return best.map(({ id, logprob }) => ({ id, logprob: logprob - logTotal }));
 }
 
-/** OpenAI's penalties: both on tokens of the answer, one for each time they stand there. */
-function penalize(values: Float32Array, answer: readonly number[], request: GenerationRequest): void {
-  const { frequencyPenalty = 0, presencePenalty = 0 } = request;
-  const counts = new Map<number, number>();
-  for (const id of answer) counts.set(id, (counts.get(id) ?? 0) + 1);
-  for (const [id, count] of counts) values[id]! -= frequencyPenalty * count + presencePenalty;
-}
-
-/** A bit for each token: those without one cannot be drawn. Tokens beyond the mask neither. */
-function forbid(values: Float32Array, mask: Int32Array): void {
-  for (let id = 0; id < values.length; id++) {
-    if ((((mask[id >> 5] ?? 0) >> (id & 31)) & 1) === 0) values[id] = Number.NEGATIVE_INFINITY;
-  }
-}
-
-function draw(logits: Tensor, row: number, sequence: Sequence, wantLogprob: boolean): SampledToken {
-  const { sampling } = sequence.request;
-  const hasSeen = sampling.repetitionPenalty !== 1;
-  const seen = hasSeen ? int32Tensor(Int32Array.from(sequence.ids), logits.device) : null;
-  try {
-    return sample(logits, row, sampling, seen, sequence.newTokens, wantLogprob);
-  } finally {
-    seen?.free();
-  }
-}
-
 /** How likely a given token is. */
 export function scoreOf({ logits, row }: RowOfLogits, id: number, { topLogprobs = 0 }: GenerationRequest): TokenScore {
   const raw = readRow(logits, row);
@@ -85,27 +59,58 @@ export function scoreOf({ logits, row }: RowOfLogits, id: number, { topLogprobs 
   return { id, logprob: raw[id]! - logTotal, isGreedy, top: likeliest(raw, topLogprobs, logTotal) };
 }
 
-/** Log-probabilities are the model's own: before penalties, constraints and temperature. */
-export function pick({ logits, row }: RowOfLogits, sequence: Sequence): GeneratedToken {
-  const { request } = sequence;
+/** A token to be drawn: from where, for whom, after which ids. */
+export interface Draw {
+  from: RowOfLogits;
+  request: GenerationRequest;
+  /** Prompt and answer so far. */
+  ids: readonly number[];
+}
+
+/** A token, or why there is none: a draw that fails is nobody else's business. */
+export type Drawn = GeneratedToken | NibbleError;
+
+function sampleRow({ from, request, ids }: Draw): SampleRow {
+  const { sampling, inputIds, frequencyPenalty = 0, presencePenalty = 0, constraint = null } = request;
   const { wantLogits, wantLogprobs = true, topLogprobs = 0 } = request;
-  const mask = request.constraint?.mask ?? null;
-  if (!needsAllLogits(request)) {
-    const { token: id, logprob } = draw(logits, row, sequence, wantLogits || wantLogprobs);
-    return { id, logprob, logits: wantLogits ? readRow(logits, row) : null, top: [] };
+  const newTokens = ids.length - inputIds.length;
+  const isPenalized = sampling.repetitionPenalty !== 1 || hasPenalty(request);
+  const seen = isPenalized ? { seen: Int32Array.from(ids), answerCount: newTokens } : {};
+  const allowed = constraint?.mask ?? null;
+  const wantLogprob = wantLogits || wantLogprobs || topLogprobs > 0;
+  return {
+    ...{ row: from.row, options: sampling, stream: newTokens },
+    ...{ ...seen, frequencyPenalty, presencePenalty, allowed, wantLogprob },
+  };
+}
+
+/** Log-probabilities are the model's own: before penalties, constraints and temperature. */
+function generated({ token: id, logprob }: SampledToken, { from, request }: Draw): Drawn {
+  if (id === noToken) {
+    const message = "logits: expected finite numbers, got NaN or Inf, or nothing above -Inf";
+    return new NibbleError(message, { code: "INVALID_ARGUMENT", op: "sample" });
   }
-  const raw = readRow(logits, row);
-  const logTotal = wantLogprobs || topLogprobs > 0 ? logSumExp(raw) : Number.NaN;
-  const changed = raw.slice();
-  if (hasPenalty(request)) penalize(changed, sequence.ids.slice(request.inputIds.length), request);
-  if (mask) forbid(changed, mask);
-  const bytes = new Uint8Array(changed.buffer);
-  const own = Tensor.fromBytes(bytes, "float32", [1, raw.length], { device: logits.device, kind: "activations" });
-  try {
-    const { token: id } = draw(own, 0, sequence, false);
-    const top = likeliest(raw, topLogprobs, logTotal);
-    return { id, logprob: raw[id]! - logTotal, logits: wantLogits ? raw : null, top };
-  } finally {
-    own.free();
+  const { wantLogits, topLogprobs = 0 } = request;
+  if (!wantLogits && topLogprobs === 0) return { id, logprob, logits: null, top: [] };
+  const raw = readRow(from.logits, from.row);
+  const top = likeliest(raw, topLogprobs, raw[id]! - logprob);
+  return { id, logprob, logits: wantLogits ? raw : null, top };
+}
+
+/** What each draw gives, alone or beside others. */
+export function pick(draws: readonly Draw[]): Drawn[] {
+  const all = new Map<Draw, Drawn>();
+  const ready: { draw: Draw; row: SampleRow }[] = [];
+  for (const draw of draws) {
+    try {
+      ready.push({ draw, row: sampleRow(draw) });
+    } catch (thrown) {
+      all.set(draw, NibbleError.from(thrown, "generate"));
+    }
   }
+  for (const [logits, group] of Map.groupBy(ready, ({ draw }) => draw.from.logits)) {
+    const rows = group.map(({ row }) => row);
+    sample(logits, rows).forEach((token, i) => void all.set(group[i]!.draw, generated(token, group[i]!.draw)));
+  }
+  return draws.map((draw) => all.get(draw)!);
 }

@@ -4,6 +4,7 @@
 // preemption). The oldest one never does, so there is always progress.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { HeadScreen } from "#native";
+import { NibbleError } from "#packages/errors";
 import type { Adapter } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
@@ -13,7 +14,7 @@ import { type HeadScreening, keepOfAll, screenOf } from "./head.ts";
 import { KvCache } from "./kv-cache.ts";
 import { lookUp } from "./lookup.ts";
 import { PageTable } from "./page-table.ts";
-import { pick, scoreOf } from "./pick.ts";
+import { type Draw, type Drawn, pick, scoreOf } from "./pick.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
 import { forwardShares } from "./step.ts";
 import { StepGraphs } from "./step-graphs.ts";
@@ -162,20 +163,22 @@ export class Scheduler {
     const shares = this.shares();
     if (shares.length === 0) return;
     const started = performance.now();
-    let logits: StepLogits;
+    let computed: { logits: StepLogits; drawn: Drawn[][] };
     try {
-      logits = this.replayed(shares) ?? this.forward(shares);
+      computed = this.compute(shares);
     } catch (error) {
       for (const { sequence } of shares) this.end(sequence, (listener) => listener.onError(error));
       return;
     }
+    const { logits, drawn } = computed;
     this.counters.steps++;
     const seconds = (performance.now() - started) / 1000;
     const tokens = shares.reduce((sum, s) => sum + s.count, 0);
     traceStep(shares, { step: this.counters.steps, started, seconds }, this.pages.pool);
     let row = 0;
-    for (const share of shares) {
-      this.advance(share, logits, row, { share: (seconds * share.count) / tokens, whole: seconds });
+    for (const [i, share] of shares.entries()) {
+      const outputs = { logits, firstRow: row, drawn: drawn[i] ?? [] };
+      this.advance(share, outputs, { share: (seconds * share.count) / tokens, whole: seconds });
       row += share.outputs;
     }
     logits.free();
@@ -195,6 +198,26 @@ export class Scheduler {
       this.graphs = null;
       this.graphsError = error;
       return null;
+    }
+  }
+
+  /** Logits, and what is drawn from them for each share: its next token, and those after its guesses, as if these were right. */
+  private compute(shares: readonly Share[]): { logits: StepLogits; drawn: Drawn[][] } {
+    const logits = this.replayed(shares) ?? this.forward(shares);
+    try {
+      let row = 0;
+      const draws = shares.map(({ sequence: { request, ids }, outputs, guesses }): Draw[] => {
+        const first = row;
+        row += outputs;
+        if (request.score) return [];
+        const after = (i: number) => (i === 0 ? ids : [...ids, ...guesses.slice(0, i)]);
+        return Array.from({ length: outputs }, (_, i) => ({ from: logits.of(first + i), request, ids: after(i) }));
+      });
+      const drawn = pick(draws.flat());
+      return { logits, drawn: draws.map(({ length }) => drawn.splice(0, length)) };
+    } catch (thrown) {
+      logits.free();
+      throw thrown;
     }
   }
 
@@ -291,8 +314,7 @@ export class Scheduler {
 
   private advance(
     { sequence, count, outputs, guesses }: Share,
-    logits: StepLogits,
-    firstRow: number,
+    { logits, firstRow, drawn }: { logits: StepLogits; firstRow: number; drawn: readonly Drawn[] },
     seconds: { share: number; whole: number },
   ): void {
     const prefilled = sequence.isPrefilling;
@@ -301,7 +323,7 @@ export class Scheduler {
     sequence.cached += count - guesses.length;
     try {
       if (sequence.request.score) this.addScores(sequence, logits, firstRow, outputs);
-      else if (outputs > 0) this.addTokens(sequence, logits, firstRow, guesses);
+      else if (outputs > 0) this.addTokens(sequence, drawn, guesses);
     } catch (error) {
       this.end(sequence, (listener) => listener.onError(error));
     }
@@ -320,10 +342,10 @@ export class Scheduler {
   }
 
   /** The next token, and as many more as were guessed right: each is drawn as it would be without guesses. */
-  private addTokens(sequence: Sequence, logits: StepLogits, firstRow: number, guesses: readonly number[]): void {
+  private addTokens(sequence: Sequence, drawn: readonly Drawn[], guesses: readonly number[]): void {
     const { request, listener } = sequence;
-    for (let i = 0; i <= guesses.length; i++) {
-      const token = pick(logits.of(firstRow + i), sequence);
+    for (const [i, token] of drawn.entries()) {
+      if (token instanceof NibbleError) throw token;
       const { id } = token;
       this.counters.newTokens++;
       this.queue.charge(sequence.caller, tokenCosts.answer);

@@ -4,6 +4,7 @@
 // of such a width, these adapters on those rows. A step that is seen for the first time runs plainly in the graphs' memory,
 // is recorded the second time and replayed from then on. Other steps, and all of them where recording fails, run plainly.
 import { DeviceGraphs, linearForward, Tensor } from "#native";
+import { getOrMake } from "../get-or-make.ts";
 import type { Adapter } from "../lora.ts";
 import { denseWeight } from "../model-load.ts";
 import type { LlamaModel } from "../models/llama.ts";
@@ -140,10 +141,4 @@ export class StepGraphs {
     for (const t of this.inputs.values()) freeRows(t);
     for (const t of this.logits.values()) t.free();
   }
-}
-
-function getOrMake<K, V>(map: Map<K, V>, key: K, make: () => V): V {
-  const value = map.get(key) ?? make();
-  map.set(key, value);
-  return value;
 }

@@ -1,7 +1,17 @@
 // One forward pass for many sequences at once: prompts in pieces, running sequences a token each, rows
 // of one adapter side by side so that the base is read once for all of them (S-LoRA, arXiv:2311.03285).
-import { elementBytes, llamaBlock, llamaLinears, packLlamaBlock, packLlamaSegments, type Tensor } from "#native";
+import {
+  elementBytes,
+  llamaBlock,
+  llamaLinears,
+  packLlamaBlock,
+  packLlamaLora,
+  packLlamaSegments,
+  type Tensor,
+} from "#native";
 import { int32Tensor } from "../batch.ts";
+import { getOrMake } from "../get-or-make.ts";
+import type { Adapter } from "../lora.ts";
 import { attentionShape, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
 import { embedding } from "../ops.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
@@ -24,30 +34,19 @@ function embedded(tape: Tape, model: LlamaModel, ids: Tensor, runs: readonly Tab
   return all;
 }
 
-/** What the native block reads of each layer; a model's tensors live as long as it does. */
+/** What the native block reads of each layer: tensors live as long as their model or adapter does. */
 const packedBlocks = new WeakMap<LlamaBlock, Float64Array>();
+const packedAdapters = new WeakMap<Adapter, WeakMap<LlamaBlock, Float64Array>>();
 
-function packed(layer: LlamaBlock): Float64Array {
-  const known = packedBlocks.get(layer);
-  if (known) return known;
-  const made = packLlamaBlock(layer);
-  packedBlocks.set(layer, made);
-  return made;
+function packedLora(adapter: Adapter, layer: LlamaBlock): Float64Array {
+  const blocks = getOrMake(packedAdapters, adapter, () => new WeakMap());
+  const matrices = () => llamaLinears.map((linear) => adapter.layers.get(layer[linear].name) ?? null);
+  return getOrMake(blocks, layer, () => packLlamaLora(matrices()));
 }
-
-const noSegments = new Float64Array(0);
 
 /** The adapters' matrices of one layer. */
 function packedSegments(layer: LlamaBlock, segments: readonly AdapterRows[]): Float64Array {
-  if (segments.length === 0) return noSegments;
-  const names = llamaLinears.map((linear) => layer[linear].name);
-  return packLlamaSegments(
-    segments.map(({ adapter, begin, end }) => ({
-      begin,
-      end,
-      lora: names.map((name) => adapter.layers.get(name) ?? null),
-    })),
-  );
+  return packLlamaSegments(segments.map(({ adapter, ...rows }) => ({ ...rows, lora: packedLora(adapter, layer) })));
 }
 
 /** Hidden states [N, C] after the last block; the tape's. */
@@ -64,7 +63,8 @@ export function hiddenStates(
     const [kCache, vCache] = [cache.keys[i], cache.values[i]];
     if (!kCache || !vCache) throw new RangeError(`[generate] layer ${i} has no cache`);
     const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
-    llamaBlock(packed(layer), packedSegments(layer, segments), shape, call);
+    const block = getOrMake(packedBlocks, layer, () => packLlamaBlock(layer));
+    llamaBlock(block, packedSegments(layer, segments), shape, call);
   });
   return x;
 }
