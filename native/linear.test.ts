@@ -64,7 +64,7 @@ function run(c: Case, device: Device): Outputs {
   });
   const added = random([c.rows, c.out], c.activation);
   const [begin, end] = [Math.floor(c.rows / 3), Math.ceil((c.rows * 4) / 5)];
-  if (adapted) loraAdds({ x, a, b, scaling: -0.5, begin, end, y: added });
+  if (adapted) loraAdds({ x, a, b: random([c.rank, c.out]), scaling: -0.5, begin, end, y: added });
   const scaled = random([c.rows, c.out], c.activation);
   scaleColumns({ factor: dBias, bias: c.bias ? bias : null, begin, end, y: scaled });
   const tensors = { y, h, dX, dA, dB, dW, dBias, added, scaled };
@@ -267,7 +267,7 @@ describe("linear: bad arguments", () => {
     [/d_a, d_b: expected none without an adapter/, () => linearBackward({ ...backward, dA: zeros(2, 40) })],
     [
       /rows: expected 0 <= begin <= end <= 3, got 2 and 4/,
-      () => loraAdds({ x: good.x, a: lora.a, b: lora.b, scaling: 1, begin: 2, end: 4, y: good.y }),
+      () => loraAdds({ x: good.x, a: lora.a, b: zeros(2, 24), scaling: 1, begin: 2, end: 4, y: good.y }),
     ],
     [
       /factor: expected 24 elements, got 23/,

@@ -115,10 +115,12 @@ export function linearBackward(...layers: LinearBackward[]): void {
   );
 }
 
-/** y[rows] += scaling * (x[rows] Aᵀ) Bᵀ for rows [begin, end); a and b float32 or bfloat16. */
+/** y[rows] += scaling * (x[rows] Aᵀ) B for rows [begin, end). */
 export interface LoraAdd {
   x: Tensor;
+  /** [R, in] float32 or bfloat16. */
   a: Tensor;
+  /** [R, out], dtype of a: LoRA's B turned. */
   b: Tensor;
   scaling: number;
   begin: number;

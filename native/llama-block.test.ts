@@ -75,7 +75,7 @@ function make(bench: Bench, form: WeightForm, dtype: DType, adapted: boolean): M
   const lora = llamaLinears.map((name) => {
     const [out, inFeatures] = sizes[name];
     const factor = name === "q" || name === "down" ? of([out]) : null; // with a bias, and without
-    return name === "up" ? null : { a: of([3, inFeatures]), b: of([out, 3]), scaling: 0.5, factor };
+    return name === "up" ? null : { a: of([3, inFeatures]), b: of([3, out]), scaling: 0.5, factor };
   });
   return {
     block: { ...linears, inputNorm: norm(1e-5), postNorm: norm(1e-6) },

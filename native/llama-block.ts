@@ -13,7 +13,7 @@ export interface LlamaBlockWeights
   postNorm: { weight: Tensor; eps: number };
 }
 
-/** An adapter's matrices at one layer; null: the adapter leaves it out. */
+/** An adapter's matrices at one layer, as loraAdds takes them; null: the adapter leaves it out. */
 export type LlamaLora = { a: Tensor; b: Tensor; scaling: number; factor?: Tensor | null } | null;
 
 /** An adapter for the rows [begin, end). */

@@ -53,7 +53,7 @@ function run(c: Case, device: Device, alone: boolean): Float32Array[] {
   for (const s of c.segments) {
     begin += s.gap;
     for (const [i, out] of c.outs.entries()) {
-      const [a, b] = [of(s.rank, c.in, c.adapter), of(out, s.rank, c.adapter)];
+      const [a, b] = [of(s.rank, c.in, c.adapter), of(s.rank, out, c.adapter)];
       adds.push({ x, a, b, scaling: 0.5, begin, end: begin + s.rows, y: ys[i]! });
     }
     begin += s.rows;

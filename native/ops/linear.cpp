@@ -31,11 +31,11 @@ struct Check {
   }
 
   // The rank of an adapter [R, in], [out, R].
-  int64_t adapter(const Tensor& a, const Tensor& b, DType dtype, int64_t out, int64_t in, float scaling) const {
+  int64_t adapter(const Tensor& a, const Tensor& b, int64_t out, int64_t in, float scaling) const {
     require(bool(a) && bool(b), op, "lora: expected both a and b, got one of them");
     require(a.rank == 2 && a.dim(0) >= 1, op, "lora.a: expected shape [R,", in, "], R >= 1, got ", a);
-    matrix("lora.a", a, dtype, a.dim(0), in);
-    matrix("lora.b", b, dtype, out, a.dim(0));
+    matrix("lora.a", a, DType::kF32, a.dim(0), in);
+    matrix("lora.b", b, DType::kF32, out, a.dim(0));
     require(std::isfinite(scaling), op, "lora.scaling: expected a finite number, got ", scaling);
     return a.dim(0);
   }
@@ -74,7 +74,7 @@ void check_forward(const char* op, const Check& check, const LinearForwardArgs& 
   check.matrix("y", a.y, check.activation, n, a.w.out);
   if (a.bias) check.vector("bias", a.bias, a.w.out);
   if (a.a || a.b) {
-    check.matrix("h", a.h, DType::kF32, n, check.adapter(a.a, a.b, DType::kF32, a.w.out, a.w.in, a.scaling));
+    check.matrix("h", a.h, DType::kF32, n, check.adapter(a.a, a.b, a.w.out, a.w.in, a.scaling));
     check.dropout(a.dropout);
   } else {
     require(!a.h, op, "h: expected none without an adapter");
@@ -86,7 +86,7 @@ void check_backward(const Check& check, const LinearBackwardArgs& a, int64_t n) 
   check.matrix("d_y", a.d_y, check.activation, n, a.w.out);
   int64_t rank = 0;
   if (a.a || a.b) {
-    rank = check.adapter(a.a, a.b, DType::kF32, a.w.out, a.w.in, a.scaling);
+    rank = check.adapter(a.a, a.b, a.w.out, a.w.in, a.scaling);
     check.dropout(a.dropout);
   }
   check_gradients(check, a, n, rank);
@@ -127,10 +127,13 @@ void check_lora_add(const LoraAddArgs& a) {
   const char* op = "lora_add";
   const Check check = start(op, "x", a.x);
   const int64_t n = a.x.dim(0);
-  require(a.b.rank == 2, op, "lora.b: expected shape [O,R], got ", a.b);
   check_float32_or_bf16(op, "lora.a", a.a);
-  check.adapter(a.a, a.b, a.a.dtype, a.b.dim(0), a.x.dim(1), a.scaling);
-  check.matrix("y", a.y, check.activation, n, a.b.dim(0));
+  require(a.a.rank == 2 && a.a.dim(0) >= 1, op, "lora.a: expected shape [R,I], R >= 1, got ", a.a);
+  require(a.b.rank == 2, op, "lora.b: expected shape [R,O], got ", a.b);
+  check.matrix("lora.a", a.a, a.a.dtype, a.a.dim(0), a.x.dim(1));
+  check.matrix("lora.b", a.b, a.a.dtype, a.a.dim(0), a.b.dim(1));
+  check.matrix("y", a.y, check.activation, n, a.b.dim(1));
+  require(std::isfinite(a.scaling), op, "lora.scaling: expected a finite number, got ", a.scaling);
   require(a.begin >= 0 && a.begin <= a.end && a.end <= n, op, "rows: expected 0 <= begin <= end <= ", n, ", got ",
           a.begin, " and ", a.end);
 }

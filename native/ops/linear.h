@@ -27,6 +27,8 @@ struct Dropout {
   uint64_t stream = 0;
 };
 
+struct LoraAddArgs;
+
 struct LinearForwardArgs {
   Tensor x;      // [N, I]
   Weight w;      // [O, I]
@@ -37,6 +39,9 @@ struct LinearForwardArgs {
   Dropout dropout;
   Tensor h;      // out [N, R] float32
   Tensor y;      // out [N, O]
+  // Of the first layer: adapters that lora_adds gets next. A backend may ask memory for their matrices meanwhile.
+  const LoraAddArgs* next = nullptr;
+  int next_count = 0;
 };
 
 struct LinearBackwardArgs {
@@ -79,13 +84,13 @@ void sum_one_by_one(const LinearBackwardArgs* args, int count) {
   }
 }
 
-// y[rows] += scaling * (x[rows] A^T) B^T for the rows [begin, end): one adapter's rows of a batch that
+// y[rows] += scaling * (x[rows] A^T) B for the rows [begin, end): one adapter's rows of a batch that
 // shares its base with other adapters (S-LoRA, arXiv:2311.03285). A row's sums do not depend on the rows beside it. No
 // gradient.
 struct LoraAddArgs {
   Tensor x;  // [N, I]
   Tensor a;  // [R, I] float32 | bfloat16
-  Tensor b;  // [O, R], dtype of a
+  Tensor b;  // [R, O], dtype of a: turned, so that a row's sums run along memory
   float scaling = 1;
   int64_t begin = 0, end = 0;
   Tensor y;  // in/out [N, O]

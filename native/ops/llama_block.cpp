@@ -85,11 +85,6 @@ class BlockRun {
 
   // The layers of one x: together, then each adapter's rows.
   void multiply(const Tensor& x, std::initializer_list<LlamaLinear> layers) {
-    LinearForwardArgs args[kLlamaLinears];
-    int count = 0;
-    for (LlamaLinear l : layers)
-      args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
-    linears_forward(args, count);
     std::vector<LoraAddArgs> adapters;
     for (LlamaLinear l : layers) {
       for (const LlamaSegment& s : a_.segments) {
@@ -99,6 +94,13 @@ class BlockRun {
                             .y = out_[l]});
       }
     }
+    LinearForwardArgs args[kLlamaLinears];
+    int count = 0;
+    for (LlamaLinear l : layers)
+      args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
+    args[0].next = adapters.data();
+    args[0].next_count = int(adapters.size());
+    linears_forward(args, count);
     lora_adds(adapters.data(), int(adapters.size()));
     for (LlamaLinear l : layers) {
       for (const LlamaSegment& s : a_.segments) {

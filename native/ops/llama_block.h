@@ -29,7 +29,7 @@ struct LlamaBlock {
 struct LlamaSegment {
   int64_t begin, end;
   struct Lora {
-    Tensor a, b;    // [R, I], [O, R] float32; empty: the adapter leaves this layer out
+    Tensor a, b;    // as lora_adds takes them; empty: the adapter leaves this layer out
     float scaling;
     Tensor factor;  // [O] float32 of scale_columns; empty: without magnitudes
   } lora[kLlamaLinears];

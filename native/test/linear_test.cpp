@@ -130,7 +130,7 @@ TEST(Linear, LikeReference) {
 TEST(Linear, LoraAddTouchesItsRowsOnly) {
   for (DType dtype : {DType::kF32, DType::kBF16})
     expect_like_reference("lora_add", 3e-6, [&](Bench& b) {
-      lora_add({.x = b.random(dtype, {9, 37}), .a = b.random(DType::kF32, {3, 37}), .b = b.random(DType::kF32, {21, 3}),
+      lora_add({.x = b.random(dtype, {9, 37}), .a = b.random(DType::kF32, {3, 37}), .b = b.random(DType::kF32, {3, 21}),
                 .scaling = 2, .begin = 2, .end = 7, .y = b.compared(b.random(dtype, {9, 21}))});
     });
 }
@@ -152,7 +152,8 @@ TEST(Linear, LoraAddsOfManyRowsRanksAndLayers) {
       std::vector<LoraAddArgs> all;
       for (int64_t n = 0; n < 38; ++n) {  // more than one launch takes; the last rows have no adapter
         const int64_t rank = n % 5 + 1, out = n % 7 == 0 ? 300 : 21;
-        all.push_back({.x = x, .a = b.random(DType::kF32, {rank, 37}), .b = b.random(DType::kF32, {out, rank}),
+        const DType stored = n % 3 == 0 ? DType::kF32 : DType::kBF16;
+        all.push_back({.x = x, .a = b.random(stored, {rank, 37}), .b = b.random(stored, {rank, out}),
                        .scaling = 0.5f, .begin = n, .end = n + n % 2, .y = out == 300 ? wide : y});
       }
       lora_adds(all.data(), int(all.size()));

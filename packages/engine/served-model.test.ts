@@ -44,6 +44,8 @@ function writeAdapter(
   return path;
 }
 
+const never = new AbortController().signal;
+
 function input(inputIds: number[], adapterId: string | null, maxNewTokens = 10): GenerateInput {
   return { inputIds, maxNewTokens, sampling: greedy, adapterId, ignoreEos: true, wantLogits: false };
 }
@@ -82,6 +84,33 @@ describe("a served model", () => {
     const base = await answer(input([5, 6, 7], null));
     assert.notDeepEqual(await answer(input([5, 6, 7], "one")), base);
     assert.notDeepEqual(await answer(input([5, 6, 7], "two")), base);
+  });
+
+  test("over bfloat16 activations adapters take half the bytes, and a batch answers as each alone", async () => {
+    const half = ServedModel.open({ ...options, dtype: "bfloat16" });
+    const bytesOf = (served: ServedModel, id: string) => served.listAdapters().find((a) => a.id === id)?.bytes ?? 0;
+    try {
+      for (const id of ["one", "two"]) {
+        await half.loadAdapter(id, join(folder, id));
+        assert.equal(2 * bytesOf(half, id), bytesOf(model, id));
+      }
+      const answers = (ids: (string | null)[]) =>
+        Promise.all(
+          ids.map(async (id, i) => {
+            const drawn: number[] = [];
+            await half.generate(input([3 + i, 40, 5], id), ({ id: token }) => drawn.push(token), never);
+            return drawn;
+          }),
+        );
+      const asked = [null, "one", "two", "one", null, "two"];
+      const together = await answers(asked);
+      for (const [i, id] of asked.entries()) {
+        const padding = new Array<null>(i).fill(null);
+        assert.deepEqual((await answers([...padding, id])).at(-1), together[i]);
+      }
+    } finally {
+      half.free();
+    }
   });
 
   test("a cancelled request ends early and its place is free again", async () => {

@@ -13,7 +13,6 @@ import {
   openAdapterFolder,
   openModelFolder,
 } from "#packages/hub";
-import { wholeAdapterInPieces } from "./adapter-extras.ts";
 import { type DeviceChoice, usableDevice } from "./device.ts";
 import type { ConstraintForm } from "./generation/constraint.ts";
 import { ConstraintHosts } from "./generation/constraint-hosts.ts";
@@ -29,8 +28,9 @@ import type {
   TokenConstraint,
   TokenScore,
 } from "./generation/sequence.ts";
+import { loadServedAdapter, type ServedAdapter } from "./generation/served-adapter.ts";
 import { type RequestTrace, RequestTracer } from "./generation/step-trace.ts";
-import { type Adapter, adapterBytes, freeAdapter } from "./lora.ts";
+import { adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
@@ -128,7 +128,7 @@ interface LoadedAdapter {
   cacheKey: string;
   /** Its folder, where that has a tokenizer of its own. */
   tokenizerDir: string | null;
-  adapter: Adapter;
+  adapter: ServedAdapter;
   /** Being unloaded: no new requests. */
   draining: boolean;
 }
@@ -205,7 +205,7 @@ export class ServedModel {
     this.loading.add(id);
     try {
       using folder = openAdapterFolder(dir, { config: this.model.config, digest: this.digest() });
-      const adapter = await this.inTurns(wholeAdapterInPieces(folder, this.model, this.dtype), signal);
+      const adapter = await this.inTurns(loadServedAdapter(folder, this.model, this.dtype), signal);
       const tokenizerDir = hasOwnTokenizer(folder) ? dir : null;
       const loaded = { adapter, tokenizerDir, cacheKey: `${id} ${this.loads++}`, draining: false };
       try {

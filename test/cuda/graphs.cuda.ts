@@ -5,7 +5,8 @@ import { after, before, describe, test } from "node:test";
 import { DeviceGraphs, memory, normalFill, Tensor } from "#native";
 import { Scheduler, type SchedulerOptions } from "../../packages/engine/generation/scheduler.ts";
 import type { GeneratedToken, GenerationRequest } from "../../packages/engine/generation/sequence.ts";
-import { type Adapter, createAdapter, freeAdapter } from "../../packages/engine/lora.ts";
+import { type ServedAdapter, servedInPieces } from "../../packages/engine/generation/served-adapter.ts";
+import { createAdapter, freeAdapter, inOne } from "../../packages/engine/lora.ts";
 import { freeModel } from "../../packages/engine/model-load.ts";
 import type { LlamaModel } from "../../packages/engine/models/llama.ts";
 import { loadGoldenModel } from "../support/golden-model.ts";
@@ -16,13 +17,13 @@ const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty:
 const plain = { sampling, adapter: null, stopIds: [], wantLogits: false };
 const inUse = () => Object.values(memory.report(device).current).reduce((sum, bytes) => sum + bytes, 0);
 
-function adapterOf(model: LlamaModel, seed: number): Adapter {
+function adapterOf(model: LlamaModel, seed: number): ServedAdapter {
   const shape = { rank: 2 + seed, alpha: 8, dropout: 0, useRslora: false, rankPattern: {}, alphaPattern: {} };
   const config = { ...shape, targetModules: "all-linear", baseModelNameOrPath: "" } as const;
   const adapter = createAdapter(config, model.config, device, seed);
   let stream = 0;
   for (const { b } of adapter.layers.values()) normalFill(b, { mean: 0, std: 0.3, seed, stream: stream++ });
-  return adapter;
+  return inOne(servedInPieces(adapter));
 }
 
 interface Arrival {
@@ -30,7 +31,7 @@ interface Arrival {
   at: number;
   tokens: number;
   news: number;
-  adapter?: Adapter;
+  adapter?: ServedAdapter;
   cancelAt?: number;
 }
 
@@ -117,7 +118,7 @@ describe("recorded decoding steps", () => {
   });
 
   test("an adapter that is unloaded takes its graphs along; the next one is recorded anew and answers as it does alone", () => {
-    const ask = (scheduler: Scheduler, adapter: Adapter) =>
+    const ask = (scheduler: Scheduler, adapter: ServedAdapter) =>
       answersOf(scheduler, [{ at: 0, tokens: 4, news: 8, adapter }]);
     const [first, second] = [adapterOf(model, 1), adapterOf(model, 2)];
     const expected = run({ stepGraphs: false }, (scheduler) => ask(scheduler, second));

@@ -2,7 +2,8 @@
 // beside the base alone.
 import { type Device, memory, type Tensor } from "#native";
 import { Scheduler } from "../../../packages/engine/generation/scheduler.ts";
-import { type Adapter, createAdapter, freeAdapter } from "../../../packages/engine/lora.ts";
+import { type ServedAdapter, servedInPieces } from "../../../packages/engine/generation/served-adapter.ts";
+import { createAdapter, freeAdapter, inOne } from "../../../packages/engine/lora.ts";
 import { freeModel, linearFootprint } from "../../../packages/engine/model-load.ts";
 import type { LlamaModel } from "../../../packages/engine/models/llama.ts";
 import { median } from "../../harness/compare.ts";
@@ -17,7 +18,7 @@ const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1
 interface Decoding {
   device: Device;
   /** One a sequence; null: the base alone. */
-  adapters: readonly (Adapter | null)[];
+  adapters: readonly (ServedAdapter | null)[];
   prompt: number;
   newTokens: number;
 }
@@ -118,11 +119,11 @@ export const measureDecode: MeasureRow = async (setting) => {
 };
 
 /** An adapter whose B is not zero, as one that was trained. */
-function adapterOf(model: LlamaModel, device: Device, seed: number): Adapter {
+function adapterOf(model: LlamaModel, device: Device, seed: number): ServedAdapter {
   const adapter = createAdapter(loraOf(16), model.config, device, seed);
   const ones = (t: Tensor) => t.write(new Uint8Array(new Float32Array(t.count).fill(1e-3).buffer));
   for (const { b } of adapter.layers.values()) ones(b);
-  return adapter;
+  return inOne(servedInPieces(adapter));
 }
 
 export const measureAdapters: MeasureRow = async (setting) => {
@@ -130,7 +131,7 @@ export const measureAdapters: MeasureRow = async (setting) => {
   const model = openModel(setting);
   const adapters = Array.from({ length: 16 }, (_, i) => adapterOf(model, device, i));
   const sizes = sizesOf(setting);
-  const run = (of: readonly (Adapter | null)[]) =>
+  const run = (of: readonly (ServedAdapter | null)[]) =>
     16 / median(decodeSeconds(model, { device, adapters: of, ...sizes }));
   const rounds = [0, 1, 2].map(() => [run(bases(16)), run(adapters)] as const);
   const alone = median(rounds.map(([base]) => base));

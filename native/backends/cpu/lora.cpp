@@ -1,11 +1,11 @@
 // Adapters on rows of a batch that share its base: any number of them, of any ranks and layers, in one pass over their
 // matrices (Punica, arXiv:2310.18547; S-LoRA, arXiv:2311.03285). See ops/linear.h: nothing is rounded on the way.
 //
-// [1] h = x A^T   [2] y += scaling * h B^T: both, for some rows of one adapter at one layer, are a task. Memory's speed is
+// [1] h = x A^T   [2] y += scaling * h B: both, for some rows of one adapter at one layer, are a task. Memory's speed is
 // what counts: a task reads its matrices once, in order, and asks for what comes next ahead of time.
+#include "backends/cpu/ahead.h"
 #include "backends/cpu/elements.h"
 #include "backends/cpu/ops.h"
-#include "backends/cpu/transpose.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
 #include "ops/linear.h"
@@ -16,20 +16,6 @@ namespace {
 
 constexpr int64_t kTaskRows = 16;  // of x at most
 constexpr int kTile = 4;           // rows of x, and of A, whose products are summed together
-
-// Bytes that will be read: asked for a piece at a time, beside other work.
-class Ahead {
- public:
-  Ahead(const void* data, int64_t bytes) : at_(static_cast<const uint8_t*>(data)), end_(at_ + bytes) {}
-  void ask(int64_t bytes) {
-    const uint8_t* const stop = end_ - at_ < bytes ? end_ : at_ + bytes;
-    for (; at_ < stop; at_ += kLine) ask_for(at_);
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const uint8_t *at_, *end_;
-};
 
 #if defined(__AVX512BF16__)
 static inline __m512bh load_pairs(const Bf16* p, int64_t count) {
@@ -96,37 +82,31 @@ void shrink(const X* x, int64_t rows, const W* a, int64_t columns, float* h, int
   }
 }
 
-// to[r, o] = element [o, r] of b as float32, for count <= kWidth rows of b and of_rank <= kWidth of its columns; else 0.
-template <typename W>
-void turn_block(const W* b, int64_t rank, int64_t count, int64_t of_rank, float* to) {
-  float rows[kWidth * kWidth];
-  for (int64_t o = 0; o < kWidth; ++o) store(rows + o * kWidth, o < count ? load(b + o * rank, int(of_rank)) : Vec{});
-  transpose_block(rows, kWidth, to, kWidth);
+// y[m, o] += scaling * sum over r of h[m, r] b[r, o], for M rows: in the order of r, whatever M is.
+template <int M, typename Y, typename W>
+void expand_tile(const float* h, const W* b, int64_t rank, float scaling, Y* y, int64_t out) {
+  each_vector(0, out, [&](int64_t o, int n) NIBBLE_INLINE {
+    Vec sums[M] = {};
+    for (int64_t r = 0; r < rank; ++r) {
+      const Vec w = load(b + r * out + o, n);
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) sums[m] = fma(splat(h[m * rank + r]), w, sums[m]);
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+      Y* const at = y + m * out + o;
+      store(at, fma(splat(scaling), sums[m], load(at, n)), n);
+    }
+  });
 }
 
-// y[m, o] += scaling * sum over r of h[m, r] b[o, r], for kWidth columns of y at a time.
 template <typename Y, typename W>
 void expand(const float* h, int64_t rows, const W* b, int64_t rank, float scaling, Y* y, int64_t out, Ahead ahead) {
-  for (int64_t o = 0; o < out; o += kWidth) {
-    const int count = out - o < kWidth ? int(out - o) : kWidth;
-    ahead.ask(kWidth * rank * int64_t{sizeof(W)});
-    Vec sums[kTaskRows] = {};
-    for (int64_t first = 0; first < rank; first += kWidth) {
-      const int64_t of_rank = rank - first < kWidth ? rank - first : kWidth;
-      float turned[kWidth * kWidth];
-      turn_block(b + o * rank + first, rank, count, of_rank, turned);
-      for (int64_t m = 0; m < rows; ++m)
-        for (int64_t r = 0; r < of_rank; ++r)
-          sums[m] = fma(splat(h[m * rank + first + r]), load(turned + r * kWidth), sums[m]);
-    }
-    for (int64_t m = 0; m < rows; ++m) {
-      Y* const at = y + m * out + o;
-      store(at, fma(splat(scaling), sums[m], load(at, count)), count);
-    }
-  }
+  ahead.ask(ahead.left());
+  for (; rows >= kTile; rows -= kTile, h += kTile * rank, y += kTile * out)
+    expand_tile<kTile>(h, b, rank, scaling, y, out);
+  for (; rows > 0; --rows, h += rank, y += out) expand_tile<1>(h, b, rank, scaling, y, out);
 }
-
-int64_t bytes_of(const Tensor& t) { return t.count() * size_of(t.dtype); }
 
 // Rows [row, row + rows) of one of the args.
 struct Task {
@@ -145,8 +125,8 @@ struct Task {
   void run_as(const Task* next) const {
     const LoraAddArgs& a = *args;
     const int64_t in = a.x.dim(1), out = a.y.dim(1), rank = a.a.dim(0);
-    const Ahead after = next != nullptr ? Ahead(next->args->a.data, bytes_of(next->args->a)) : Ahead(nullptr, 0);
-    shrink(data_as<X>(a.x) + row * in, rows, data_as<W>(a.a), in, h, rank, {a.b.data, bytes_of(a.b)});
+    const Ahead after = next != nullptr ? Ahead(next->args->a) : Ahead();
+    shrink(data_as<X>(a.x) + row * in, rows, data_as<W>(a.a), in, h, rank, Ahead(a.b));
     expand(h, rows, data_as<W>(a.b), rank, a.scaling, data_as<X>(a.y) + row * out, out, after);
   }
 };

@@ -27,11 +27,14 @@ uint32_t key_of(float logit) {
 
 // Sorts by key; equal keys keep their order. Returns the array that holds the result.
 Candidate* sort_by_key(Candidate* from, Candidate* spare, int64_t count) {
-  for (int shift = 0; shift < 32; shift += 8) {
-    int64_t start[257] = {};
-    for (int64_t i = 0; i < count; ++i) ++start[((from[i].key >> shift) & 255u) + 1];
-    for (int b = 0; b < 256; ++b) start[b + 1] += start[b];
-    for (int64_t i = 0; i < count; ++i) spare[start[(from[i].key >> shift) & 255u]++] = from[i];
+  constexpr int kPasses = 3, kBits = 11;
+  constexpr uint32_t kDigits = 1u << kBits;
+  int32_t start[kPasses][kDigits + 1] = {};
+  for (int64_t i = 0; i < count; ++i)
+    for (int pass = 0; pass < kPasses; ++pass) ++start[pass][((from[i].key >> (pass * kBits)) & (kDigits - 1)) + 1];
+  for (int pass = 0; pass < kPasses; ++pass) {
+    for (uint32_t digit = 0; digit < kDigits; ++digit) start[pass][digit + 1] += start[pass][digit];
+    for (int64_t i = 0; i < count; ++i) spare[start[pass][(from[i].key >> (pass * kBits)) & (kDigits - 1)]++] = from[i];
     Candidate* const sorted = spare;
     spare = from;
     from = sorted;

@@ -1,7 +1,7 @@
 // Adapters on rows of a batch that share its base: any number of them, of any ranks and layers, in two launches
 // (Punica, arXiv:2310.18547). See ops/linear.h: nothing is rounded on the way.
 //
-// [1] h = x A^T, a warp an element   [2] y += scaling * h B^T, a thread an element
+// [1] h = x A^T, a warp an element   [2] y += scaling * h B, a thread an element
 #include "ops/linear.h"
 
 #include "backends/cuda/kernel.h"
@@ -46,7 +46,7 @@ __global__ void expand_kernel(Segments segments) {
   for (int64_t i = first_index(); i < s.rows * s.out; i += index_stride()) {
     const int64_t n = i / s.out, o = i % s.out;
     float sum = 0;
-    for (int64_t r = 0; r < s.rank; ++r) sum = fmaf(s.h[n * s.rank + r], load(s.b, s.adapter, o * s.rank + r), sum);
+    for (int64_t r = 0; r < s.rank; ++r) sum = fmaf(s.h[n * s.rank + r], load(s.b, s.adapter, r * s.out + o), sum);
     store(s.y, segments.dtype, i, load(s.y, segments.dtype, i) + s.scaling * sum);
   }
 }

@@ -121,13 +121,13 @@ void linears_backward(const LinearBackwardArgs* args, int count) {
 }
 
 void lora_add(const LoraAddArgs& a) {
-  const int64_t out = a.b.dim(0), rank = a.a.dim(0);
+  const int64_t out = a.b.dim(1), rank = a.a.dim(0);
   for (int64_t n = a.begin; n < a.end; ++n) {
     std::vector<double> h;
     for (int64_t r = 0; r < rank; ++r) h.push_back(project(a.x, a.a, {}, DType::kF32, n, r));
     for (int64_t o = 0; o < out; ++o) {
       double sum = 0;
-      for (int64_t r = 0; r < rank; ++r) sum += h[size_t(r)] * get(a.b, o * rank + r);
+      for (int64_t r = 0; r < rank; ++r) sum += h[size_t(r)] * get(a.b, r * out + o);
       add(a.y, n * out + o, a.scaling * sum);
     }
   }

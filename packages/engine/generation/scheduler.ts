@@ -5,7 +5,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { HeadScreen } from "#native";
 import { NibbleError } from "#packages/errors";
-import type { Adapter } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
 import { checkRequest } from "./check-request.ts";
@@ -16,6 +15,7 @@ import { lookUp } from "./lookup.ts";
 import { PageTable } from "./page-table.ts";
 import { type Draw, type Drawn, pick, scoreOf } from "./pick.ts";
 import { type FinishReason, type GenerationRequest, Sequence, type SequenceListener } from "./sequence.ts";
+import type { ServedAdapter } from "./served-adapter.ts";
 import { forwardShares } from "./step.ts";
 import { StepGraphs } from "./step-graphs.ts";
 import type { StepLogits } from "./step-logits.ts";
@@ -400,7 +400,7 @@ export class Scheduler {
   }
 
   /** Before an adapter is freed. */
-  forget(adapter: Adapter): void {
+  forget(adapter: ServedAdapter): void {
     this.graphs?.forget(adapter);
   }
 

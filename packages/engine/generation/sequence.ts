@@ -1,6 +1,6 @@
 // One request in the engine: what was asked, what has come, and where it stands in the cache.
 import type { SamplingOptions } from "#native";
-import type { Adapter } from "../lora.ts";
+import type { ServedAdapter } from "./served-adapter.ts";
 import type { RequestTracer } from "./step-trace.ts";
 
 export interface GenerationRequest {
@@ -8,7 +8,7 @@ export interface GenerationRequest {
   /** 0 for a request that is scored. */
   maxNewTokens: number;
   sampling: SamplingOptions;
-  adapter: Adapter | null;
+  adapter: ServedAdapter | null;
   /** Ids that end the sequence; empty with ignore-eos. */
   stopIds: readonly number[];
   /** Logits of the position that each token was drawn from. */

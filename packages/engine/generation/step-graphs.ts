@@ -5,11 +5,11 @@
 // is recorded the second time and replayed from then on. Other steps, and all of them where recording fails, run plainly.
 import { DeviceGraphs, linearForward, Tensor } from "#native";
 import { getOrMake } from "../get-or-make.ts";
-import type { Adapter } from "../lora.ts";
 import { denseWeight } from "../model-load.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
 import type { KvCache } from "./kv-cache.ts";
+import type { ServedAdapter } from "./served-adapter.ts";
 import { hiddenStates } from "./step.ts";
 import { headInput, StepLogits, type TableRun } from "./step-logits.ts";
 import {
@@ -29,7 +29,7 @@ const graphsMax = 16;
 interface Entry {
   /** 0: seen once, not recorded. */
   graph: number;
-  adapters: readonly Adapter[];
+  adapters: readonly ServedAdapter[];
 }
 
 export class StepGraphs {
@@ -42,7 +42,7 @@ export class StepGraphs {
   private readonly inputs = new Map<string, StepTensors>();
   /** float32 [rows, V], by both. */
   private readonly logits = new Map<string, Tensor>();
-  private readonly ids = new WeakMap<Adapter, number>();
+  private readonly ids = new WeakMap<ServedAdapter, number>();
   private adaptersSeen = 0;
   /** Since the beginning. */
   readonly counts = { recorded: 0, replayed: 0, forgotten: 0 };
@@ -94,7 +94,7 @@ export class StepGraphs {
     return [ids.length, width, embed.handle, head.handle, ...adapters].join(" ");
   }
 
-  private idOf(adapter: Adapter): number {
+  private idOf(adapter: ServedAdapter): number {
     const id = this.ids.get(adapter) ?? ++this.adaptersSeen;
     this.ids.set(adapter, id);
     return id;
@@ -119,7 +119,7 @@ export class StepGraphs {
   }
 
   /** Must be called before the adapter is freed: what was recorded with it is of no use any more. */
-  forget(adapter: Adapter): void {
+  forget(adapter: ServedAdapter): void {
     for (const [key, { adapters }] of this.entries) if (adapters.includes(adapter)) this.drop(key);
   }
 

@@ -2,10 +2,10 @@
 // own are runs apart; their vocabularies may differ in size.
 import { convert, embeddingForward, type HeadScreen, type Tensor } from "#native";
 import { int32Tensor } from "../batch.ts";
-import type { Adapter } from "../lora.ts";
 import { finalNorm, type LlamaModel } from "../models/llama.ts";
 import type { Tape } from "../tape.ts";
 import { headLogits } from "./head.ts";
+import type { ServedAdapter } from "./served-adapter.ts";
 
 /** Tokens [firstRow, endRow) that have one embedding and one head; [begin, end) of the outputs are theirs. */
 export interface TableRun {
@@ -20,7 +20,7 @@ export interface TableRun {
 /** @param shares in the order of the step: those of one adapter side by side. */
 export function tableRuns(
   model: LlamaModel,
-  shares: readonly { adapter: Adapter | null; count: number; outputs: number }[],
+  shares: readonly { adapter: ServedAdapter | null; count: number; outputs: number }[],
 ): TableRun[] {
   const runs: TableRun[] = [];
   let row = 0;

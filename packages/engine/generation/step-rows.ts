@@ -1,10 +1,10 @@
 // What a step computes, as arrays on the host: a row a token, sequences one after the other, rows of one adapter side by side.
 import { freeOnThrow, Tensor } from "#native";
-import type { Adapter } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
 import type { TapeOptions } from "../tape.ts";
 import { pageTokens } from "./kv-cache.ts";
 import type { Sequence } from "./sequence.ts";
+import type { ServedAdapter } from "./served-adapter.ts";
 import { type TableRun, tableRuns } from "./step-logits.ts";
 
 /** Tokens [cached, cached + count) of a sequence and of the guesses that follow it. */
@@ -17,7 +17,7 @@ export interface Share {
 }
 
 export interface AdapterRows {
-  adapter: Adapter;
+  adapter: ServedAdapter;
   begin: number;
   end: number;
 }

@@ -11,11 +11,11 @@ import {
 } from "#native";
 import { int32Tensor } from "../batch.ts";
 import { getOrMake } from "../get-or-make.ts";
-import type { Adapter } from "../lora.ts";
 import { attentionShape, type LlamaBlock, type LlamaModel } from "../models/llama.ts";
 import { embedding } from "../ops.ts";
 import { Tape, type TapeOptions } from "../tape.ts";
 import type { KvCache } from "./kv-cache.ts";
+import type { ServedAdapter } from "./served-adapter.ts";
 import { type HeadUse, lastLogits, type StepLogits, type TableRun } from "./step-logits.ts";
 import { type AdapterRows, emptyRows, freeRows, layOut, type Share, type StepTensors, writeRows } from "./step-rows.ts";
 
@@ -36,9 +36,9 @@ function embedded(tape: Tape, model: LlamaModel, ids: Tensor, runs: readonly Tab
 
 /** What the native block reads of each layer: tensors live as long as their model or adapter does. */
 const packedBlocks = new WeakMap<LlamaBlock, Float64Array>();
-const packedAdapters = new WeakMap<Adapter, WeakMap<LlamaBlock, Float64Array>>();
+const packedAdapters = new WeakMap<ServedAdapter, WeakMap<LlamaBlock, Float64Array>>();
 
-function packedLora(adapter: Adapter, layer: LlamaBlock): Float64Array {
+function packedLora(adapter: ServedAdapter, layer: LlamaBlock): Float64Array {
   const blocks = getOrMake(packedAdapters, adapter, () => new WeakMap());
   const matrices = () => llamaLinears.map((linear) => adapter.layers.get(layer[linear].name) ?? null);
   return getOrMake(blocks, layer, () => packLlamaLora(matrices()));

@@ -52,7 +52,9 @@ export class Engine {
       execArgv: ["--disable-warning=ExperimentalWarning"],
       resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
     });
-    this.worker.on("message", (message: FromWorker) => this.receive(message));
+    this.worker.on("message", (messages: FromWorker[]) => {
+      for (const message of messages) this.receive(message);
+    });
     this.worker.on("error", (error) => this.fail(NibbleError.from(error, "engine")));
     this.worker.on("exit", (code) =>
       this.fail(new NibbleError(`the engine's thread ended with code ${code}`, { code: "UNAVAILABLE", op: "engine" })),

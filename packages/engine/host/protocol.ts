@@ -1,5 +1,6 @@
 // What the main thread and the engine's worker say to each other: calls with a number, events of a call,
-// one result or error for each. Everything is structured-cloned; no native handle crosses.
+// one result or error for each. The worker's come as arrays, in order. Everything is structured-cloned; no native handle
+// crosses.
 import type { ErrorCode } from "#packages/errors";
 
 export type ToWorker = { kind: "call"; id: number; method: string; args: unknown } | { kind: "cancel"; id: number };

@@ -65,7 +65,20 @@ const methods = {
 };
 
 const controllers = new Map<number, AbortController>();
-const post = (message: FromWorker) => parentPort?.postMessage(message);
+
+/** What is said in one turn goes as one message: a step has a token for each of many calls. */
+let outbox: FromWorker[] = [];
+
+function post(message: FromWorker): void {
+  if (outbox.length === 0) queueMicrotask(flush);
+  outbox.push(message);
+}
+
+function flush(): void {
+  const messages = outbox;
+  outbox = [];
+  parentPort?.postMessage(messages);
+}
 
 async function run(id: number, name: string, args: unknown): Promise<void> {
   const controller = new AbortController();

@@ -1,0 +1,51 @@
+// An adapter as steps read it: B lies turned, so that the native op sums along memory (ops/linear.h, lora_adds).
+import { Tensor } from "#native";
+import type { AdapterFolder } from "#packages/hub";
+import { wholeAdapterInPieces } from "../adapter-extras.ts";
+import { type Adapter, type AdapterDType, freeAdapter } from "../lora.ts";
+import type { LlamaModel } from "../models/llama.ts";
+
+/** Each layer's `b` is [R, out]. */
+export interface ServedAdapter extends Adapter {
+  readonly isTurned: true;
+}
+
+/** The transposed matrix; the given one is used up. */
+function turned(b: Tensor): Tensor {
+  const [rows = 0, columns = 0] = b.shape;
+  const { buffer } = b.read();
+  const from = b.dtype === "bfloat16" ? new Uint16Array(buffer) : new Float32Array(buffer);
+  const to = from.slice();
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) to[column * rows + row] = from[row * columns + column]!;
+  }
+  const made = Tensor.fromBytes(new Uint8Array(to.buffer), b.dtype, [columns, rows], {
+    ...{ device: b.device, kind: "adapter" },
+  });
+  b.free();
+  return made;
+}
+
+/** Used up: its layers are the served one's. Whoever leaves it half-way, or an error, frees it. */
+export function* servedInPieces(adapter: Adapter): Generator<undefined, ServedAdapter> {
+  let isWhole = false;
+  try {
+    for (const layer of adapter.layers.values()) {
+      layer.b = turned(layer.b);
+      yield;
+    }
+    isWhole = true;
+    return { ...adapter, isTurned: true };
+  } finally {
+    if (!isWhole) freeAdapter(adapter);
+  }
+}
+
+/** Of a folder, giving way after each module. */
+export function* loadServedAdapter(
+  folder: AdapterFolder,
+  model: LlamaModel,
+  dtype: AdapterDType,
+): Generator<undefined, ServedAdapter> {
+  return yield* servedInPieces(yield* wholeAdapterInPieces(folder, model, dtype));
+}
