@@ -96,8 +96,8 @@ function contentOf(value: unknown): string | null {
   return typeof content === "string" ? content : null;
 }
 
-/** A tokenizer.json of 87 MB takes 7 s and 1.3 GB (docs/data.md); the largest of known models has 35 MB. */
-const tokenizerBytesMax = 256 << 20;
+/** The largest of known models has 35 MB; one of 87 MB took 7 s and 1.3 GB (docs/data.md). */
+const tokenizerBytesMax = 64 << 20;
 
 /** What a folder has of a tokenizer; null: nothing of that. */
 export interface TokenizerFiles {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
@@ -96,6 +96,14 @@ function changed(
   writer.finish();
   return folder;
 }
+
+test("weights that are a pickle are not read", (t) => {
+  const folder = temporaryFolder(t);
+  cpSync(goldenPath("train", "init_adapter", "adapter_config.json"), join(folder, "adapter_config.json"));
+  writeFileSync(join(folder, "adapter_model.bin"), "a pickle");
+  const message = /no adapter_model\.safetensors \(adapter_model\.bin is not read: it can run code\)/;
+  assert.throws(() => openAdapterFolder(folder), { code: "NOT_FOUND", message });
+});
 
 test("missing, surplus and wrongly shaped keys are errors that name them", (t) => {
   const a = adapterKey("model.layers.0.self_attn.q_proj", "lora_A");

@@ -120,6 +120,9 @@ export function openAdapterFolder(path: string, base?: { config: LlamaConfig; di
   const text = readTextIfPresent(configFile);
   if (text === undefined) return fail("NOT_FOUND", `no ${adapterConfigFileName}; expected an adapter folder`, path);
   const config = parseLoraConfig(parseObject(text, op, configFile), configFile);
+  if (!existsSync(join(path, adapterWeightsFileName)) && existsSync(join(path, "adapter_model.bin"))) {
+    fail("NOT_FOUND", `no ${adapterWeightsFileName} (adapter_model.bin is not read: it can run code)`, path);
+  }
   const file = openSafetensors(join(path, adapterWeightsFileName));
   try {
     const folder = new AdapterFolder(path, config, file);

@@ -141,5 +141,8 @@ test("no folder, no config, no weights", (t) => {
   const folder = copyOfGolden(t, "llama_tied");
   rmSync(join(folder, "model.safetensors"));
   assert.throws(() => openModelFolder(folder), { code: "NOT_FOUND", message: /no model\.safetensors/ });
+  writeFileSync(join(folder, "pytorch_model.bin"), "a pickle");
+  const message = /no model\.safetensors .*\(pytorch_model\.bin is not read: it can run code\)/;
+  assert.throws(() => openModelFolder(folder), { code: "NOT_FOUND", message });
   assert.throws(() => openModelFolder(temporaryFolder(t)), { code: "NOT_FOUND" });
 });

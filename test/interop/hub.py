@@ -3,6 +3,7 @@
 usage: hub.py upload REPO DIR | snapshot REPO | load REPO ADAPTER_REPO... | publish REPO DIR ADAPTER_DIR OUT_DIR
               | rows REPO DIR
 """
+import hashlib
 import json
 import sys
 
@@ -47,11 +48,22 @@ def load():
     return {"logits": answers, "vocabulary": len(AutoTokenizer.from_pretrained(repo))}
 
 
-def publish():
-    """push_to_hub of transformers and PEFT, and the same saved to folders."""
+def digests(state):
+    """sha256 of each tensor's bytes, by name."""
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def of(tensor):
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+
+    return {name: of(tensor) for name, tensor in state.items()}
+
+
+def publish():
+    """push_to_hub of transformers, PEFT and bitsandbytes, the same saved to folders, and what they have in memory."""
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     base, adapter, out = rest
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -59,10 +71,17 @@ def publish():
     for one in (model, tokenizer):
         one.push_to_hub(repo)
         one.save_pretrained(f"{out}/model")
+    tensors = {"model": digests(model.state_dict())}
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    quantized = AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.bfloat16)
+    quantized.push_to_hub(f"{repo}-quantized")
+    quantized.save_pretrained(f"{out}/quantized")
+    tensors["quantized"] = digests(quantized.state_dict())
     peft = PeftModel.from_pretrained(model, adapter)
     peft.push_to_hub(f"{repo}-adapter")
     peft.save_pretrained(f"{out}/adapter")
-    return {}
+    tensors["adapter"] = digests(get_peft_model_state_dict(peft))
+    return {"tensors": tensors}
 
 
 def rows():

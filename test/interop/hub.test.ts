@@ -1,14 +1,22 @@
 // Python's huggingface_hub, transformers and PEFT with HF_ENDPOINT pointing at the registry, and nothing else changed.
 // Runs where a Python with them is found (NIBBLE_PYTHON, else python3); elsewhere it says that it was skipped.
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { downloadFile } from "@huggingface/hub";
-import { hubSettings, pullRepo } from "#packages/hub";
+import {
+  adapterWeightsFileName,
+  hubSettings,
+  openAdapterFolder,
+  openModelFolder,
+  openSafetensors,
+  pullRepo,
+  weightsFileName,
+} from "#packages/hub";
 import { binary, pathsOf, startHub, type TestHub } from "../../services/adapter-registry/hub/test/support.ts";
-import { filesOf, put, smallAdapter } from "../../services/adapter-registry/test/support.ts";
+import { filesOf, put, sha256, smallAdapter } from "../../services/adapter-registry/test/support.ts";
 import { goldenPath, temporaryFolder } from "../support/folders.ts";
 import { type PythonProcess, skipWithout, startPython } from "../support/python.ts";
 import { startRoughProxy } from "../support/rough-proxy.ts";
@@ -141,9 +149,9 @@ describe("huggingface_hub", { skip: skipWithout("huggingface_hub") }, () => {
   }
 });
 
-const libraries = skipWithout("torch", "transformers", "peft", "huggingface_hub");
+const libraries = skipWithout("torch", "transformers", "peft", "bitsandbytes", "huggingface_hub");
 
-describe("transformers and PEFT", { skip: libraries }, () => {
+describe("transformers, PEFT and bitsandbytes", { skip: libraries }, () => {
   test("from_pretrained by name: a base, a pushed adapter, and a registered one by version and by alias", async (t) => {
     const hub = await startNow(t);
     const python = pythonOf(t, hub.hubUrl);
@@ -163,17 +171,19 @@ describe("transformers and PEFT", { skip: libraries }, () => {
   test("push_to_hub of each: what it saves to a folder is what is read back, bit for bit", async (t) => {
     const hub = await startNow(t);
     const out = temporaryFolder(t);
-    await pythonOf(t, hub.hubUrl).run(["publish", "org/pushed", base, smallAdapter, out]);
-    for (const [repo, name] of [
-      ["org/pushed", "model"],
-      ["org/pushed-adapter", "adapter"],
+    const { tensors } = await pythonOf(t, hub.hubUrl).run(["publish", "org/pushed", base, smallAdapter, out]);
+    for (const [repo, name, open] of [
+      ["org/pushed", "model", openModelFolder],
+      ["org/pushed-quantized", "quantized", openModelFolder],
+      ["org/pushed-adapter", "adapter", openAdapterFolder],
     ] as const) {
       const folder = join(out, name);
-      assert.ok(
-        readdirSync(folder).some((file) => file.endsWith(".safetensors") && statSync(join(folder, file)).size > 0),
-      );
       // push_to_hub writes the card anew.
       await assertHolds(hub, repo, folder, "README.md");
+      open(folder).close();
+      using file = openSafetensors(join(folder, name === "adapter" ? adapterWeightsFileName : weightsFileName));
+      const got = Array.from(file.tensors.keys(), (key) => [key, sha256(file.read(key))]);
+      assert.deepEqual(Object.fromEntries(got), (tensors as Record<string, object>)[name], name);
     }
   });
 });
