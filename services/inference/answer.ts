@@ -1,6 +1,7 @@
 // One answer: the prompt as tokens, the engine's tokens as text, stop texts, figures. It knows no transport.
 import { AnswerText, type TextTokenizer, textOfToken } from "#packages/data";
 import type { ConstraintForm, GeneratedToken, GenerateResult, SamplingOptions } from "#packages/engine";
+import { NibbleError } from "#packages/errors";
 import { orAborted } from "#packages/rpc";
 import { generateTraced } from "./engine-trace.ts";
 import type { LoadedModel } from "./model.ts";
@@ -87,16 +88,23 @@ class Writer {
   }
 }
 
+function refuseBehind(unreadMax: number): never {
+  const message = `the answer: expected a reader at most ${unreadMax} tokens behind, got one further behind`;
+  const details = { quota: "tokens that wait for their reader", limit: String(unreadMax) };
+  throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op: "generate", details });
+}
+
 /**
- * The events of an answer. It stops computing within a step when the signal aborts, the caller leaves the loop, or a
- * stop text is complete.
+ * The events of an answer. It stops computing within a step when the signal aborts, the caller leaves the loop, a stop
+ * text is complete, or the caller is too far behind.
+ * @throws RESOURCE_EXHAUSTED for the last of these, after the tokens that waited.
  */
 export async function* answer(
   model: LoadedModel,
   request: AnswerRequest,
   signal: AbortSignal,
 ): AsyncGenerator<AnswerEvent> {
-  const { engineModel, contextLength } = model;
+  const { engineModel, contextLength, unreadMax } = model;
   const tokenizer = request.tokenizer ?? model.tokenizer;
   const inputIds = encodePrompt(request.prompt, tokenizer);
   if (inputIds.length >= contextLength) {
@@ -109,8 +117,11 @@ export async function* answer(
   let logits: Float32Array | null = null;
   let news = Promise.withResolvers<void>();
   const over = new AbortController();
+  let isBehind = false;
   const onEvent = (token: GeneratedToken) => {
-    if (writer.isStopped) return;
+    if (writer.isStopped || isBehind) return;
+    isBehind = ready.length === unreadMax;
+    if (isBehind) return over.abort();
     ready.push(writer.push(token));
     logits = token.logits;
     if (writer.isStopped) over.abort();
@@ -131,6 +142,7 @@ export async function* answer(
       while (ready.length > 0) yield { kind: "token", token: ready.shift()! };
     }
     signal.throwIfAborted();
+    if (isBehind) refuseBehind(unreadMax);
     const reason = writer.isStopped ? "stop" : result.reason;
     if (reason === "cancelled") refuse("FAILED_PRECONDITION", "the answer: was cancelled");
     const text = writer.finish();

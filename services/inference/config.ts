@@ -30,6 +30,8 @@ export interface Config {
   cacheTokensMax: number;
   /** NIBBLE_INFERENCE_WAITING_MAX: requests that may wait for a place. Default: 256. */
   waitingMax: number;
+  /** NIBBLE_INFERENCE_UNREAD_MAX: tokens of an answer that wait for a slow reader; one further behind loses it. Default: 4096. */
+  unreadMax: number;
   /** NIBBLE_INFERENCE_PREFIX_CACHE: on or off: requests with the same beginning share its keys and values. Default: on. */
   prefixCache: boolean;
   /** NIBBLE_INFERENCE_ADAPTER_BYTES_MAX: of adapters in memory; others wait on disk. 0: no limit. Default: 1 GiB. */
@@ -61,6 +63,7 @@ export function readConfig(env: Environment = process.env): Config {
     stepTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_STEP_TOKENS_MAX", 512, { min: 1 }),
     cacheTokensMax: wholeSetting(env, "NIBBLE_INFERENCE_CACHE_TOKENS_MAX", 8192, { min: 16 }),
     waitingMax: wholeSetting(env, "NIBBLE_INFERENCE_WAITING_MAX", 256),
+    unreadMax: wholeSetting(env, "NIBBLE_INFERENCE_UNREAD_MAX", 4096, { min: 1 }),
     prefixCache: choiceSetting(env, "NIBBLE_INFERENCE_PREFIX_CACHE", ["on", "off"], "on") === "on",
     adapterBytesMax: wholeSetting(env, "NIBBLE_INFERENCE_ADAPTER_BYTES_MAX", 1 << 30),
     resumeMs: wholeSetting(env, "NIBBLE_INFERENCE_RESUME_MS", 30_000),

@@ -23,7 +23,7 @@ export interface ModelSettings {
 
 export type ServingLimits = Pick<
   Config,
-  "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "waitingMax" | "prefixCache"
+  "sequencesMax" | "stepTokensMax" | "cacheTokensMax" | "waitingMax" | "unreadMax" | "prefixCache"
 >;
 
 export class LoadedModel {
@@ -35,6 +35,8 @@ export class LoadedModel {
   readonly tokenizer: TextTokenizer | null;
   /** Prompt and answer together, in tokens. */
   readonly contextLength: number;
+  /** Tokens of an answer that wait for its reader. */
+  readonly unreadMax: number;
   readonly loadMs: number;
   readonly #engine: Engine;
   #users = 0;
@@ -44,8 +46,7 @@ export class LoadedModel {
   private constructor(
     settings: ModelSettings,
     parts: { engine: Engine; engineModel: EngineModel; digest: string; tokenizer: TextTokenizer | null },
-    contextLength: number,
-    loadMs: number,
+    { contextLength, unreadMax, loadMs }: { contextLength: number; unreadMax: number; loadMs: number },
   ) {
     this.settings = settings;
     this.#engine = parts.engine;
@@ -53,6 +54,7 @@ export class LoadedModel {
     this.digest = parts.digest;
     this.tokenizer = parts.tokenizer;
     this.contextLength = contextLength;
+    this.unreadMax = unreadMax;
     this.loadMs = loadMs;
   }
 
@@ -65,7 +67,8 @@ export class LoadedModel {
     const { modelDir, bits, quant, dtype, threads, device } = settings;
     const engine = new Engine({ threads });
     try {
-      const options = { modelDir, device, dtype, quant: bits === 4 ? quant : null, ...limits };
+      const { unreadMax, ...engineLimits } = limits;
+      const options = { modelDir, device, dtype, quant: bits === 4 ? quant : null, ...engineLimits };
       // The tokenizer is read while the engine's thread starts.
       const [engineModel, tokenizer] = await Promise.all([
         engine.openModel(options, signal ? { signal } : {}),
@@ -78,7 +81,8 @@ export class LoadedModel {
       }
       const contextLength = Math.min(info.maxPositions, limits.cacheTokensMax);
       const digest = await engineModel.digest();
-      return new LoadedModel(settings, { engine, engineModel, digest, tokenizer }, contextLength, now());
+      const facts = { contextLength, unreadMax, loadMs: now() };
+      return new LoadedModel(settings, { engine, engineModel, digest, tokenizer }, facts);
     } catch (thrown) {
       await engine.close();
       throw thrown;

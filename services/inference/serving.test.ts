@@ -27,7 +27,14 @@ test("health tells a server without a model from one with it", async (t) => {
 });
 
 test("an engine that ends by itself turns readiness off, and a new load turns it on", async (t) => {
-  const limits = { sequencesMax: 2, stepTokensMax: 64, cacheTokensMax: 256, waitingMax: 4, prefixCache: true };
+  const limits = {
+    sequencesMax: 2,
+    stepTokensMax: 64,
+    cacheTokensMax: 256,
+    waitingMax: 4,
+    unreadMax: 8,
+    prefixCache: true,
+  };
   const fetcher = { fetch: () => Promise.reject(new Error()), again: () => Promise.reject(new Error()) };
   const serving = new Serving({ now: Date.now, logger: silent, fetcher, limits, adapterBytesMax: 0 });
   t.after(() => serving.close());

@@ -23,12 +23,12 @@ export interface Surroundings {
 export async function openInference(config: Config, { now, logger }: Surroundings): Promise<ServiceSetup> {
   const cacheDir = join(resolve(config.dir), "adapters");
   mkdirSync(cacheDir, { recursive: true });
-  const { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, prefixCache } = config;
+  const { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, unreadMax, prefixCache } = config;
   const serving = new Serving({
     now,
     logger,
     fetcher: adapterFetcher({ registry: config.registry, cacheDir }),
-    limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, prefixCache },
+    limits: { sequencesMax, stepTokensMax, cacheTokensMax, waitingMax, unreadMax, prefixCache },
     adapterBytesMax: config.adapterBytesMax,
   });
   const resumable = new Resumable({
