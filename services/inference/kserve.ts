@@ -154,7 +154,7 @@ function adapterOf({ served }: Serving, name: string): string | null {
 function isReady(serving: Serving, name: string): boolean {
   try {
     adapterOf(serving, name);
-    return true;
+    return serving.isReady;
   } catch {
     return false;
   }

@@ -7,6 +7,7 @@ import { createClient } from "#packages/rpc";
 import { goldenPath, temporaryFolder } from "../../test/support/folders.ts";
 import { silent, startService, until } from "../../test/support/services.ts";
 import { readConfig } from "./config.ts";
+import { kserveService } from "./kserve.ts";
 import { Serving } from "./serving.ts";
 import { openInference } from "./setup.ts";
 
@@ -42,11 +43,16 @@ test("an engine that ends by itself turns readiness off, and a new load turns it
   const settings = { id: "base", modelDir, bits: undefined, quant: defaultQuant, ...place };
   let told = 0;
   serving.watch(() => told++);
-  const { model } = await serving.load(settings, "");
+  const kserve = kserveService(serving).handlers as Record<string, (request: { name: string }) => { ready: boolean }>;
+  const ready = () => ["serverReady", "modelReady"].map((method) => kserve[method]?.({ name: "base" }).ready);
+  const loading = serving.load(settings, "");
+  assert.deepEqual([serving.isReady, ready()], [false, [false, false]]);
+  const { model } = await loading;
+  assert.deepEqual(ready(), [true, true]);
   assert.deepEqual([serving.isReady, serving.isBroken, told], [true, false, 1]);
   await model.engineModel["engine"]["worker"].terminate();
   await until(() => serving.isBroken);
-  assert.deepEqual([serving.isReady, told], [false, 2]);
+  assert.deepEqual([serving.isReady, told, ready()], [false, 2, [false, false]]);
   await assert.rejects(model.engineModel.stats(), { code: "UNAVAILABLE" });
   await serving.unload("base").catch(() => {});
   await serving.load(settings, "");
