@@ -7,6 +7,7 @@ export type { ConstraintForm } from "./generation/constraint.ts";
 export { pageTokens } from "./generation/kv-cache.ts";
 export type { SchedulerStats } from "./generation/scheduler.ts";
 export type { FinishReason, GeneratedToken, SequenceTiming, TokenScore } from "./generation/sequence.ts";
+export { servedAdapterBytes } from "./generation/served-adapter.ts";
 export type { StepRecord } from "./generation/step-trace.ts";
 export { type CallOptions, Engine, EngineModel } from "./host/engine.ts";
 export type { LogitDrift } from "./logit-drift.ts";

@@ -5,8 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { memory, normalFill } from "#native";
-import { type AdapterProbe, openModelFolder } from "#packages/hub";
+import { type AdapterProbe, openAdapterFolder, openModelFolder, readModelConfig } from "#packages/hub";
 import { goldenPath } from "../../test/support/golden-model.ts";
+import { servedAdapterBytes } from "./generation/served-adapter.ts";
 import { createAdapter, freeAdapter, saveAdapter } from "./lora.ts";
 import { type GenerateInput, ServedModel } from "./served-model.ts";
 
@@ -69,6 +70,25 @@ describe("a served model", () => {
     await model.generate(request, (token) => ids.push(token.id), signal);
     return ids;
   }
+
+  test("what an adapter takes is known before it is loaded, whatever it brings and in which dtype", async () => {
+    const pairs = [
+      ["dora", "llama_untied"],
+      ["resized", "llama_untied"],
+      ["mod_tied", "llama_tied"],
+      ["tokens_tied", "llama_tied"],
+    ] as const;
+    for (const dtype of ["float32", "bfloat16"] as const) {
+      for (const [name, base] of pairs) {
+        const modelDir = goldenPath(base);
+        const served = ServedModel.open({ ...options, modelDir, dtype });
+        const { bytes } = await served.loadAdapter(name, goldenPath(`peft/${name}`));
+        using adapter = openAdapterFolder(goldenPath(`peft/${name}`));
+        assert.equal(servedAdapterBytes(adapter, readModelConfig(modelDir).config, dtype), bytes, `${name} ${dtype}`);
+        served.free();
+      }
+    }
+  });
 
   test("answers of a mixed batch are those given alone", async () => {
     const requests = [0, 1, 2, 3, 4, 5, 6].map((i) =>

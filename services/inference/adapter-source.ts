@@ -4,13 +4,14 @@ import { createReadStream } from "node:fs";
 import { join } from "node:path";
 import { connect, downloadAdapter, resolveVersion } from "#packages/client";
 import { loadAdapterTokenizer, type TextTokenizer } from "#packages/data";
+import { servedAdapterBytes } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
 import {
-  type AdapterFolder,
   adapterConfigFileName,
   adapterWeightsFileName,
   localFolder,
   openAdapterFolder,
+  readModelConfig,
 } from "#packages/hub";
 
 const op = "load_adapter";
@@ -24,22 +25,22 @@ export interface LocalAdapter {
   dir: string;
   /** `adapters/{adapter}/versions/{version}`; "" for one that came from a folder. */
   version: string;
-  /** The base's folder, whose tokenizer it may add to. */
-  modelDir: string;
+  base: AdapterBase;
   /** sha256 over its two files, in hex: tells whether two loads mean the same adapter. */
   content: string;
   /** Null where the adapter does not say. */
   baseDigest: string | null;
-  /** That its matrices take in memory, as float32. */
+  /** That it takes in memory. */
   bytes: number;
   /** Of one that has embeddings of its own, with the texts of tokens that were added; null: the base's. */
   tokenizer: TextTokenizer | null;
 }
 
-/** The loaded model. */
+/** The loaded model; an adapter may add to the tokenizer of its folder, and is computed in its dtype. */
 export interface AdapterBase {
   digest: string;
   modelDir: string;
+  dtype: "float32" | "bfloat16";
 }
 
 export interface AdapterFetcher {
@@ -57,7 +58,7 @@ export function refuseOtherBase(what: string, expected: string, got: string): ne
   throw new NibbleError(message, { code: "FAILED_PRECONDITION", op, details: { expected, got } });
 }
 
-async function local(dir: string, version: string, modelDir: string): Promise<LocalAdapter> {
+async function local(dir: string, version: string, base: AdapterBase): Promise<LocalAdapter> {
   using folder = openAdapterFolder(dir);
   const { baseDigest } = folder;
   const hash = createHash("sha256");
@@ -67,34 +68,26 @@ async function local(dir: string, version: string, modelDir: string): Promise<Lo
   return {
     dir,
     version,
-    modelDir,
+    base,
     content: hash.digest("hex"),
     baseDigest,
-    bytes: bytesInMemory(folder),
-    tokenizer: loadAdapterTokenizer(dir, modelDir),
+    bytes: servedAdapterBytes(folder, readModelConfig(base.modelDir).config, base.dtype),
+    tokenizer: loadAdapterTokenizer(dir, base.modelDir),
   };
-}
-
-function bytesInMemory({ modules, extras, file }: AdapterFolder): number {
-  const elements = [...modules.values()].map(({ rank, inFeatures, outFeatures }) => rank * (inFeatures + outFeatures));
-  const more = [...extras.magnitudes.values(), ...extras.saved.values()].map((key) =>
-    file.info(key).shape.reduce((product, n) => product * n, 1),
-  );
-  return [...elements, ...more].reduce((sum, n) => sum + n, 0) * Float32Array.BYTES_PER_ELEMENT;
 }
 
 /** `cacheDir` holds what came from the registry, a folder a version's digest. */
 export function adapterFetcher({ registry, cacheDir }: { registry: string; cacheDir: string }): AdapterFetcher {
   return {
-    fetch: async (source, { digest, modelDir }, signal) => {
-      if (source.case === "adapterDir") return local(await localFolder(source.value, { signal }), "", modelDir);
+    fetch: async (source, base, signal) => {
+      if (source.case === "adapterDir") return local(await localFolder(source.value, { signal }), "", base);
       using connection = connect({ endpoint: registry });
       const version = await resolveVersion(connection.registry, source.value, signal);
-      if (version.baseDigest !== digest) refuseOtherBase(version.name, version.baseDigest, digest);
+      if (version.baseDigest !== base.digest) refuseOtherBase(version.name, version.baseDigest, base.digest);
       const dir = join(cacheDir, version.digest.replace("sha256:", ""));
       await downloadAdapter(connection.registry, version.name, dir, { signal, retriesMax: registryRetriesMax });
-      return local(dir, version.name, modelDir);
+      return local(dir, version.name, base);
     },
-    again: ({ dir, version, modelDir }) => local(dir, version, modelDir),
+    again: ({ dir, version, base }) => local(dir, version, base),
   };
 }

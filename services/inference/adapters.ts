@@ -98,7 +98,8 @@ export class Adapters {
     if (expectedBaseDigest !== "" && expectedBaseDigest !== model.digest) {
       refuseOtherBase("expected_base_digest", expectedBaseDigest, model.digest);
     }
-    const found = await fetcher.fetch(source, { digest: model.digest, modelDir: model.settings.modelDir }, signal);
+    const { modelDir, dtype } = model.settings;
+    const found = await fetcher.fetch(source, { digest: model.digest, modelDir, dtype }, signal);
     if (expectedBaseDigest !== "" && found.baseDigest !== expectedBaseDigest) {
       refuseOtherBase(found.dir, expectedBaseDigest, found.baseDigest ?? "an adapter that names no base");
     }

@@ -1,7 +1,7 @@
 // An adapter as steps read it: B lies turned, so that the native op sums along memory (ops/linear.h, lora_adds).
-import { Tensor } from "#native";
-import type { AdapterFolder } from "#packages/hub";
-import { wholeAdapterInPieces } from "../adapter-extras.ts";
+import { elementBytes, Tensor } from "#native";
+import type { AdapterFolder, LlamaConfig } from "#packages/hub";
+import { tableShapes, wholeAdapterInPieces } from "../adapter-extras.ts";
 import { type Adapter, type AdapterDType, freeAdapter } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
 
@@ -40,6 +40,25 @@ export function* servedInPieces(adapter: Adapter): Generator<undefined, ServedAd
     if (!isWhole) freeAdapter(adapter);
   }
 }
+
+/** What the adapter of a folder takes in memory once it is loaded. */
+export function servedAdapterBytes(folder: AdapterFolder, base: LlamaConfig, dtype: AdapterDType): number {
+  const { modules, extras, file } = folder;
+  const matrices = [...modules.values()].map(({ rank, inFeatures, outFeatures }) => rank * (inFeatures + outFeatures));
+  const factors = [...extras.magnitudes].map(([module, key]) =>
+    modules.has(module) ? product(file.info(key).shape) : 0,
+  );
+  // Where the head follows the embedding, they are one tensor.
+  const tables = [...new Set(Object.values(tableShapes(folder, base)))].filter((table) => table !== null);
+  return (
+    sum(matrices) * elementBytes[dtype] +
+    sum(factors) * elementBytes.float32 +
+    sum(tables.map((table) => product(table.shape) * elementBytes[table.dtype]))
+  );
+}
+
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
 
 /** Of a folder, giving way after each module. */
 export function* loadServedAdapter(
