@@ -89,10 +89,11 @@ __device__ inline void as_left(uint32_t (&to)[4], const float (&even)[4], const 
 }
 
 // The warp's 16 rows, times a factor for each of the lane's two, as rows [row, row + 16) of a matrix. They go by the tile,
-// of which the warp may overwrite 16 rows, so that memory is written in pieces of 16 bytes.
+// of which the warp may overwrite 16 rows, so that memory is written in pieces of 16 bytes. Rows for which `wanted` is
+// negative are left out; null: none is.
 template <int kColumns>
 __device__ inline void store_rows(const float (&c)[kColumns / 8][4], const float (&factor)[2], BF16* tile, BF16* to,
-                                  int64_t stride, int64_t row, int64_t end, int size) {
+                                  int64_t stride, int64_t row, int64_t end, int size, const int* wanted = nullptr) {
   constexpr int kChunks = kColumns / kChunk;
   const int lane = lane_id();
   __syncwarp();
@@ -108,7 +109,7 @@ __device__ inline void store_rows(const float (&c)[kColumns / 8][4], const float
   NIBBLE_UNROLL
   for (int i = 0; i < kWarpRows * kChunks; i += kWarpThreads) {
     const int r = (i + lane) / kChunks, c_at = (i + lane) % kChunks;
-    if (row + r >= end || c_at * kChunk >= size) continue;
+    if (row + r >= end || c_at * kChunk >= size || (wanted != nullptr && wanted[r] < 0)) continue;
     store_pack(to + (row + r) * stride + c_at * kChunk, load_pack<kChunk>(chunk_at<kColumns>(tile, r, c_at)));
   }
 }

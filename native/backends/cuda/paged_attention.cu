@@ -4,12 +4,14 @@
 // one sequence fills a device; a second launch adds the parts. Parts are of one length whatever else is in the batch, and
 // so is a sequence's result. In a block, neighbouring lanes share out a row of the cache by 16 bytes, and each such group
 // goes over positions of its own with a running softmax; the groups are added at the end. The cache is read once for all
-// heads of a block, two positions of a group on their way at a time.
+// heads of a block, two positions of a group on their way at a time. Prompts in bfloat16 are flash_paged.cu's: rows of a
+// sequence that follow each other share what is read.
 #include "ops/attention.h"
 
-#include "backends/cuda/fault.h"
+#include "backends/cuda/attention_rows.h"
 #include "backends/cuda/ops.h"
 #include "backends/cuda/packs.h"
+#include "backends/cuda/paged_rows.h"
 
 namespace nibble::cuda {
 
@@ -20,26 +22,15 @@ constexpr int64_t kPartMin = 256;  // positions of a part, at least
 constexpr int64_t kPartsMax = 64;  // of a query
 constexpr int64_t kPartialMax = 4 << 20;  // floats of parts at a time; more queries are several launches
 
-struct Paged {
-  const void *q, *k, *v;
-  void* o;
-  const int32_t *table, *sequence, *position;
-  CacheShape shape;
-  int64_t sequences, columns;  // of the table
-  int64_t first;               // query of the grid's first block
-  int64_t heads, group, size, window, part, parts;
-  float scale;
+struct Paged : PagedRows {
+  int64_t first;  // query of the grid's first block
+  int64_t part, parts;
+  bool short_runs_only;
   float* partial;  // of a query, head and part: the sum of values, then the softmax's top and total
-  int* fault;
 
+  __device__ bool leaves_out(int64_t n_) const { return short_runs_only && in_long_run(sequence, n, n_); }
   __device__ float* partial_of(int64_t query, int64_t head, int64_t at) const {
     return partial + ((query * heads + head) * parts + at) * (size + 2);
-  }
-  // Where a position's row lies in a page of the sequence; negative: nowhere.
-  __device__ int64_t row_of(int64_t s, int64_t kv, int t) const {
-    const int rows = int(shape.page), page = t / rows;
-    const int64_t at = checked_index(table[s * columns + page], shape.pages, kBlockTable, fault);
-    return at < 0 ? -1 : shape.row(at, kv, t - page * rows);
   }
 };
 
@@ -102,6 +93,7 @@ __global__ void __launch_bounds__(kBlock) part_kernel(Paged a, int lanes) {
   const int chunks = int(blocks_of(a.group, kHeads)), size = int(a.size);
   const int64_t n = a.first + blockIdx.z, kv = blockIdx.y / chunks, head = kv * a.group + blockIdx.y % chunks * kHeads;
   const int heads = int(least(kHeads, (kv + 1) * a.group - head)), stride = size + 2;
+  if (a.leaves_out(n)) return;
   const int64_t s = checked_index(a.sequence[n], a.sequences, kBlockTable, a.fault);
   const int64_t last = checked_index(a.position[n], a.columns * a.shape.page, kBlockTable, a.fault);
   const int lane = int(threadIdx.x) % lanes, group = int(threadIdx.x) / lanes, groups = kBlock / lanes;
@@ -166,6 +158,7 @@ __global__ void __launch_bounds__(kBlock) part_kernel(Paged a, int lanes) {
 template <typename T>
 __global__ void add_parts_kernel(Paged a) {
   const int64_t head = blockIdx.x, n = a.first + blockIdx.y, stride = a.size + 2;
+  if (a.leaves_out(n)) return;
   const float* const parts = a.partial_of(blockIdx.y, head, 0);
   float top = -INFINITY, total = 0;
   for (int64_t p = 0; p < a.parts; ++p) top = fmaxf(top, parts[p * stride + a.size]);
@@ -232,13 +225,18 @@ __global__ void kv_write_kernel(const T* k, const T* v, const int32_t* slot, T* 
 
 void paged_attention(const PagedAttentionArgs& a) {
   const int64_t positions = a.block_table.dim(1) * cache_shape(a.k_cache).page;
-  Paged paged{.q = a.q.data, .k = a.k_cache.data, .v = a.v_cache.data, .o = a.o.data, .table = a.block_table.i32(),
-              .sequence = a.sequence.i32(), .position = a.position.i32(), .shape = cache_shape(a.k_cache),
-              .sequences = a.block_table.dim(0), .columns = a.block_table.dim(1), .heads = a.shape.heads,
-              .group = a.shape.heads / a.shape.kv_heads, .size = a.q.dim(1) / a.shape.heads, .window = a.shape.window,
-              .part = most(kPartMin, blocks_of(positions, kPartsMax)), .scale = a.shape.scale, .fault = fault_word()};
+  Paged paged{{.q = a.q.data, .k = a.k_cache.data, .v = a.v_cache.data, .o = a.o.data, .table = a.block_table.i32(),
+               .sequence = a.sequence.i32(), .position = a.position.i32(), .shape = cache_shape(a.k_cache), .n = a.q.dim(0),
+               .sequences = a.block_table.dim(0), .columns = a.block_table.dim(1), .heads = a.shape.heads,
+               .group = a.shape.heads / a.shape.kv_heads, .size = a.q.dim(1) / a.shape.heads, .window = a.shape.window,
+               .scale = a.shape.scale, .fault = fault_word()}};
+  paged.part = most(kPartMin, blocks_of(positions, kPartsMax));
   paged.parts = most(1, blocks_of(positions, paged.part));
-  if (a.q.dim(0) == 0) return;
+  if (paged.n == 0) return;
+  // As many rows as sequences: each is alone, as when all decode.
+  paged.short_runs_only = paged.n > paged.sequences && a.q.dtype == DType::kBF16 && paged.size % 8 == 0 &&
+                          paged.size <= kFlashSizeMax && all_aligned({paged.q, paged.k, paged.v, paged.o});
+  if (paged.short_runs_only) flash_paged(paged);
   with_activation(a.q.dtype, [&](auto t) { with_lanes<decltype(t)>(paged, a.q.dim(0)); });
 }
 
