@@ -186,4 +186,32 @@ TEST_F(Cuda, ChoosesTokensAsTheCpu) {
   EXPECT_EQ(drawn.token, kNoToken);
 }
 
+TEST_F(Cuda, DrawsTheCpusTokensFromFewOfThem) {
+  const auto draw = [](Device device, double spread, const SampleArgs& like) {
+    Bench b(device);
+    const Tensor logits = b.random(DType::kF32, {4, 3000}, spread);
+    for (int64_t i = 0; i < 3000; i += 7) put(logits, 3000 + i, -INFINITY);
+    for (int64_t i = 0; i < 3000; ++i) put(logits, 6000 + i, i < 600 ? 2 : 1);  // more equals than are looked at
+    std::vector<SampleArgs> rows(40, like);
+    for (size_t i = 0; i < rows.size(); ++i) rows[i].row = int64_t(i % 4), rows[i].stream = i, rows[i].seed = 11;
+    std::vector<Sample> drawn(rows.size());
+    sample(logits, rows.data(), int(rows.size()), drawn.data());
+    return drawn;
+  };
+  // Peaked and flat; the flat ones need more tokens than come down.
+  for (double spread : {12.0, 1.0})
+    for (const SampleArgs& like : std::vector<SampleArgs>{{.temperature = 1},
+                                                          {.temperature = 0.7f, .top_k = 40},
+                                                          {.temperature = 1.5f, .top_k = 1000},
+                                                          {.temperature = 1, .top_p = 0.8f},
+                                                          {.temperature = 0.5f, .top_k = 256, .top_p = 0.9f},
+                                                          {.temperature = 1, .min_p = 0.05f}}) {
+      const std::vector<Sample> cpu = draw(Device::kCpu, spread, like), card = draw(Device::kCuda, spread, like);
+      for (size_t i = 0; i < cpu.size(); ++i) {
+        EXPECT_EQ(card[i].token, cpu[i].token) << i << ", top_k " << like.top_k << ", top_p " << like.top_p;
+        EXPECT_NEAR(card[i].logprob, cpu[i].logprob, 1e-5);
+      }
+    }
+}
+
 }  // namespace nibble::test
