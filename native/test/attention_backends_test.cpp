@@ -36,8 +36,13 @@ void run(Bench& b, const Case& c) {
                       .d_k = b.out(c.dtype, {n, c.kv_heads * c.size}), .d_v = b.out(c.dtype, {n, c.kv_heads * c.size})});
 }
 
-// Five queries of three sequences whose pages lie in no order, some longer than a part of what a device's block reads.
-void run_paged(Bench& b, const Case& c) {
+// Queries [from, from + count) of a sequence.
+struct Queries {
+  int sequence, from, count;
+};
+
+// Of three sequences whose pages lie in no order, some longer than a part of what a device's block reads.
+void run_paged(Bench& b, const Case& c, const std::vector<Queries>& queries) {
   constexpr int64_t kPage = 16, kColumns = 20, kSequences = 3, kPages = kColumns * kSequences, kTokens = 4;
   const AttentionShape shape{c.heads, c.kv_heads, 1 / std::sqrt(float(c.size)), c.window};
   const auto cache = [&] { return b.random(c.dtype, {kPages, c.kv_heads, kPage, c.size}, 2); };
@@ -49,10 +54,18 @@ void run_paged(Bench& b, const Case& c) {
   pages.shape = {kSequences, kColumns};
   kv_write({.k = tokens(), .v = tokens(), .slot = b.values(DType::kI32, {0, 959, 37 * 16 + 15, 500}),
             .k_cache = b.compared(k_cache), .v_cache = b.compared(v_cache)});
-  paged_attention({.shape = shape, .q = b.random(c.dtype, {5, c.heads * c.size}, 2), .k_cache = k_cache,
-                   .v_cache = v_cache, .block_table = pages, .sequence = b.values(DType::kI32, {0, 2, 1, 0, 2}),
-                   .position = b.values(DType::kI32, {319, 0, 255, 256, 17}),
-                   .o = b.out(c.dtype, {5, c.heads * c.size})});
+  int64_t n = 0;
+  for (const Queries& q : queries) n += q.count;
+  const Tensor sequence = b.indices(n, 1), position = b.indices(n, 1);
+  int64_t row = 0;
+  for (const Queries& q : queries)
+    for (int i = 0; i < q.count; ++i, ++row) {
+      put(sequence, row, q.sequence);
+      put(position, row, q.from + i);
+    }
+  paged_attention({.shape = shape, .q = b.random(c.dtype, {n, c.heads * c.size}, 2), .k_cache = k_cache,
+                   .v_cache = v_cache, .block_table = pages, .sequence = sequence, .position = position,
+                   .o = b.out(c.dtype, {n, c.heads * c.size})});
 }
 
 void expect(const Case& c) {
@@ -85,11 +98,22 @@ TEST(AttentionBackends, FlashAcrossBlocksOfRows) {
 }
 
 TEST(AttentionBackends, PagedLikeReference) {
+  const std::vector<Queries> alone = {{0, 319, 1}, {2, 0, 1}, {1, 255, 1}, {0, 256, 1}, {2, 17, 1}};
   for (DType dtype : {DType::kF32, DType::kBF16})
     for (auto [heads, kv_heads, size, window] : std::vector<std::array<int64_t, 4>>{
              {1, 1, 1, 0}, {4, 4, 64, 0}, {6, 2, 128, 0}, {6, 1, 20, 40}, {3, 1, 33, 0}, {5, 1, 264, 300}, {2, 2, 512, 0}})
       expect_like_reference("paged attention, heads of " + std::to_string(size), dtype == DType::kBF16 ? 0x1p-8 : 2e-6,
-                            [&](Bench& b) { run_paged(b, {{}, heads, kv_heads, size, window, dtype}); });
+                            [&](Bench& b) { run_paged(b, {{}, heads, kv_heads, size, window, dtype}, alone); });
+}
+
+// Rows of a sequence that follow each other, some in two blocks of a device's, beside rows that are alone.
+TEST(AttentionBackends, PromptsOverTheCacheLikeReference) {
+  const std::vector<Queries> prompts = {{0, 300, 3}, {1, 100, 20}, {2, 10, 140}, {0, 7, 1}, {1, 0, 16}};
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (auto [heads, kv_heads, size, window] :
+         std::vector<std::array<int64_t, 4>>{{2, 1, 64, 0}, {4, 2, 24, 0}, {2, 2, 128, 40}, {1, 1, 72, 0}})
+      expect_like_reference("prompts over the cache, heads of " + std::to_string(size), dtype == DType::kBF16 ? 0x1p-7 : 2e-6,
+                            [&](Bench& b) { run_paged(b, {{}, heads, kv_heads, size, window, dtype}, prompts); });
 }
 
 }  // namespace nibble::test

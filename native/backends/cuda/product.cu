@@ -41,7 +41,7 @@ __device__ void multiply_term(float (&sum)[kEach][kEach], const Product& p, cons
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) product_kernel(const __grid_constant__ Product p,
+__global__ void __launch_bounds__(kThreads, 2) product_kernel(const __grid_constant__ Product p,
                                                             const __grid_constant__ WeightView w) {
   const TilePlace place = tile_place(blocks_of(p.m, kSide), blocks_of(p.n, kSide));
   const int64_t row0 = place.row * kSide, column0 = place.column * kSide, rows = rows_to_make(p);
