@@ -32,6 +32,15 @@ struct Softmax {
   int sequence[2], position[2];
   float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
 
+  // Of the warp's rows.
+  __device__ Softmax(const int* sequences, const int* positions) {
+    NIBBLE_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      sequence[half] = sequences[lane_id() / 4 + 8 * half];
+      position[half] = positions[lane_id() / 4 + 8 * half];
+    }
+  }
+
   // Scores of keys `key` and up of sequence s become weights; `fade` is what older sums are multiplied with.
   __device__ void add(float (&score)[kFragments][4], int s, int key, int window, float scale, float (&fade)[2]) {
     NIBBLE_UNROLL
@@ -78,22 +87,25 @@ __device__ Run run_from(const int* sequence, const int* position, int begin, int
   return run;
 }
 
+// Sequence and position of a block's rows; -1 for a row that is not this kernel's.
+__device__ void share_rows(const PagedRows& a, int64_t block_row, int* sequence, int* position) {
+  if (threadIdx.x >= kBlockRows) return;
+  const int64_t n = block_row + threadIdx.x;
+  const bool mine = n < a.n && in_long_run(a.sequence, a.n, n);
+  const int64_t at = mine ? checked_index(a.position[n], a.columns * a.shape.page, kBlockTable, a.fault) : -1;
+  sequence[threadIdx.x] = at < 0 ? -1 : int(checked_index(a.sequence[n], a.sequences, kBlockTable, a.fault));
+  position[threadIdx.x] = int(at);
+}
+
 template <int kColumns>
 __global__ void __launch_bounds__(kThreadsOfBlock) paged_kernel(const __grid_constant__ PagedRows a) {
-  __shared__ int sequence[kBlockRows], position[kBlockRows];  // sequence -1: not a row of this kernel
+  __shared__ int sequence[kBlockRows], position[kBlockRows];
   BF16 *const q_tile = dynamic_shared<BF16>(), *const k_tile = q_tile + kBlockRows * kColumns;
   BF16* const v_tile = k_tile + kKeys * kColumns;
   constexpr int kSteps = kColumns / 16;
   const int head = int(blockIdx.y), kv = int(head / a.group), warp_row = int(threadIdx.x) / kWarpThreads * kWarpRows;
   const int64_t block_row = int64_t(blockIdx.x) * kBlockRows, q_width = a.heads * a.size;
-  if (threadIdx.x < kBlockRows) {
-    const int64_t n = block_row + threadIdx.x;
-    const bool mine = n < a.n && in_long_run(a.sequence, a.n, n);
-    const int64_t at = mine ? checked_index(a.position[n], a.columns * a.shape.page, kBlockTable, a.fault) : -1;
-    const int64_t s = at < 0 ? -1 : checked_index(a.sequence[n], a.sequences, kBlockTable, a.fault);
-    sequence[threadIdx.x] = int(s);
-    position[threadIdx.x] = int(at);
-  }
+  share_rows(a, block_row, sequence, position);
   begin_tile<kColumns, kBlockRows>(q_tile, static_cast<const BF16*>(a.q) + head * a.size, q_width, block_row, a.n, int(a.size));
   commit_copies();
   wait_copies<0>();
@@ -101,12 +113,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock) paged_kernel(const __grid_con
   uint32_t query[kSteps][4];
   NIBBLE_UNROLL
   for (int step = 0; step < kSteps; ++step) load_left<kColumns>(query[step], q_tile, warp_row, step);
-  Softmax softmax;
-  NIBBLE_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    softmax.sequence[half] = sequence[warp_row + lane_id() / 4 + 8 * half];
-    softmax.position[half] = position[warp_row + lane_id() / 4 + 8 * half];
-  }
+  Softmax softmax(sequence + warp_row, position + warp_row);
   float sum[kColumns / 8][4] = {};
   for (int begin = 0; begin < kBlockRows;) {
     const int s = sequence[begin];
