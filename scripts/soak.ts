@@ -1,0 +1,140 @@
+// `npm run test:soak [-- --minutes 10]`: a stack under everything at once (answers, callers who leave, connections that are
+// dropped, adapters that come and go, fine-tuning jobs, nonsense) for some minutes. It fails if a piece of work went wrong, or
+// if a process takes more memory at the end than when it was warm.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { connect, downloadAdapter } from "#packages/client";
+import type { ServiceName } from "../packages/cli/stack/config.ts";
+import { Stack } from "../packages/cli/stack/stack.ts";
+import { type Target, works } from "./soak/work.ts";
+
+const { values } = parseArgs({ options: { minutes: { type: "string", default: "10" } } });
+const seconds = Number(values.minutes) * 60;
+if (!(seconds > 0)) throw new RangeError(`[soak] minutes: expected a number > 0, got ${values.minutes}`);
+
+/** Parts of the time: before the first code is compiled and caches fill; between the two, growth is measured. */
+const warm = { from: 0.4, to: 0.55 };
+const late = { from: 0.85, to: 1 };
+/** Of the median of a process's memory. Collections of garbage come when they like. */
+const growthMax = 0.05;
+const sampleMs = 1000;
+
+const model = fileURLToPath(new URL("../models/quickstart", import.meta.url));
+const home = mkdtempSync(join(tmpdir(), "nibble-soak-"));
+const pids = new Map<ServiceName, number>();
+const onLog = (name: ServiceName, line: string): void => {
+  const pid = /"pid":(\d+)/.exec(line)?.[1];
+  if (pid !== undefined) pids.set(name, Number(pid));
+};
+
+const rssOf = (pid: number): number =>
+  1024 * Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+const median = (numbers: readonly number[]): number =>
+  numbers.toSorted((a, b) => a - b)[numbers.length >> 1] ?? Number.NaN;
+const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** The rows of the base's own set, few enough that a job takes a second or two. */
+function someRows(): Blob {
+  const lines = readFileSync(join(model, "data/train.jsonl"), "utf8").split("\n").slice(0, 32);
+  return new Blob([lines.join("\n")]);
+}
+
+/** An adapter that is there from the start, as version 1 of `soak` and of `churn`. */
+async function prepare(url: string, target: Omit<Target, "adapterDir">): Promise<string> {
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  form.append("file", target.rows, "rows.jsonl");
+  const file = (await (await fetch(`${url}/v1/files`, { method: "POST", body: form })).json()) as { id: string };
+  const body = JSON.stringify({ model: "base", training_file: file.id, suffix: "soak" });
+  await fetch(`${url}/v1/fine_tuning/jobs`, { method: "POST", body });
+  const dir = join(home, "adapter");
+  for (;;) {
+    await delay(200);
+    const version = await downloadAdapter(target.connection.registry, "adapters/soak/versions/1", dir).catch(
+      () => null,
+    );
+    if (version) return dir;
+  }
+}
+
+interface Count {
+  done: number;
+  failed: number;
+  first: string;
+}
+
+async function repeat({ work, pauseMs }: (typeof works)[number], target: Target, count: Count, until: number) {
+  for (let round = 0; performance.now() < until; round++) {
+    try {
+      await work(target, round);
+      count.done++;
+    } catch (thrown) {
+      count.failed++;
+      count.first ||= String(thrown);
+    }
+    await delay(pauseMs);
+  }
+}
+
+interface Sample {
+  /** Part of the time that has passed. */
+  at: number;
+  rss: Map<ServiceName, number>;
+}
+
+async function sample(samples: Sample[], started: number, until: number): Promise<void> {
+  while (performance.now() < until) {
+    const rss = new Map([...pids].map(([name, pid]) => [name, rssOf(pid)] as const));
+    samples.push({ at: (performance.now() - started) / (until - started), rss });
+    await delay(sampleMs);
+  }
+}
+
+function report(samples: readonly Sample[], counts: ReadonlyMap<string, Count>): boolean {
+  const lines: string[] = [];
+  let isOk = true;
+  for (const [name, { done, failed, first }] of counts) {
+    lines.push(`${name.padEnd(24)}${String(done).padStart(8)}${failed > 0 ? `  ${failed} FAILED: ${first}` : ""}`);
+    isOk &&= failed === 0 && done > 0;
+  }
+  lines.push("", `${"memory".padEnd(24)}${"warm".padStart(12)}${"at the end".padStart(12)}${"growth".padStart(10)}`);
+  for (const name of pids.keys()) {
+    const of = ({ from, to }: typeof warm) =>
+      median(samples.filter(({ at }) => at >= from && at <= to).map(({ rss }) => rss.get(name) ?? Number.NaN));
+    const [before, after] = [of(warm), of(late)];
+    const growth = after / before - 1;
+    const isFlat = growth <= growthMax;
+    const percent = `${(100 * growth).toFixed(1)} %`;
+    lines.push(
+      `${name.padEnd(24)}${mb(before).padStart(12)}${mb(after).padStart(12)}${percent.padStart(10)}${isFlat ? "" : "  GREW"}`,
+    );
+    isOk &&= isFlat;
+  }
+  process.stdout.write(`${lines.join("\n")}\n`);
+  return isOk;
+}
+
+const stack = await Stack.start({ config: { host: "127.0.0.1", port: 0, home, model }, onLog });
+const ended = stack.failure();
+ended.catch(() => {});
+try {
+  using connection = connect({ endpoints: stack.addresses });
+  const url = `http://${stack.addresses.gateway}`;
+  const parts = { url, connection, rows: someRows() };
+  const target = { ...parts, adapterDir: await prepare(url, parts) };
+  await works.find(({ name }) => name.startsWith("versions"))?.work(target, 0); // churn:live is asked for from the start
+  const started = performance.now();
+  const until = started + 1000 * seconds;
+  const counts = new Map(works.map(({ name }) => [name, { done: 0, failed: 0, first: "" }]));
+  const samples: Sample[] = [];
+  const all = works.map((work) => repeat(work, target, counts.get(work.name)!, until));
+  await Promise.race([Promise.all([...all, sample(samples, started, until)]), ended]);
+  process.exitCode = report(samples, counts) ? 0 : 1;
+} finally {
+  await stack.stop();
+  rmSync(home, { recursive: true, force: true });
+}
