@@ -145,7 +145,7 @@ const oddities: Work = async ({ url }, round) => {
   ];
   const body = bodies[round % bodies.length] ?? "";
   await (await expectStatus(await fetch(`${url}/v1/completions`, { method: "POST", body }), 400, 404)).text();
-  for (const path of ["/metrics", "/readyz", "/v1/models"])
+  for (const path of ["/metrics", "/healthz", "/v1/models"])
     await (await expectStatus(await fetch(url + path), 200)).text();
 };
 
