@@ -338,10 +338,9 @@ describe("pull", () => {
     const errorOf = async (id: string, options: PullOptions = {}): Promise<NibbleError> =>
       failure(pullRepo(id, { settings, ...quick, ...options }));
     const mine = { settings: { ...settings, token } };
-    assert.match(
-      (await errorOf("org/nope")).message,
-      /org\/nope@main: expected a repository at \S+, found none; if it is private, set HF_TOKEN/,
-    );
+    const missing = (await errorOf("org/nope")).message;
+    assert.match(missing, /org\/nope@main: expected a repository at \S+, found none; if it is private, set HF_TOKEN/);
+    assert.ok(missing.endsWith(`or write it to ${settings.tokenFile}`), missing);
     assert.match((await errorOf("org/nope", mine)).message, /the token may not see it/);
     assert.match(
       (await errorOf("org/model", { revision: "nope" })).message,
@@ -444,6 +443,7 @@ test("settings: the variables of Hugging Face's tools, in their order", (t) => {
   assert.deepEqual(of({}), {
     endpoint: "https://huggingface.co",
     token: "hf_file",
+    tokenFile: join(home, "token"),
     cacheDir: join(home, "hub"),
     isOffline: false,
     own: null,

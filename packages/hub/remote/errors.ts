@@ -20,9 +20,9 @@ export interface Refusal {
   what: string;
   endpoint: string;
   hasToken: boolean;
+  /** Where one would be read from. */
+  tokenFile: string;
 }
-
-const tokenHelp = "set HF_TOKEN, or write it to ~/.cache/huggingface/token";
 
 /** A failed answer as an error; its body is read. */
 export async function refusalOf(answer: Response, refusal: Refusal): Promise<NibbleError> {
@@ -45,7 +45,8 @@ async function saidBy(answer: Response): Promise<string> {
   }
 }
 
-function knownRefusal(answer: Response, said: string, { op, what, endpoint, hasToken }: Refusal) {
+function knownRefusal(answer: Response, said: string, { op, what, endpoint, hasToken, tokenFile }: Refusal) {
+  const tokenHelp = `set HF_TOKEN, or write it to ${tokenFile}`;
   const hubCode = answer.headers.get("x-error-code");
   const known = (code: ErrorCode, message: string) => ({
     code,

@@ -75,7 +75,8 @@ export function hubFetch(call: HubCall): typeof fetch {
         continue;
       }
       if (!(answer instanceof Response)) throw answer;
-      throw await refusalOf(answer, { op, what, endpoint: settings.endpoint, hasToken: settings.token !== null });
+      const { endpoint, token, tokenFile } = settings;
+      throw await refusalOf(answer, { op, what, endpoint, hasToken: token !== null, tokenFile });
     }
   };
 }

@@ -12,6 +12,8 @@ export interface HubSettings {
   endpoint: string;
   /** HF_TOKEN (or HUGGING_FACE_HUB_TOKEN), else the file HF_TOKEN_PATH (default: HF_HOME/token); null without one. */
   token: string | null;
+  /** The file that it is read from where no variable has it. */
+  tokenFile: string;
   /** HF_HUB_CACHE (or HUGGINGFACE_HUB_CACHE). Default: HF_HOME/hub, HF_HOME being ~/.cache/huggingface by default. */
   cacheDir: string;
   /** HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE: only what is in the cache. */
@@ -65,6 +67,7 @@ export function hubSettings(env: Environment = process.env): HubSettings {
   return {
     endpoint: endpointOf("HF_ENDPOINT", env["HF_ENDPOINT"] || publicHub),
     token: token === "" ? null : token,
+    tokenFile,
     cacheDir: expanded(env["HF_HUB_CACHE"] || env["HUGGINGFACE_HUB_CACHE"] || join(home, "hub")),
     isOffline: /^(1|on|yes|true)$/i.test(env["HF_HUB_OFFLINE"] || env["TRANSFORMERS_OFFLINE"] || ""),
     own: ownHub(env),
