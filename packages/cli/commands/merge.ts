@@ -21,7 +21,8 @@ interface Options extends TrainedAsFlags {
 const help = `
 A QLoRA adapter was trained on the values that the 4-bit codes decode to. Merged into those (the default) the model
 answers as base and adapter do; merged into the weights before quantization it is another model. What was written is
-compared with base and adapter apart, in logits, whichever way.`;
+compared with base and adapter apart, in logits, whichever way. With --requantize, what a short training adds to values
+that lie on the codes' grid rounds away: over a 16-bit base, --into original keeps it.`;
 
 export function addMerge(program: Command, io: Io): void {
   const command = program
