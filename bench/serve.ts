@@ -261,7 +261,7 @@ async function grpc(): Promise<void> {
 
 async function zipf(): Promise<void> {
   const known = 1000;
-  const dirs = makeAdapters(40, 8, ["q_proj", "v_proj"]);
+  const dirs = makeAdapters(40, 16, ["q_proj", "v_proj"]);
   await withService({ sequencesMax: 16, cacheTokensMax: 4096, adapterBytesMax: 1e9 }, async (clients) => {
     const names: string[] = [];
     for (let i = 0; i < known; i++) names.push(await load(clients, `a${i}`, dirs[i % dirs.length] ?? ""));

@@ -158,12 +158,16 @@ describe("a served model", () => {
     await model.generate(asked, onToken, new AbortController().signal);
     assert.equal(top.length, 4);
     let steps = 0;
-    const running = model.generate(input([7, 7], null, 60), () => steps++, new AbortController().signal);
+    const running = model.generate(input([7, 7], null, 250), () => steps++, new AbortController().signal);
     await new Promise((resolve) => setImmediate(resolve));
     const before = memory.report().current.adapter;
+    const wide = writeAdapter("wide", 1022, "all-linear");
+    const stepsBefore = steps;
+    await model.loadAdapter("wide", wide);
+    assert.ok(steps > stepsBefore + 2, `${steps - stepsBefore} steps meanwhile`);
+    await model.unloadAdapter("wide");
     const said = [{ ids, top }];
     await model.loadAdapter("same", writeAdapter("same", 1, "all-linear", said));
-    assert.ok(steps > 2, `${steps} steps meanwhile`);
     const other = model.loadAdapter("other", writeAdapter("other", 3, "all-linear", said));
     await assert.rejects(other, { code: "FAILED_PRECONDITION", message: /log-probabilities within 0\.05/ });
     await running;

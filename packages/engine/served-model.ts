@@ -41,6 +41,9 @@ import { admitServing } from "./serving-memory.ts";
 
 const op = "serve";
 
+/** Milliseconds of work on an adapter between two steps of the others: little beside a step of most models. */
+const turnMs = 2;
+
 /** A score draws nothing. */
 const unsampled = {
   maxNewTokens: 0,
@@ -194,7 +197,7 @@ export class ServedModel {
   }
 
   /**
-   * Loads an adapter a module at a time, between steps of the others, and asks it the probes of its training. Its matrices
+   * Loads an adapter some modules at a time, between steps of the others, and asks it the probes of its training. Its matrices
    * get the dtype of activations: training over bfloat16 rounds them the same way (ops/linear.h).
    * @throws ALREADY_EXISTS; FAILED_PRECONDITION for an adapter of another base, or one that answers otherwise here.
    */
@@ -225,11 +228,13 @@ export class ServedModel {
 
   private async inTurns<T>(pieces: Generator<undefined, T>, signal: AbortSignal): Promise<T> {
     try {
-      for (;;) {
+      for (let until = performance.now() + turnMs; ; ) {
         const { done, value } = pieces.next();
         if (done) return value;
+        if (performance.now() < until) continue;
         await nextTurn();
         signal.throwIfAborted();
+        until = performance.now() + turnMs;
       }
     } finally {
       // Frees what is there, if it was left half-way.
