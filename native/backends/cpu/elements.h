@@ -115,6 +115,3 @@ static inline void with_any_type(DType dtype, Body body) {
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA
-
-// On a lambda that each_vector calls twice: both copies are inlined, the first with n constant.
-#define NIBBLE_INLINE __attribute__((always_inline))

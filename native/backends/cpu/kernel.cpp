@@ -21,14 +21,14 @@ struct Strip {
   }
 };
 
-constexpr int64_t kAheadRows = 16;  // short pieces far apart are no stream that the processor sees by itself
+constexpr int64_t kAheadRows = 64;  // short pieces far apart are no stream that the processor sees by itself
 
 template <typename T>
 struct Rows {
   const T* at;
   int64_t step;
   NIBBLE_INLINE void next(Vec* column) {
-    __builtin_prefetch(at + kAheadRows * step);
+    ask_for(at + kAheadRows * step);
     column[0] = load(at);
     column[1] = load(at + kWidth);
     at += step;
@@ -39,25 +39,53 @@ struct RowsOfPairs {
   const uint16_t* at;
   int64_t step;
   NIBBLE_INLINE void next(Vec* column) {
-    __builtin_prefetch(at + kAheadRows * step);
-    __builtin_prefetch(at + (kAheadRows + 1) * step);
+    ask_for(at + kAheadRows * step);
+    ask_for(at + (kAheadRows + 1) * step);
     interleave(at, at + step, column[0], column[1]);
     at += 2 * step;
   }
 };
 
+// Rows of A, a lane of each at a time. Every third row has a pointer of its own, and the next two lie one and two steps
+// behind it, which an address of x86-64 holds: so all of them stay in registers.
+template <int ROWS>
+class RowsOfA {
+ public:
+  NIBBLE_INLINE RowsOfA(const float* a, int64_t row_step) : row_step_(row_step) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kPointers; ++i) at_[i] = a + 3 * i * row_step;
+  }
+  NIBBLE_INLINE const float* operator[](int r) const { return at_[r / 3] + r % 3 * row_step_; }
+  NIBBLE_INLINE void next() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kPointers; ++i) {
+      ++at_[i];
+      asm("" : "+r"(at_[i]));  // GCC would keep every row's distance from the first instead, some of them in memory
+    }
+  }
+
+ private:
+  static constexpr int kPointers = (ROWS + 2) / 3;
+  const float* at_[kPointers];
+  const int64_t row_step_;
+};
+
 template <Lane LANE, int ROWS, int VECS, typename Source>
 NIBBLE_INLINE inline void add_products(Sums<ROWS, VECS>& sum, const float* a, int64_t a_pitch, Source b, int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k) {
+  RowsOfA<ROWS> rows(a, a_pitch);
+  for (int64_t k = 0; k < depth; ++k, rows.next()) {
     Vec column[VECS];
     b.next(column);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      const Vec element = splat(a[r * a_pitch]);
+      if constexpr (VECS == 1) {
+        sum[r][0] = multiply_add<LANE>(rows[r], column[0], sum[r][0]);
+      } else {
+        const Vec factor = splat(*rows[r]);
 #pragma GCC unroll 2
-      for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(element, column[v], sum[r][v]);
+        for (int v = 0; v < VECS; ++v) sum[r][v] = multiply_add<LANE>(factor, column[v], sum[r][v]);
+      }
     }
-    a += 1;
   }
 }
 
@@ -109,9 +137,9 @@ void tile_product(const Piece* pieces, int count, int64_t row, int64_t column, c
   const int64_t bytes = out.rounds ? 2 : 4;
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < VECS; ++v)
-      __builtin_prefetch(static_cast<char*>(out.c) + (at + r * out.pitch + v * kWidth) * bytes, 1);
+    char* const row = static_cast<char*>(out.c) + (at + r * out.pitch) * bytes;
+    __builtin_prefetch(row, 1);
+    if (!out.rounds && VECS == 2) __builtin_prefetch(row + kWidth * 4, 1);
   }
   for (const Piece* p = pieces; p < pieces + count; ++p) add_piece<ROWS, VECS>(sum, *p, row, column);
   if (out.bias != nullptr) {
@@ -160,9 +188,9 @@ void edge_product(const Piece* pieces, int count, int64_t row, int64_t rows, int
 }  // namespace
 
 void multiply_pieces(const Piece* pieces, int count, int64_t rows, int64_t columns, const Out& out) {
-  const int64_t step = blocks_of(rows, blocks_of(rows, kTileRows));  // tiles of even height
-  for (int64_t r = 0; r < rows; r += step) {
-    const int64_t height = least(step, rows - r);
+  int64_t tiles = blocks_of(rows, kTileRows);  // of even height
+  for (int64_t r = 0, height; r < rows; r += height, --tiles) {
+    height = blocks_of(rows - r, tiles);
     for (int64_t j = 0; j < columns; j += kTileColumns) {
       const int64_t left = columns - j, at = r * out.pitch + j;
       const bool is_whole = out.padded || left >= kTileColumns || left == kWidth;

@@ -14,6 +14,10 @@
 #error "compile the files of backends/cpu with -DNIBBLE_ISA=portable|avx2|avx512|avx512_bf16"
 #endif
 
+// On what must be part of its caller's loop. On a lambda that each_vector calls twice, both copies are inlined, the first
+// with n constant.
+#define NIBBLE_INLINE __attribute__((always_inline))
+
 namespace nibble::cpu::NIBBLE_ISA {
 
 #if defined(__AVX512F__)
