@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kTaskElements = 1 << 14;
 
 struct Silu {
-  static Vec bounded(Vec g) { return select(g < splat(-87.0f), splat(-87.0f), g); }  // where s stops to shrink
+  static Vec bounded(Vec g) { return at_least(g, -87.0f); }  // where s stops to shrink
   static Vec act(Vec g) {
     g = bounded(g);
     return g * sigmoid(g);
@@ -40,11 +40,14 @@ struct GeluTanh {
   static constexpr float kScale = 0x1.988454p0f;  // 2 sqrt(2 / pi)
   static constexpr float kCubic = 0.044715f;
   static Vec inner(Vec g) { return g * splat(kScale) * fma(g * g, splat(kCubic), splat(1.0f)); }
-  static Vec act(Vec g) { return g * sigmoid(inner(g)); }
+  static Vec bounded(Vec g) { return at_least(g, -30.0f); }  // the slope is 0 or 1 from there on
+  static Vec act(Vec g) {
+    g = bounded(g);
+    return g * sigmoid(inner(g));
+  }
   static void both(Vec g, Vec& act, Vec& slope) {
-    g = select(g < splat(-30.0f), splat(-30.0f), g);  // the slope is 0 or 1 from there on
-    const Vec whole = g;
-    g = select(g > splat(30.0f), splat(30.0f), g);
+    const Vec whole = bounded(g);
+    g = at_most(whole, 30.0f);
     Vec s, rest;
     sigmoid_and_rest(inner(g), s, rest);
     act = whole * s;

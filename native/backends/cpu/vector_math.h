@@ -7,13 +7,28 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 static inline Vec select(IVec mask, Vec a, Vec b) { return mask ? a : b; }
 
-static inline Vec sigmoid(Vec x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
+// 1 / x within a unit in the last place, for x from 1 to 1e38: an estimate made better once (Newton), in a third of the
+// time of a division.
+static inline Vec reciprocal(Vec x) {
+#if defined(__AVX512F__)
+  const Vec y = _mm512_rcp14_ps(x);
+  return fma(y, fma(-x, y, splat(1.0f)), y);
+#else
+  return splat(1.0f) / x;
+#endif
+}
 
-// sigmoid(x) and 1 - sigmoid(x), neither by cancellation. Below x = -87 the first is 1e-38 instead of less.
+// sigmoid(x), and with it 1 - sigmoid(x), neither by cancellation. Below x = -87 the first is 1e-38 instead of less.
 static inline void sigmoid_and_rest(Vec x, Vec& s, Vec& rest) {
-  const Vec e = exp(select(x < splat(-87.0f), splat(87.0f), -x));
-  s = splat(1.0f) / (splat(1.0f) + e);
+  const Vec e = exp(-at_least(x, -87.0f));
+  s = reciprocal(splat(1.0f) + e);
   rest = e * s;
+}
+
+static inline Vec sigmoid(Vec x) {
+  Vec s, rest;
+  sigmoid_and_rest(x, s, rest);
+  return s;
 }
 
 // The share of N(0, 1) below x, (1 + erf(x / sqrt 2)) / 2: relative error below 1e-6 for x > -1, growing
