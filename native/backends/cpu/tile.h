@@ -41,7 +41,9 @@ struct Product {
 template <Lane LANE, int R, int V>
 static inline void product_tile(const Strided& a, const Packed& b, const Product& p) {
   Vec sum[R][V];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[r][v] = p.add ? load(p.c + r * p.c_step + v * kWidth) : Vec{};
   const float* from = a.data;
   const float* row = b.data;
@@ -53,7 +55,9 @@ static inline void product_tile(const Strided& a, const Packed& b, const Product
       for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<LANE>(factor, other[v], sum[r][v]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
 }
 
