@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { nibble } from "../support/cli.ts";
 import { goldenPath, temporaryFolder } from "../support/folders.ts";
+import { adapterWithTokens } from "../support/models.ts";
 
 const model = goldenPath("llama_tied");
 
@@ -45,4 +46,21 @@ test("rows that cannot be read are listed, and end it with exit code 2", async (
     /^ {2}.*rows\.jsonl:3 {2}expected the columns of text \{text\}, as .*:1 has; got \{words\}$/m,
   );
   assert.match(run.stderr, /^error: \[data preview\] 2 rows cannot be read/);
+});
+
+test("tokens that an adapter added are read as training on top of it reads them", async (t) => {
+  const file = join(temporaryFolder(t), "rows.jsonl");
+  writeFileSync(file, '{"prompt": "a<one>", "completion": "<two>b"}\n');
+  const args = ["data", "preview", "--model", goldenPath("llama_untied"), "--data", file, "--json"];
+  const tokensOf = async (...more: string[]) => {
+    const run = await nibble([...args, ...more]);
+    assert.equal(run.code, 0, run.stderr);
+    return JSON.parse(run.stdout).preview[0].tokens as { id: number; text: string; trained: boolean }[];
+  };
+  const added = (await tokensOf("--init-adapter", adapterWithTokens(t))).filter(({ id }) => id >= 512);
+  assert.deepEqual(added, [
+    { id: 512, text: "<one>", trained: false },
+    { id: 513, text: "<two>", trained: true },
+  ]);
+  assert.ok((await tokensOf()).every(({ id }) => id < 512));
 });

@@ -20,6 +20,7 @@ interface Options extends Record<string, unknown> {
 const keys: readonly (keyof TrainRecipe)[] = [
   "model",
   "data",
+  "initAdapter",
   "datasetFormat",
   "maxLength",
   "trainOnSource",
