@@ -4,6 +4,7 @@ import { toBinary } from "@bufbuild/protobuf";
 import { nestedTypes } from "@bufbuild/protobuf/reflect";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { status } from "@grpc/grpc-js";
+import { file_google_rpc_error_details } from "#gen/google/rpc/error_details_pb.ts";
 import * as v1 from "#gen/grpc/reflection/v1/reflection_pb.ts";
 import * as v1alpha from "#gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import type { Implementation } from "./server.ts";
@@ -23,6 +24,8 @@ class Index {
   constructor(services: DescService[]) {
     this.#services = services.map((service) => service.typeName).sort();
     for (const service of services) this.#add(service.file);
+    // Of an error's details, which no service's file imports.
+    this.#add(file_google_rpc_error_details);
   }
 
   #add(file: DescFile): void {

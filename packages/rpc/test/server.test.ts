@@ -66,6 +66,9 @@ for (const [version, service] of [
     assert.deepEqual(numbers.value.extensionNumber, [1159, 1160]);
     const value = { containingType: options, extensionNumber: 1159 } as v1.ExtensionRequest;
     assert.equal((await ask({ case: "fileContainingExtension", value }))?.case, "fileDescriptorResponse");
+    // Of the details of errors.
+    const detail = await ask({ case: "fileContainingSymbol", value: "google.rpc.ErrorInfo" });
+    assert.equal(detail?.case, "fileDescriptorResponse");
     const missing = await ask({ case: "fileContainingSymbol", value: "no.such.Thing" });
     assert.ok(missing?.case === "errorResponse");
     assert.equal(missing.value.errorCode, 5);
