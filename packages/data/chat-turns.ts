@@ -52,10 +52,16 @@ export function renderTurns({ messages, tools }: Conversation, template: ChatTem
     if (answerAt < text.length) last.pieces.push({ text: text.slice(answerAt), trained });
     last.text = text;
   };
-  for (const [i, { role }] of messages.entries()) {
-    if (role !== "assistant") continue;
+  for (const [i, message] of messages.entries()) {
+    if (message.role !== "assistant") continue;
     const text = render(messages.slice(0, i + 1));
-    add(text, i === 0 ? 0 : answerStart(text, messages.slice(0, i + 1), render, turns.place), turns.isTrained(i));
+    const start = i === 0 ? 0 : answerStart(text, messages.slice(0, i + 1), render, turns.place);
+    const lost = lostCall(text.slice(start), message);
+    if (lost !== undefined) {
+      const expected = `the chat template to show the call of ${lost}, got an answer without it`;
+      throw rowError(turns.place, `messages[${i}].tool_calls: expected ${expected}`);
+    }
+    add(text, start, turns.isTrained(i));
   }
   if (messages.at(-1)?.role !== "assistant") {
     const text = render(messages);
@@ -63,6 +69,11 @@ export function renderTurns({ messages, tools }: Conversation, template: ChatTem
     if (text.startsWith((renderings.at(-1) as Rendering).text)) add(text, text.length, false);
   }
   return renderings.map(({ pieces }) => pieces);
+}
+
+/** The first tool whose call is not in the answer: templates that write calls may still drop them, as DeepSeek-R1's does. */
+function lostCall(answer: string, { tool_calls: calls = [] }: TurnMessage): string | undefined {
+  return calls.map((call) => call.function.name).find((name) => !answer.includes(name));
 }
 
 /** Texts of which something is trained; the last one where there are none. */

@@ -200,6 +200,13 @@ test("a template that does not show tools, or their calls, is not trained with t
     plain,
     /rows\.jsonl:7: messages\[1\]\.tool_calls: expected none, since the chat template shows no calls/,
   );
+  const dropping =
+    "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls }}{% endif %}{{ m.content }}</s>{% endfor %}";
+  refused(
+    { messages },
+    dropping,
+    /messages\[1\]\.tool_calls: expected the chat template to show the call of at, got an answer/,
+  );
   refused(chat, "{{ raise_exception('no systems') }}", /rows\.jsonl:7: the chat template refuses .*no systems/);
 });
 
