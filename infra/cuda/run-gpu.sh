@@ -46,6 +46,8 @@ node=("$work/node" --disable-warning=ExperimentalWarning)
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit --format=csv,noheader
 } >"$out/device.txt" 2>&1
 note "unpacked, $(tail -1 "$out/device.txt")"
+why=$("$work/node" -p 'require(process.env.NIBBLE_ADDON).cudaUnavailable()' 2>&1)
+[ -z "$why" ] || { note "no card that can be used here, nothing was run: $why" && exit 1; }
 
 if wants tests; then
   # Tests make spill files where they run.

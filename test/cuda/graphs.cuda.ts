@@ -22,12 +22,7 @@ function adapterOf(model: LlamaModel, seed: number): ServedAdapter {
   const config = { ...shape, targetModules: "all-linear", baseModelNameOrPath: "" } as const;
   const adapter = createAdapter(config, model.config, device, seed);
   let stream = 0;
-  for (const layer of adapter.layers.values()) {
-    normalFill(layer.b, { mean: 0, std: 0.3, seed, stream: stream++ });
-    // As one that was loaded: what is served is not trained.
-    for (const { grad } of [layer.trained?.a, layer.trained?.b].filter((p) => p !== undefined)) grad.free();
-    layer.trained = null;
-  }
+  for (const { b } of adapter.layers.values()) normalFill(b, { mean: 0, std: 0.3, seed, stream: stream++ });
   return inOne(servedInPieces(adapter));
 }
 

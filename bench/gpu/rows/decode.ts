@@ -23,8 +23,14 @@ interface Decoding {
   newTokens: number;
 }
 
-/** Seconds of each step that decodes a token for every sequence. */
-function decodeSeconds(model: LlamaModel, { device, adapters, prompt, newTokens }: Decoding): number[] {
+interface Decoded {
+  /** Of each step that decodes a token for every sequence. */
+  seconds: number[];
+  /** Why steps were not recorded, on a card. */
+  note: string[];
+}
+
+function decode(model: LlamaModel, { device, adapters, prompt, newTokens }: Decoding): Decoded {
   const count = adapters.length;
   const scheduler = new Scheduler(model, {
     ...{ device, dtype: "bfloat16", sequencesMax: count, waitingMax: count, stepTokensMax: count * prompt },
@@ -47,9 +53,10 @@ function decodeSeconds(model: LlamaModel, { device, adapters, prompt, newTokens 
     finish(device);
     if (before >= count) seconds.push((performance.now() - started) / 1000);
   }
+  const { error } = scheduler.graphStats;
   scheduler.free();
   if (errors.length > 0) throw errors[0];
-  return seconds;
+  return { seconds, note: error === null ? [] : [`Steps ran plainly, as recording failed: ${error}`] };
 }
 
 const bases = (count: number): null[] => Array<null>(count).fill(null);
@@ -69,7 +76,7 @@ export const measureInference: MeasureRow = async (setting) => {
   if (full) memory.setLimit(goal, device);
   const model = openModel(setting);
   const sizes = full ? { prompt: 448, newTokens: 64 } : sizesOf(setting);
-  decodeSeconds(model, { device, adapters: bases(1), ...sizes });
+  const { note } = decode(model, { device, adapters: bases(1), ...sizes });
   const { peakTotal, atPeak } = memory.report(device);
   freeModel(model);
   memory.setLimit(0, device);
@@ -81,7 +88,7 @@ export const measureInference: MeasureRow = async (setting) => {
       "cache and activations": gigabytes(atPeak.activations),
     },
     goals: [{ text: "< 4.5 GB", value: peakTotal, needed: goal, atMost: true }],
-    notes: full ? [`The allocation cap was ${goal / 1e9} GB.`] : [],
+    notes: [...note, ...(full ? [`The allocation cap was ${goal / 1e9} GB.`] : [])],
   };
 };
 
@@ -95,8 +102,11 @@ export const measureDecode: MeasureRow = async (setting) => {
   const { device } = setting;
   const model = openModel(setting);
   const sizes = sizesOf(setting);
-  const one = 1 / median(decodeSeconds(model, { device, adapters: bases(1), ...sizes }));
-  const many = 32 / median(decodeSeconds(model, { device, adapters: bases(32), ...sizes }));
+  const [ofOne, ofMany] = [1, 32].map((count) => decode(model, { device, adapters: bases(count), ...sizes })) as [
+    Decoded,
+    Decoded,
+  ];
+  const [one, many] = [1 / median(ofOne.seconds), 32 / median(ofMany.seconds)];
   const bytes = bytesOfStep(model, sizes.prompt + sizes.newTokens / 2);
   freeModel(model);
   const rates = await measureRates(setting);
@@ -114,7 +124,7 @@ export const measureDecode: MeasureRow = async (setting) => {
       { text: "≥ 70 % of the bandwidth's bound", value: one / bound, needed: 0.7, atMost: false },
       { text: "32 sequences ≥ 10 × one", value: many / one, needed: 10, atMost: false },
     ],
-    notes: rates.notes,
+    notes: [...ofOne.note, ...ofMany.note, ...rates.notes],
   };
 };
 
@@ -132,7 +142,7 @@ export const measureAdapters: MeasureRow = async (setting) => {
   const adapters = Array.from({ length: 16 }, (_, i) => adapterOf(model, device, i));
   const sizes = sizesOf(setting);
   const run = (of: readonly (ServedAdapter | null)[]) =>
-    16 / median(decodeSeconds(model, { device, adapters: of, ...sizes }));
+    16 / median(decode(model, { device, adapters: of, ...sizes }).seconds);
   const rounds = [0, 1, 2].map(() => [run(bases(16)), run(adapters)] as const);
   const alone = median(rounds.map(([base]) => base));
   const together = median(rounds.map(([, adapted]) => adapted));

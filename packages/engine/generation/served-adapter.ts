@@ -32,6 +32,9 @@ export function* servedInPieces(adapter: Adapter): Generator<undefined, ServedAd
   try {
     for (const layer of adapter.layers.values()) {
       layer.b = turned(layer.b);
+      // What is served is not trained.
+      for (const parameter of layer.trained ? [layer.trained.a, layer.trained.b] : []) parameter.grad.free();
+      layer.trained = null;
       yield;
     }
     isWhole = true;
