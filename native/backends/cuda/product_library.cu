@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 
 #include "backends/cuda/product.h"
 #include "core/device_products.h"
@@ -117,42 +118,45 @@ struct Shape {
   bool operator<(const Shape& other) const { return key() < other.key(); }
 };
 
+using Handle = std::unique_ptr<void, int (*)(void*)>;
+
+template <typename... A>
+Handle made(const char* what, int (*create)(void**, A...), int (*destroy)(void*), std::type_identity_t<A>... args) {
+  void* handle = nullptr;
+  Library::check(create(&handle, args...), what);
+  return {handle, destroy};
+}
+
 // What the library is told of a shape, and what it chose for it.
 class Plan {
  public:
-  explicit Plan(const Shape& s) {
-    Library::check(lib_.product_create(&product_, kSumsInFloat, kFloat), "product");
-    if (s.by_rows) Library::check(lib_.product_set(product_, kTransposeA, &kTransposed, sizeof(int)), "product");
-    const int64_t rows = s.by_rows ? s.depth : s.n, columns = s.by_rows ? s.n : s.depth;
-    Library::check(lib_.layout_create(&a_, kBF16, uint64_t(rows), uint64_t(columns), s.a_pitch), "layout");
-    Library::check(lib_.layout_create(&b_, kBF16, uint64_t(s.depth), uint64_t(s.m), s.b_pitch), "layout");
-    Library::check(lib_.layout_create(&d_, s.type, uint64_t(s.n), uint64_t(s.m), s.d_pitch), "layout");
-    void* preference = nullptr;
-    Library::check(lib_.preference_create(&preference), "preference");
+  explicit Plan(const Shape& s)
+      : product_(made("product", lib_.product_create, lib_.product_destroy, kSumsInFloat, kFloat)),
+        a_(layout(kBF16, s.by_rows ? s.depth : s.n, s.by_rows ? s.n : s.depth, s.a_pitch)),
+        b_(layout(kBF16, s.depth, s.m, s.b_pitch)), d_(layout(s.type, s.n, s.m, s.d_pitch)) {
+    if (s.by_rows) Library::check(lib_.product_set(product_.get(), kTransposeA, &kTransposed, sizeof(int)), "product");
+    const Handle preference = made("preference", lib_.preference_create, lib_.preference_destroy);
     const uint64_t most = kScratchBytes;
-    lib_.preference_set(preference, kScratchMax, &most, sizeof most);
+    Library::check(lib_.preference_set(preference.get(), kScratchMax, &most, sizeof most), "preference");
     int count = 0;
-    const int status = lib_.find(lib_.handle(), product_, a_, b_, d_, d_, preference, 1, &found_, &count);
-    lib_.preference_destroy(preference);
-    Library::check(status, "heuristic");
+    Library::check(lib_.find(lib_.handle(), product_.get(), a_.get(), b_.get(), d_.get(), d_.get(), preference.get(), 1, &found_,
+                             &count), "heuristic");
     if (count == 0) throw Error(Code::kInternal, "cublaslt", "heuristic: expected an algorithm, got none");
   }
-  ~Plan() {
-    lib_.product_destroy(product_);
-    for (void* const layout : {a_, b_, d_}) lib_.layout_destroy(layout);
-  }
-  Plan(const Plan&) = delete;
-  Plan& operator=(const Plan&) = delete;
 
   void run(const void* a, const void* b, void* d, bool accumulate, void* scratch) const {
     const float one = 1, old = accumulate ? 1 : 0;
-    Library::check(lib_.multiply(lib_.handle(), product_, &one, a, a_, b, b_, &old, d, d_, d, d_, &found_.algorithm, scratch,
-                                 found_.scratch_bytes, stream_handle()), "product");
+    Library::check(lib_.multiply(lib_.handle(), product_.get(), &one, a, a_.get(), b, b_.get(), &old, d, d_.get(), d, d_.get(),
+                                 &found_.algorithm, scratch, found_.scratch_bytes, stream_handle()), "product");
   }
 
  private:
+  Handle layout(int type, int64_t rows, int64_t columns, int64_t pitch) const {
+    return made("layout", lib_.layout_create, lib_.layout_destroy, type, uint64_t(rows), uint64_t(columns), pitch);
+  }
+
   const Library& lib_ = Library::open();
-  void *product_ = nullptr, *a_ = nullptr, *b_ = nullptr, *d_ = nullptr;
+  Handle product_, a_, b_, d_;
   Found found_{};
 };
 
