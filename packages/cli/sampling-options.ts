@@ -83,7 +83,9 @@ export function addSampling(command: Command): Command {
     .addOption(option("--presence-penalty <x>", "on tokens that the answer has", penalty).default(0))
     .addOption(option("--seed <n>", "of the sampling", whole(0, seedMax)).default(0))
     .addOption(
-      new Option("--stop <text>", "ends the answer, is no part of it; may be given again").argParser(stop).default([]),
+      new Option("--stop <text>", "ends the answer, is no part of it; may be given again")
+        .argParser(stop)
+        .default([], "none"),
     )
     .addOption(
       new Option("--json-schema <schema>", "the answer is JSON of this schema, or of a file's; {} is any JSON")
