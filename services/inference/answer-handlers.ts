@@ -6,6 +6,7 @@ import { type TextTokenizer, textOfToken } from "#packages/data";
 import { type CallContext, type Handlers, parseName } from "#packages/rpc";
 import { answers } from "./answers.ts";
 import { decodeMessages, decodeSampling, decodeScoreText, decodeTools, encodeEvent, encodeScore } from "./encode.ts";
+import { holdTraced } from "./engine-trace.ts";
 import { encodePrompt, needTokenizer, type Prompt } from "./prompt.ts";
 import type { Resumable } from "./resumable.ts";
 import { score } from "./score.ts";
@@ -32,7 +33,7 @@ export async function* holding<T>(
 ): AsyncGenerator<T> {
   const ended = requests.begin(id ?? "", id === null ? "" : adapters.get(id).source.version);
   try {
-    const held = id === null ? null : await adapters.hold(id, signal);
+    const held = id === null ? null : await holdTraced(id, () => adapters.hold(id, signal));
     try {
       yield* events(held?.engineId ?? null, held?.tokenizer ?? null);
     } finally {

@@ -1,4 +1,4 @@
-// A request's way through the engine as spans of its trace: the wait, each part of the prompt, the steps of the answer. The
+// A request's way to and through the engine as spans of its trace: its adapter, the wait, each part of the prompt, the steps of the answer. The
 // engine's thread has no telemetry: it records steps for requests that are sampled, and the spans are made of the records.
 // Without an SDK, or for a request that is not sampled, nothing is recorded.
 import {
@@ -34,6 +34,24 @@ function linkTo(name: string): Link {
   return { context: { traceId, spanId, traceFlags: 1 } };
 }
 
+/** Waiting for an adapter, as a span: it may have to come from disk, and wait for room. */
+export async function holdTraced<T>(adapter: string, work: () => Promise<T>): Promise<T> {
+  const span = trace.getTracer("nibble").startSpan("adapter.hold", { attributes: { "nibble.adapter": adapter } });
+  try {
+    return await work();
+  } catch (thrown) {
+    fail(span, thrown);
+    throw thrown;
+  } finally {
+    span.end();
+  }
+}
+
+function fail(span: Span, thrown: unknown): void {
+  const { code, message } = NibbleError.from(thrown);
+  span.setAttribute("error.type", code).setStatus({ code: SpanStatusCode.ERROR, message });
+}
+
 /** As `EngineModel.generate`, in a span of the active trace. */
 export async function generateTraced(
   model: EngineModel,
@@ -47,8 +65,7 @@ export async function generateTraced(
     describe(span, result);
     return result;
   } catch (thrown) {
-    const { code, message } = NibbleError.from(thrown);
-    span.setAttribute("error.type", code).setStatus({ code: SpanStatusCode.ERROR, message });
+    fail(span, thrown);
     throw thrown;
   } finally {
     span.end();

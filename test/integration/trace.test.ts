@@ -2,7 +2,8 @@
 // collector over OTLP.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { temporaryFolder } from "../support/folders.ts";
+import { connect } from "#packages/client";
+import { goldenPath, temporaryFolder } from "../support/folders.ts";
 import { longModel } from "../support/models.ts";
 import { type CollectedSpan, startCollector, treeOf } from "../support/otlp.ts";
 import { launch } from "../support/processes.ts";
@@ -86,5 +87,18 @@ test("a request's trace tells its wait, the parts of its prompt and each step of
     );
   }
   assert.deepEqual(of(3), []);
+
+  // Over an adapter, waiting for it is told as well.
+  using direct = connect({ endpoint: started.address });
+  const source = { case: "adapterDir", value: goldenPath("train", "qlora_adapter") } as const;
+  await direct.inference.loadAdapter({ adapterId: "bot", source });
+  const request = { adapter: "loadedAdapters/bot", input: { case: "prompt", value: "Hello" } as const };
+  const metadata = { traceparent: `00-${idOf(4)}-b7ad6b7169203331-01` };
+  for await (const _ of direct.inference.generate({ ...request, sampling: { maxNewTokens: 2 } }, { metadata }));
+  await until(() => named(4, "engine.generate").length === 1);
+  assert.deepEqual(
+    named(4, "adapter.hold").map(({ attributes }) => attributes["nibble.adapter"]),
+    ["bot"],
+  );
   t.diagnostic(treeOf(of(1)).join("\n"));
 });
