@@ -145,6 +145,24 @@ describe("adapters under a budget", () => {
     await empty();
   });
 
+  test("those who gave up do not take the places of others who wait", async () => {
+    await load("a", trained);
+    await load("b", initial);
+    await load("c", initial);
+    const stops = await Promise.all(["b", "c"].map((id) => begin(`loadedAdapters/${id}`)));
+    const first = ids("loadedAdapters/a");
+    const request = { adapter: "loadedAdapters/a", input: { case: "prompt", value: "Hello" } as const };
+    const late = Array.from({ length: waitingMax }, () =>
+      started.clients.inference.generate(request, { deadlineMs: 500 })[Symbol.asyncIterator]().next(),
+    );
+    await Promise.all(late.map((one) => assert.rejects(one, { code: "DEADLINE_EXCEEDED" })));
+    const next = ids("loadedAdapters/a");
+    for (const stop of stops) await stop();
+    assert.deepEqual(await next, await first);
+    await until(async () => (await started.clients.inference.listAdapters({})).adapters[0]?.requestsRunning === 0);
+    await empty();
+  });
+
   test("what does not fit beside what is pinned is refused at once", async () => {
     await load("a", trained, { pinned: true });
     await load("b", initial, { pinned: true });

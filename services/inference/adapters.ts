@@ -72,8 +72,12 @@ export class Adapters {
     return this.#room.bytes;
   }
 
-  /** Work that brings an adapter into memory. @throws RESOURCE_EXHAUSTED where too many wait. */
-  async #inTurn<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  /**
+   * Work that brings an adapter into memory. Whoever gives up is heard at once and waits no more; what comes for them after all
+   * is undone.
+   * @throws RESOURCE_EXHAUSTED where too many wait.
+   */
+  async #inTurn<T>(signal: AbortSignal, work: () => Promise<T>, undo: (value: T) => void = () => {}): Promise<T> {
     const { waitingMax } = this.#parts;
     if (this.#inTurns > waitingMax) {
       const message = `adapter: expected at most ${waitingMax} that wait for one to come into memory, got one more`;
@@ -81,11 +85,15 @@ export class Adapters {
       throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op, details });
     }
     this.#inTurns++;
+    const turn = this.#turns.take(() => {
+      signal.throwIfAborted();
+      return work();
+    });
     try {
-      return await this.#turns.take(() => {
-        signal.throwIfAborted();
-        return work();
-      });
+      return await orAborted(turn, signal);
+    } catch (thrown) {
+      turn.then(undo).catch(() => {});
+      throw thrown;
     } finally {
       this.#inTurns--;
     }
@@ -194,18 +202,13 @@ export class Adapters {
   async hold(id: string, signal: AbortSignal): Promise<HeldAdapter> {
     const served = this.get(id);
     if (served.engineId !== null && !served.makesWay) return this.#held(served);
-    const turn = this.#inTurn(signal, async () => {
+    const bring = async () => {
       // It may have been replaced or unloaded meanwhile.
       const current = this.get(id);
       if (current.engineId === null) await this.#bring(current, signal);
       return this.#held(current);
-    });
-    try {
-      return await orAborted(turn, signal);
-    } catch (thrown) {
-      turn.then(({ release }) => release()).catch(() => {});
-      throw thrown;
-    }
+    };
+    return this.#inTurn(signal, bring, ({ release }) => release());
   }
 
   /** Resolves when its requests have ended and its bytes are free. */
