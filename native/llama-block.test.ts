@@ -10,7 +10,6 @@ import {
   isa,
   kvWrite,
   type LlamaBlockWeights,
-  type LlamaLora,
   linearForward,
   llamaBlock,
   llamaLinears,
@@ -42,9 +41,25 @@ const sizes: Record<(typeof llamaLinears)[number], [number, number]> = {
   down: [hidden, ffn],
 };
 
+/** Null: the layer has no adapter. */
+type Lora = { a: Tensor; b: Tensor; scaling: number; factor: Tensor | null } | null;
+
+/** The matrices of an adapter one after the other in one tensor, as a block takes them. */
+function packed(bench: Bench, lora: readonly Lora[]): Float64Array {
+  const values: number[] = [];
+  const places = lora.map((l) => {
+    if (l === null) return null;
+    const offset = values.length;
+    values.push(...valuesOf(l.a), ...valuesOf(l.b));
+    const [rank = 0, inFeatures = 0] = l.a.shape;
+    return { offset, rank, in: inFeatures, out: l.b.shape[1] ?? 0, scaling: l.scaling, factor: l.factor };
+  });
+  return packLlamaLora(bench.of(Float32Array.from(values), [values.length]), places);
+}
+
 interface Made {
   block: LlamaBlockWeights;
-  segments: { begin: number; end: number; lora: LlamaLora[] }[];
+  segments: { begin: number; end: number; lora: Lora[] }[];
   x: Tensor;
   call: Omit<Parameters<typeof llamaBlock>[3], "x">;
 }
@@ -140,8 +155,8 @@ function compare(device: Device): void {
         const bench = new Bench(device);
         const expected = opByOp(bench, make(bench, form, dtype, adapted), dtype);
         const made = make(bench, form, dtype, adapted);
-        const packed = packLlamaSegments(made.segments.map((s) => ({ ...s, lora: packLlamaLora(s.lora) })));
-        llamaBlock(packLlamaBlock(made.block), packed, shape, { x: made.x, ...made.call });
+        const segments = packLlamaSegments(made.segments.map((s) => ({ ...s, lora: packed(bench, s.lora) })));
+        llamaBlock(packLlamaBlock(made.block), segments, shape, { x: made.x, ...made.call });
         assert.deepEqual(valuesOf(made.x), valuesOf(expected), JSON.stringify({ form, dtype, adapted }));
         bench.free();
       }
@@ -165,19 +180,26 @@ describe("what a block refuses", () => {
   const made = make(bench, forms[0]!, "float32", false);
   const run = (block: Float64Array, change: Partial<Made["call"]> & { x?: Tensor } = {}) =>
     llamaBlock(block, new Float64Array(0), shape, { x: made.x, ...made.call, ...change });
-  const packed = packLlamaBlock(made.block);
+  const block = packLlamaBlock(made.block);
 
   test("too few numbers", () => {
-    assert.throws(() => run(packed.subarray(0, 40)), /\[llama_block\] expected more numbers/);
+    assert.throws(() => run(block.subarray(0, 40)), /\[llama_block\] expected more numbers/);
+  });
+  test("an adapter beyond its matrices", () => {
+    const matrices = bench.filled(0, [100]);
+    const lora = packLlamaLora(matrices, [{ offset: 8, rank: 1, in: hidden, out: 128, scaling: 1, factor: null }]);
+    const segments = packLlamaSegments([{ begin: 0, end: 1, lora }]);
+    const call = () => llamaBlock(block, segments, shape, { x: made.x, ...made.call });
+    assert.throws(call, /lora: expected matrices within 100 elements, got rank 1 of 128 and 128 at 8/);
   });
   test("another model's width", () => {
     const { q } = made.block;
     const wrong = packLlamaBlock({ ...made.block, down: q });
     assert.throws(() => run(wrong), /x: expected shape \[5,128\], got \[5,192\]/);
-    assert.throws(() => run(packed, { x: bench.filled(0, [5, 64]) }), /\[llama_block\] down: expected 64 rows/);
+    assert.throws(() => run(block, { x: bench.filled(0, [5, 64]) }), /\[llama_block\] down: expected 64 rows/);
   });
   test("a cache of another dtype", () => {
     const kCache = bench.filled(0, [pages, kvHeads, page, headSize], "bfloat16");
-    assert.throws(() => run(packed, { kCache }), /k_cache/);
+    assert.throws(() => run(block, { kCache }), /k_cache/);
   });
 });

@@ -13,8 +13,17 @@ export interface LlamaBlockWeights
   postNorm: { weight: Tensor; eps: number };
 }
 
-/** An adapter's matrices at one layer, as loraAdds takes them; null: the adapter leaves it out. */
-export type LlamaLora = { a: Tensor; b: Tensor; scaling: number; factor?: Tensor | null } | null;
+/** An adapter's matrices at one layer, which lie at `offset` of a tensor that holds all of them: [rank, in], then B turned [rank, out]. */
+export interface LlamaLora {
+  /** In elements. */
+  offset: number;
+  rank: number;
+  in: number;
+  out: number;
+  scaling: number;
+  /** Of scaleColumns. */
+  factor: Tensor | null;
+}
 
 /** An adapter for the rows [begin, end). */
 export interface LlamaSegment {
@@ -36,12 +45,16 @@ export function packLlamaBlock(block: LlamaBlockWeights): Float64Array {
   return Float64Array.from([inputNorm.weight.handle, postNorm.weight.handle, inputNorm.eps, postNorm.eps, ...linears]);
 }
 
-/** An adapter's matrices of one block as numbers, in the order of llamaLinears: made once, for many calls. */
-export function packLlamaLora(lora: readonly LlamaLora[]): Float64Array {
-  return Float64Array.from(
-    lora.flatMap((l) => (l ? [l.a.handle, l.b.handle, l.scaling, handle(l.factor ?? null)] : [-1, -1, 0, -1])),
-  );
+/**
+ * What an adapter has at one block as numbers, in the order of llamaLinears: made once, for many calls. Null: it leaves the
+ * layer out. The tensors must live as long as it is used.
+ */
+export function packLlamaLora(matrices: Tensor, lora: readonly (LlamaLora | null)[]): Float64Array {
+  const numbers = lora.flatMap((l) => (l ? [l.offset, l.rank, l.in, l.out, l.scaling, handle(l.factor)] : noLora));
+  return Float64Array.from([matrices.handle, ...numbers]);
 }
+
+const noLora = [-1, 0, 0, 0, 0, -1];
 
 export function packLlamaSegments(segments: readonly LlamaSegment[]): Float64Array {
   const numbers = new Float64Array(segments.reduce((sum, { lora }) => sum + 2 + lora.length, 0));

@@ -50,18 +50,33 @@ LlamaBlock block_of(BlockNumbers n) {
   return block;
 }
 
+// An adapter's matrices at one layer, [R, in] and then [R, out], at an element of the tensor that holds all of them.
+LlamaSegment::Lora lora_of(BlockNumbers& n, const Tensor& matrices) {
+  const int64_t offset = n.integer(), rank = n.integer(), in = n.integer(), out = n.integer();
+  LlamaSegment::Lora lora{.scaling = float(n.number()), .factor = n.tensor()};
+  if (offset < 0) return lora;
+  const int64_t count = matrices.count();
+  require(rank >= 1 && in >= 1 && out >= 1 && in <= count && out <= count && offset <= count &&
+              rank <= (count - offset) / (in + out),
+          "llama_block", "lora: expected matrices within ", count, " elements, got rank ", rank, " of ", in, " and ", out,
+          " at ", offset);
+  const auto matrix = [&](int64_t at, int64_t columns) {
+    return Tensor{.data = matrices.u8() + at * size_of(matrices.dtype), .dtype = matrices.dtype, .device = matrices.device,
+                  .rank = 2, .shape = {rank, columns}};
+  };
+  lora.a = matrix(offset, in);
+  lora.b = matrix(offset + rank * in, out);
+  return lora;
+}
+
 std::vector<LlamaSegment> segments_of(BlockNumbers n) {
   std::vector<LlamaSegment> segments;
   while (!n.is_at_end()) {
     LlamaSegment& s = segments.emplace_back();
     s.begin = n.integer();
     s.end = n.integer();
-    for (auto& lora : s.lora) {
-      lora.a = n.tensor();
-      lora.b = n.tensor();
-      lora.scaling = float(n.number());
-      lora.factor = n.tensor();
-    }
+    const Tensor matrices = n.tensor();
+    for (auto& lora : s.lora) lora = lora_of(n, matrices);
   }
   return segments;
 }

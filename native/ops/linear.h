@@ -27,8 +27,6 @@ struct Dropout {
   uint64_t stream = 0;
 };
 
-struct LoraAddArgs;
-
 struct LinearForwardArgs {
   Tensor x;      // [N, I]
   Weight w;      // [O, I]
@@ -39,9 +37,6 @@ struct LinearForwardArgs {
   Dropout dropout;
   Tensor h;      // out [N, R] float32
   Tensor y;      // out [N, O]
-  // Of the first layer: adapters that lora_adds gets next. A backend may ask memory for their matrices meanwhile.
-  const LoraAddArgs* next = nullptr;
-  int next_count = 0;
 };
 
 struct LinearBackwardArgs {

@@ -98,8 +98,6 @@ class BlockRun {
     int count = 0;
     for (LlamaLinear l : layers)
       args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
-    args[0].next = adapters.data();
-    args[0].next_count = int(adapters.size());
     linears_forward(args, count);
     lora_adds(adapters.data(), int(adapters.size()));
     for (LlamaLinear l : layers) {

@@ -163,19 +163,22 @@ export function adapterBytes(adapter: Adapter): number {
   return [...matrices, ...extrasOf(adapter)].reduce((sum, t) => sum + t.byteLength, 0);
 }
 
+/** A and B, with their gradients if they are trained. */
+export function freeMatrices({ a, b, trained }: LoraLayer): void {
+  if (trained) {
+    freeParameter(trained.a);
+    freeParameter(trained.b);
+  } else {
+    a.free();
+    b.free();
+  }
+}
+
 /** Bytes given back. */
 export function freeAdapter(adapter: Adapter): number {
   const bytes = adapterBytes(adapter);
   for (const t of extrasOf(adapter)) t.free();
-  for (const { a, b, trained } of adapter.layers.values()) {
-    if (trained) {
-      freeParameter(trained.a);
-      freeParameter(trained.b);
-    } else {
-      a.free();
-      b.free();
-    }
-  }
+  for (const layer of adapter.layers.values()) freeMatrices(layer);
   adapter.layers.clear();
   return bytes;
 }

@@ -28,9 +28,8 @@ import type {
   TokenConstraint,
   TokenScore,
 } from "./generation/sequence.ts";
-import { loadServedAdapter, type ServedAdapter } from "./generation/served-adapter.ts";
+import { freeServed, loadServedAdapter, type ServedAdapter, servedBytes } from "./generation/served-adapter.ts";
 import { type RequestTrace, RequestTracer } from "./generation/step-trace.ts";
-import { adapterBytes, freeAdapter } from "./lora.ts";
 import { ModelDigest } from "./model-digest.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
@@ -215,10 +214,10 @@ export class ServedModel {
         await this.checkProbes(folder, loaded, signal);
       } catch (thrown) {
         this.scheduler.forget(adapter);
-        freeAdapter(adapter);
+        freeServed(adapter);
         throw thrown;
       }
-      const info = { ...describe(folder), id, bytes: adapterBytes(adapter) };
+      const info = { ...describe(folder), id, bytes: servedBytes(adapter) };
       this.adapters.set(id, { ...loaded, info });
       return info;
     } finally {
@@ -280,7 +279,7 @@ export class ServedModel {
     this.adapters.delete(id);
     this.scheduler.forget(loaded.adapter);
     this.constraints.drop(loaded.cacheKey);
-    return { bytesFreed: freeAdapter(loaded.adapter) };
+    return { bytesFreed: freeServed(loaded.adapter) };
   }
 
   listAdapters(): AdapterInfo[] {
@@ -381,7 +380,7 @@ export class ServedModel {
   }
 
   free(): void {
-    for (const { adapter } of this.adapters.values()) freeAdapter(adapter);
+    for (const { adapter } of this.adapters.values()) freeServed(adapter);
     this.scheduler.free();
     this.constraints.close();
     freeModel(this.model);

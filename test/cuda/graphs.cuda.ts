@@ -5,8 +5,8 @@ import { after, before, describe, test } from "node:test";
 import { DeviceGraphs, memory, normalFill, Tensor } from "#native";
 import { Scheduler, type SchedulerOptions } from "../../packages/engine/generation/scheduler.ts";
 import type { GeneratedToken, GenerationRequest } from "../../packages/engine/generation/sequence.ts";
-import { type ServedAdapter, servedInPieces } from "../../packages/engine/generation/served-adapter.ts";
-import { createAdapter, freeAdapter, inOne } from "../../packages/engine/lora.ts";
+import { freeServed, type ServedAdapter, servedInPieces } from "../../packages/engine/generation/served-adapter.ts";
+import { createAdapter, inOne } from "../../packages/engine/lora.ts";
 import { freeModel } from "../../packages/engine/model-load.ts";
 import type { LlamaModel } from "../../packages/engine/models/llama.ts";
 import { loadGoldenModel } from "../support/golden-model.ts";
@@ -102,8 +102,8 @@ describe("recorded decoding steps", () => {
         assert.equal(error, null);
         assert.ok(recorded > 3 && replayed > 2 * recorded, JSON.stringify({ recorded, replayed }));
       });
-      freeAdapter(one);
-      freeAdapter(two);
+      freeServed(one);
+      freeServed(two);
     });
   }
 
@@ -122,12 +122,12 @@ describe("recorded decoding steps", () => {
       answersOf(scheduler, [{ at: 0, tokens: 4, news: 8, adapter }]);
     const [first, second] = [adapterOf(model, 1), adapterOf(model, 2)];
     const expected = run({ stepGraphs: false }, (scheduler) => ask(scheduler, second));
-    freeAdapter(second);
+    freeServed(second);
     run({}, (scheduler) => {
       const before = ask(scheduler, first);
       assert.deepEqual(scheduler.graphStats, { recorded: 1, replayed: 6, forgotten: 0, error: null });
       scheduler.forget(first);
-      freeAdapter(first);
+      freeServed(first);
       assert.equal(scheduler.graphStats.forgotten, 1);
       const next = adapterOf(model, 2);
       const got = ask(scheduler, next);
@@ -135,7 +135,7 @@ describe("recorded decoding steps", () => {
       assert.notDeepEqual(got, before);
       assert.equal(scheduler.graphStats.recorded, 2);
       scheduler.forget(next);
-      freeAdapter(next);
+      freeServed(next);
     });
   });
 

@@ -2,8 +2,8 @@
 // beside the base alone.
 import { type Device, memory, type Tensor } from "#native";
 import { Scheduler } from "../../../packages/engine/generation/scheduler.ts";
-import { type ServedAdapter, servedInPieces } from "../../../packages/engine/generation/served-adapter.ts";
-import { createAdapter, freeAdapter, inOne } from "../../../packages/engine/lora.ts";
+import { freeServed, type ServedAdapter, servedInPieces } from "../../../packages/engine/generation/served-adapter.ts";
+import { createAdapter, inOne } from "../../../packages/engine/lora.ts";
 import { freeModel, linearFootprint } from "../../../packages/engine/model-load.ts";
 import type { LlamaModel } from "../../../packages/engine/models/llama.ts";
 import { median } from "../../harness/compare.ts";
@@ -146,7 +146,7 @@ export const measureAdapters: MeasureRow = async (setting) => {
   const rounds = [0, 1, 2].map(() => [run(bases(16)), run(adapters)] as const);
   const alone = median(rounds.map(([base]) => base));
   const together = median(rounds.map(([, adapted]) => adapted));
-  for (const adapter of adapters) freeAdapter(adapter);
+  for (const adapter of adapters) freeServed(adapter);
   freeModel(model);
   return {
     what: "7b: decoding 16 sequences with 16 adapters of rank 16 on all linear layers, in turn with the base alone",

@@ -40,8 +40,6 @@ void gemm(const Term* terms, int count, const Result& result);
 constexpr int64_t kFewRows = 8;
 bool is_for_few_rows(const Term* terms, int count, const Result& result);
 constexpr int kProductsMax = 4;
-// All for few rows, and of as many rows. `next`: adapters whose matrices are asked for beside the products, which take longer
-// than the weights' way from memory when rows are many.
-void gemm_few_rows(const Product* products, int count, const LoraAddArgs* next = nullptr, int next_count = 0);
+void gemm_few_rows(const Product* products, int count);  // all for few rows, and of as many rows
 
 }  // namespace nibble::cpu::NIBBLE_ISA

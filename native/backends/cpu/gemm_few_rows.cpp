@@ -1,5 +1,4 @@
 // Products with few rows, as in decoding: the weights' way from memory is all that counts.
-#include "backends/cpu/ahead.h"
 #include "backends/cpu/few_rows_chunks.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
@@ -259,13 +258,11 @@ Prepared prepare(const Product& product, int64_t m, const Term& first, const Lai
   return p;
 }
 
-// `ahead` asks for so many bytes beside each group of columns.
-void run_task(const Prepared& p, int64_t m, int64_t task, AdaptersAhead ahead, int64_t bytes) {
+void run_task(const Prepared& p, int64_t m, int64_t task) {
   const Result& result = *p.result;
   const int64_t n = result.c.dim(1), end = least((task + 1) * p.columns, n);
   for (int64_t j = task * p.columns; j < end; j += kGroup) {
     const int64_t group = least(kGroup, end - j);
-    ahead.ask(bytes);
     alignas(64) float sums[kFewRowsMax * kGroup];
     for (int64_t i = 0; i < m * kGroup; i += kWidth) store(sums + i, Vec{});
     for (int t = 0; t < p.terms; ++t) dot_term(p.laid[t], m, j, group, sums);
@@ -279,9 +276,9 @@ void run_task(const Prepared& p, int64_t m, int64_t task, AdaptersAhead ahead, i
 
 }  // namespace
 
-void gemm_few_rows(const Product* products, int count, const LoraAddArgs* next, int next_count) {
+void gemm_few_rows(const Product* products, int count) {
   const int64_t m = products[0].result.c.dim(0);
-  int64_t floats = 0, tasks = 0, columns = 0;
+  int64_t floats = 0, tasks = 0;
   for (int i = 0; i < count; ++i)
     for (int t = 0; t < products[i].count; ++t) floats += space_of(products[i].terms[t], m);
   Workspace space(floats);
@@ -291,17 +288,11 @@ void gemm_few_rows(const Product* products, int count, const LoraAddArgs* next, 
     prepared[i] = prepare(products[i], m, products[0].terms[0], i > 0 ? prepared[0].laid : nullptr, at);
     for (int t = 0; t < products[i].count; ++t) at += space_of(products[i].terms[t], m);
     tasks += prepared[i].tasks;
-    columns += products[i].result.c.dim(1);
   }
-  const int64_t bytes = AdaptersAhead::bytes_of(next, next_count);
   parallel_for(tasks, [&](int64_t task) {
     const Prepared* p = prepared;
-    int64_t column = 0;  // of all products
-    for (; task >= p->tasks; ++p) task -= p->tasks, column += p->result->c.dim(1);
-    column += task * p->columns;
-    AdaptersAhead ahead(next, next_count);
-    ahead.skip(bytes * column / columns);
-    run_task(*p, m, task, ahead, (bytes * kGroup + columns - 1) / columns);
+    for (; task >= p->tasks; ++p) task -= p->tasks;
+    run_task(*p, m, task);
   });
 }
 

@@ -159,7 +159,7 @@ bool run_few_rows(ForwardLayers& layers) {
     products[i] = {terms + i, 1, {.c = a.y, .bias = a.bias.f32()}};
     if (layers[i].adapts() || !is_for_few_rows(terms + i, 1, products[i].result)) return false;
   }
-  gemm_few_rows(products, layers.count(), layers[0].a.next, layers[0].a.next_count);
+  gemm_few_rows(products, layers.count());
   return true;
 }
 

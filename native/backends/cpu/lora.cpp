@@ -1,9 +1,8 @@
 // Adapters on rows of a batch that share its base: any number of them, of any ranks and layers, in one pass over their
 // matrices (Punica, arXiv:2310.18547; S-LoRA, arXiv:2311.03285). See ops/linear.h: nothing is rounded on the way.
 //
-// [1] h = x A^T   [2] y += scaling * h B: both, for some rows of one adapter at one layer, are a task. Memory's speed is
-// what counts: a task reads its matrices once, in order, and asks for what comes next ahead of time.
-#include "backends/cpu/ahead.h"
+// [1] h = x A^T   [2] y += scaling * h B: both, for some rows of one adapter at one layer, are a task, which reads its
+// matrices once and in order: memory's speed is what counts.
 #include "backends/cpu/elements.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
@@ -72,9 +71,8 @@ void shrink_rows(const X* x, int64_t rows, const W* a, int64_t columns, float* h
 }
 
 template <typename X, typename W>
-void shrink(const X* x, int64_t rows, const W* a, int64_t columns, float* h, int64_t rank, Ahead ahead) {
+void shrink(const X* x, int64_t rows, const W* a, int64_t columns, float* h, int64_t rank) {
   for (int64_t r = 0; r < rank; r += kTile) {
-    ahead.ask(kTile * columns * int64_t{sizeof(W)});
     const W* const of_a = a + r * columns;
     if (rank - r >= kTile) shrink_rows<kTile>(x, rows, of_a, columns, h + r, rank);
     else
@@ -82,27 +80,46 @@ void shrink(const X* x, int64_t rows, const W* a, int64_t columns, float* h, int
   }
 }
 
-// y[m, o] += scaling * sum over r of h[m, r] b[r, o], for M rows: in the order of r, whatever M is.
-template <int M, typename Y, typename W>
-void expand_tile(const float* h, const W* b, int64_t rank, float scaling, Y* y, int64_t out) {
-  each_vector(0, out, [&](int64_t o, int n) NIBBLE_INLINE {
-    Vec sums[M] = {};
-    for (int64_t r = 0; r < rank; ++r) {
-      const Vec w = load(b + r * out + o, n);
+// y[m, o] += scaling * sum over r of h[m, r] b[r, o], for M rows and V vectors of columns, the last of n lanes. An element's
+// sum goes in the order of r, whatever M and V are.
+template <int M, int V, typename Y, typename W>
+NIBBLE_INLINE static inline void expand_block(const float* h, const W* b, int64_t rank, float scaling, Y* y, int64_t out,
+                                              int n) {
+  Vec sums[M][V] = {};
 #pragma GCC unroll 4
-      for (int m = 0; m < M; ++m) sums[m] = fma(splat(h[m * rank + r]), w, sums[m]);
-    }
+  for (int64_t r = 0; r < rank; ++r, b += out) {
+    Vec w[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) w[v] = load(b + v * kWidth, v + 1 < V ? kWidth : n);
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
-      Y* const at = y + m * out + o;
-      store(at, fma(splat(scaling), sums[m], load(at, n)), n);
+      const Vec row = splat(h[m * rank + r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[m][v] = fma(row, w[v], sums[m][v]);
     }
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      Y* const at = y + m * out + v * kWidth;
+      const int lanes = v + 1 < V ? kWidth : n;
+      store(at, fma(splat(scaling), sums[m][v], load(at, lanes)), lanes);
+    }
+  }
+}
+
+template <int M, typename Y, typename W>
+void expand_tile(const float* h, const W* b, int64_t rank, float scaling, Y* y, int64_t out) {
+  int64_t o = 0;
+  for (; o + 2 * kWidth <= out; o += 2 * kWidth) expand_block<M, 2>(h, b + o, rank, scaling, y + o, out, kWidth);
+  each_vector(o, out, [&](int64_t i, int n) NIBBLE_INLINE {
+    expand_block<M, 1>(h, b + i, rank, scaling, y + i, out, n);
   });
 }
 
 template <typename Y, typename W>
-void expand(const float* h, int64_t rows, const W* b, int64_t rank, float scaling, Y* y, int64_t out, Ahead ahead) {
-  ahead.ask(ahead.left());
+void expand(const float* h, int64_t rows, const W* b, int64_t rank, float scaling, Y* y, int64_t out) {
   for (; rows >= kTile; rows -= kTile, h += kTile * rank, y += kTile * out)
     expand_tile<kTile>(h, b, rank, scaling, y, out);
   for (; rows > 0; --rows, h += rank, y += out) expand_tile<1>(h, b, rank, scaling, y, out);
@@ -114,20 +131,19 @@ struct Task {
   int64_t row, rows;
   float* h;
 
-  void run(const Task* next) const {
+  void run() const {
     with_type(args->x.dtype, [&](auto x) {
-      with_type(args->a.dtype, [&](auto w) { run_as<decltype(x), decltype(w)>(next); });
+      with_type(args->a.dtype, [&](auto w) { run_as<decltype(x), decltype(w)>(); });
     });
   }
 
  private:
   template <typename X, typename W>
-  void run_as(const Task* next) const {
+  void run_as() const {
     const LoraAddArgs& a = *args;
     const int64_t in = a.x.dim(1), out = a.y.dim(1), rank = a.a.dim(0);
-    const Ahead after = next != nullptr ? Ahead(next->args->a) : Ahead();
-    shrink(data_as<X>(a.x) + row * in, rows, data_as<W>(a.a), in, h, rank, Ahead(a.b));
-    expand(h, rows, data_as<W>(a.b), rank, a.scaling, data_as<X>(a.y) + row * out, out, after);
+    shrink(data_as<X>(a.x) + row * in, rows, data_as<W>(a.a), in, h, rank);
+    expand(h, rows, data_as<W>(a.b), rank, a.scaling, data_as<X>(a.y) + row * out, out);
   }
 };
 
@@ -150,7 +166,7 @@ void lora_adds(const LoraAddArgs* args, int count) {
       h += task->rows * a->a.dim(0);
     }
   }
-  parallel_for(tasks, [&](int64_t i) { all[i].run(i + 1 < tasks ? all + i + 1 : nullptr); });
+  parallel_for(tasks, [&](int64_t i) { all[i].run(); });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

@@ -41,7 +41,7 @@ const packedAdapters = new WeakMap<ServedAdapter, WeakMap<LlamaBlock, Float64Arr
 function packedLora(adapter: ServedAdapter, layer: LlamaBlock): Float64Array {
   const blocks = getOrMake(packedAdapters, adapter, () => new WeakMap());
   const matrices = () => llamaLinears.map((linear) => adapter.layers.get(layer[linear].name) ?? null);
-  return getOrMake(blocks, layer, () => packLlamaLora(matrices()));
+  return getOrMake(blocks, layer, () => packLlamaLora(adapter.matrices, matrices()));
 }
 
 /** The adapters' matrices of one layer. */
