@@ -16,10 +16,11 @@ const { values } = parseArgs({ options: { minutes: { type: "string", default: "1
 const seconds = Number(values.minutes) * 60;
 if (!(seconds > 0)) throw new RangeError(`[soak] minutes: expected a number > 0, got ${values.minutes}`);
 
-/** Parts of the time: before the first code is compiled and caches fill; between the two, growth is measured. */
-const warm = { from: 0.4, to: 0.55 };
-const late = { from: 0.85, to: 1 };
-/** Of the median of a process's memory. Collections of garbage come when they like. */
+/**
+ * Parts of the time. In the first, code is compiled and caches fill; the second and the last are compared: the least that a
+ * process took in each. Garbage comes in bursts and is collected when the engine likes; what leaks stays.
+ */
+const parts = 4;
 const growthMax = 0.05;
 const sampleMs = 1000;
 
@@ -33,8 +34,6 @@ const onLog = (name: ServiceName, line: string): void => {
 
 const rssOf = (pid: number): number =>
   1024 * Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
-const median = (numbers: readonly number[]): number =>
-  numbers.toSorted((a, b) => a - b)[numbers.length >> 1] ?? Number.NaN;
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 /** The rows of the base's own set, few enough that a job takes a second or two. */
@@ -101,17 +100,20 @@ function report(samples: readonly Sample[], counts: ReadonlyMap<string, Count>):
     lines.push(`${name.padEnd(24)}${String(done).padStart(8)}${failed > 0 ? `  ${failed} FAILED: ${first}` : ""}`);
     isOk &&= failed === 0 && done > 0;
   }
-  lines.push("", `${"memory".padEnd(24)}${"warm".padStart(12)}${"at the end".padStart(12)}${"growth".padStart(10)}`);
+  const row = (name: string, columns: readonly string[]) =>
+    lines.push(name.padEnd(24) + columns.map((text) => text.padStart(12)).join(""));
+  lines.push("");
+  row("least memory", ["2nd quarter", "3rd", "last", "growth", "(most)"]);
   for (const name of pids.keys()) {
-    const of = ({ from, to }: typeof warm) =>
-      median(samples.filter(({ at }) => at >= from && at <= to).map(({ rss }) => rss.get(name) ?? Number.NaN));
-    const [before, after] = [of(warm), of(late)];
+    const all = samples.map(({ at, rss }) => ({ part: Math.floor(at * parts), rss: rss.get(name) ?? Number.NaN }));
+    const [before, between, after] = [1, 2, 3].map((part) =>
+      Math.min(...all.filter((one) => one.part === part).map(({ rss }) => rss)),
+    ) as [number, number, number];
     const growth = after / before - 1;
     const isFlat = growth <= growthMax;
+    const most = Math.max(...all.map(({ rss }) => rss));
     const percent = `${(100 * growth).toFixed(1)} %`;
-    lines.push(
-      `${name.padEnd(24)}${mb(before).padStart(12)}${mb(after).padStart(12)}${percent.padStart(10)}${isFlat ? "" : "  GREW"}`,
-    );
+    row(name, [mb(before), mb(between), mb(after), percent, mb(most), isFlat ? "" : "GREW"]);
     isOk &&= isFlat;
   }
   process.stdout.write(`${lines.join("\n")}\n`);
@@ -124,8 +126,8 @@ ended.catch(() => {});
 try {
   using connection = connect({ endpoints: stack.addresses });
   const url = `http://${stack.addresses.gateway}`;
-  const parts = { url, connection, rows: someRows() };
-  const target = { ...parts, adapterDir: await prepare(url, parts) };
+  const known = { url, connection, rows: someRows() };
+  const target = { ...known, adapterDir: await prepare(url, known) };
   await works.find(({ name }) => name.startsWith("versions"))?.work(target, 0); // churn:live is asked for from the start
   const started = performance.now();
   const until = started + 1000 * seconds;
