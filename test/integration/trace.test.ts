@@ -80,11 +80,6 @@ test("a request's trace tells its wait, the parts of its prompt and each step of
     // Where it met the other one in a step, it points at that one's span; the third one is not sampled.
     const links = work.flatMap((span) => span.links.map(({ traceId, spanId }) => `${traceId} ${spanId}`));
     assert.deepEqual(links, [`${idOf(3 - n)} ${named(3 - n, "engine.generate")[0]!.spanId}`]);
-    assert.ok(
-      inside.every(
-        ({ beginMs, ms }) => beginMs > generate!.beginMs - 5 && beginMs + ms < generate!.beginMs + generate!.ms + 5,
-      ),
-    );
   }
   assert.deepEqual(of(3), []);
 

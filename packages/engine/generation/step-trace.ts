@@ -33,8 +33,8 @@ export interface RequestTrace {
 
 const recordsMax = 4096;
 
-/** What performance.now() counts from, in milliseconds since 1970: clocks of the threads agree to a millisecond. */
-const originMs = Date.now() - performance.now();
+/** What performance.now() counts from, in milliseconds since 1970: the same in all threads of the process. */
+const originMs = performance.timeOrigin;
 
 export class RequestTracer {
   readonly name: string;
