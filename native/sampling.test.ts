@@ -271,6 +271,15 @@ everywhere("a row's token is the one that it has alone, whatever is asked of the
   bench.free();
 });
 
+everywhere("logits next to the largest, whose exponentials round to 1 and beside it", (device) => {
+  const top = 8;
+  const logits = Float32Array.from({ length: 400 }, (_, i) => top - i * 2 ** -21);
+  for (const topK of [0, 3]) {
+    const { tokens } = draw(device, logits, { ...plain, topK }, [], 200);
+    for (const token of tokens) assert.ok(token >= 0 && token < (topK || 400), `${token}`);
+  }
+});
+
 test("cpu draws the reference's tokens from a large vocabulary", () => {
   const logits = numbers(seeded(31), 40_000).map((v) => Math.fround(9 * v));
   for (const o of [

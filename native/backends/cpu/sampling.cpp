@@ -103,7 +103,8 @@ class Bins {
     for (double mass : mass_) total_ += mass;
   }
 
-  static int bin_of(float p) { return int((kOne - float_to_bits(p)) >> 19); }
+  // An exponential of next to nothing may be rounded to more than 1.
+  static int bin_of(float p) { return p < 1 ? int((kOne - float_to_bits(p)) >> 19) : 0; }
   double total() const { return total_; }
   // Of those of at least min_p.
   double kept_mass() const { return kept_mass_; }
