@@ -24,6 +24,9 @@ const parts = 4;
 const growthMax = 0.05;
 const sampleMs = 1000;
 
+/** What a thread's heap may take in a service: a small one is collected often, so that garbage does not look like a leak. */
+const heapMb = 128;
+
 const model = fileURLToPath(new URL("../models/quickstart", import.meta.url));
 const home = mkdtempSync(join(tmpdir(), "nibble-soak-"));
 const pids = new Map<ServiceName, number>();
@@ -120,6 +123,7 @@ function report(samples: readonly Sample[], counts: ReadonlyMap<string, Count>):
   return isOk;
 }
 
+process.env["NODE_OPTIONS"] = `--max-old-space-size=${heapMb} --max-semi-space-size=8`;
 const stack = await Stack.start({ config: { host: "127.0.0.1", port: 0, home, model }, onLog });
 const ended = stack.failure();
 ended.catch(() => {});

@@ -106,7 +106,9 @@ TEST_F(CudaLibrary, ManyRowsWithAndWithoutAnAdapterForwardAndBackward) {
   expect_like_reference("forward, rank 5", 1e-2, [](Bench& b) { forward(b, 131, 72, 64, 5); });
   expect_like_reference("backward, rank 8", 1e-2, [](Bench& b) { backward(b, 129, 64, 128, 8, false); });
   expect_like_reference("backward that adds", 1e-2, [](Bench& b) { backward(b, 128, 96, 64, 3, true); });
-  if (device::is_emulated()) EXPECT_GE(products() - before, 4);
+  if (device::is_emulated()) {
+    EXPECT_GE(products() - before, 4);
+  }
 }
 
 TEST_F(CudaLibrary, FewRowsStayWithOurOwnKernels) {
