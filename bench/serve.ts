@@ -22,7 +22,7 @@ import { openInference } from "../services/inference/setup.ts";
 import { runJson } from "./harness/child.ts";
 import { alternate, median } from "./harness/compare.ts";
 import { machine } from "./harness/machine.ts";
-import { peerScript } from "./harness/peers.ts";
+import { nodeLlamaEntry, peerScript } from "./harness/peers.ts";
 import { coldStart } from "./rows/cold-start.ts";
 
 const { values: options } = parseArgs({
@@ -312,7 +312,7 @@ async function peer(): Promise<void> {
   const { gguf, "peers-node-llama": dir } = options;
   if (gguf === undefined || dir === undefined)
     throw new Error("--rows peer: expected --gguf FILE and --peers-node-llama DIR");
-  const entry = join(dir, "node_modules/node-llama-cpp/dist/index.js");
+  const entry = nodeLlamaEntry(dir);
   const numbers = [promptTokens, newTokens, threads].map(String);
   const command = { file: process.execPath, args: [peerScript("llama_serve.mjs"), entry, gguf, ...numbers, "1,8"] };
   const theirs = (await runJson(command)) as Record<string, number>;
@@ -334,7 +334,7 @@ async function peer(): Promise<void> {
 
 async function cold(): Promise<void> {
   const { gguf, "peers-node-llama": dir } = options;
-  const peer = gguf && dir ? { gguf, entry: join(dir, "node_modules/node-llama-cpp/dist/index.js") } : null;
+  const peer = gguf && dir ? { gguf, entry: nodeLlamaEntry(dir) } : null;
   const { figures, text } = await coldStart({ modelDir, dir: join(folder, "cold"), threads, dtype, runs, peer });
   report("cold", figures, text);
 }

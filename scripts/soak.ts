@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { connect, downloadAdapter } from "#packages/client";
 import type { ServiceName } from "../packages/cli/stack/config.ts";
 import { Stack } from "../packages/cli/stack/stack.ts";
-import { type Target, works } from "./soak/work.ts";
+import { adapters, type Target, uploadRows, works } from "./soak/work.ts";
 
 const { values } = parseArgs({ options: { minutes: { type: "string", default: "10" } } });
 const seconds = Number(values.minutes) * 60;
@@ -47,11 +47,7 @@ function someRows(): Blob {
 
 /** An adapter that is there from the start, as version 1 of `soak` and of `churn`. */
 async function prepare(url: string, target: Omit<Target, "adapterDir">): Promise<string> {
-  const form = new FormData();
-  form.append("purpose", "fine-tune");
-  form.append("file", target.rows, "rows.jsonl");
-  const file = (await (await fetch(`${url}/v1/files`, { method: "POST", body: form })).json()) as { id: string };
-  const body = JSON.stringify({ model: "base", training_file: file.id, suffix: "soak" });
+  const body = JSON.stringify({ model: "base", training_file: await uploadRows(url, target.rows), suffix: "soak" });
   await fetch(`${url}/v1/fine_tuning/jobs`, { method: "POST", body });
   const dir = join(home, "adapter");
   for (;;) {
@@ -132,7 +128,7 @@ try {
   const url = `http://${stack.addresses.gateway}`;
   const known = { url, connection, rows: someRows() };
   const target = { ...known, adapterDir: await prepare(url, known) };
-  await works.find(({ name }) => name.startsWith("versions"))?.work(target, 0); // churn:live is asked for from the start
+  await adapters(target, 0); // churn:live is asked for from the start
   const started = performance.now();
   const until = started + 1000 * seconds;
   const counts = new Map(works.map(({ name }) => [name, { done: 0, failed: 0, first: "" }]));

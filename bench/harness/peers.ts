@@ -16,6 +16,9 @@ export type Peer = { command: Command } | { note: string };
 
 export const peerScript = (name: string): string => fileURLToPath(new URL(`../peers/${name}`, import.meta.url));
 
+/** What is imported of node-llama-cpp, installed below the folder. */
+export const nodeLlamaEntry = (dir: string): string => join(dir, "node_modules/node-llama-cpp/dist/index.js");
+
 export class Peers {
   /** Version by package; a package that is not installed is not in it. */
   readonly versions: Record<string, string>;
@@ -49,7 +52,7 @@ export class Peers {
     if (this.nodeLlamaDir === null || this.versions["node-llama-cpp"] === undefined) {
       return { note: `node-llama-cpp is not installed: ${installNode}` };
     }
-    const entry = join(this.nodeLlamaDir, "node_modules/node-llama-cpp/dist/index.js");
+    const entry = nodeLlamaEntry(this.nodeLlamaDir);
     return { command: { file: process.execPath, args: [peerScript(script), entry, ...args] } };
   }
 }

@@ -87,7 +87,7 @@ const connections: Work = async ({ url }) => {
 };
 
 /** A new version, the alias moved to it, an answer by it; the oldest goes, from memory and from the registry. */
-const adapters: Work = async ({ url, connection, adapterDir }, round) => {
+export const adapters: Work = async ({ url, connection, adapterDir }, round) => {
   const { registry, inference } = connection;
   const { name } = await uploadAdapter(registry, adapterDir, {
     adapterId: "churn",
@@ -105,16 +105,21 @@ const adapters: Work = async ({ url, connection, adapterDir }, round) => {
   await registry.deleteVersion({ name: `adapters/churn/versions/${old}` });
 };
 
-/** A file uploaded, a job with checkpoints, a job that is cancelled, the file deleted. */
-const jobs: Work = async ({ url, rows }, round) => {
+/** The rows as a file of the gateway; its id. */
+export async function uploadRows(url: string, rows: Blob): Promise<string> {
   const form = new FormData();
   form.append("purpose", "fine-tune");
   form.append("file", rows, "rows.jsonl");
   const sent = await expectStatus(await fetch(`${url}/v1/files`, { method: "POST", body: form }), 200);
-  const file = (await sent.json()) as { id: string };
+  return ((await sent.json()) as { id: string }).id;
+}
+
+/** A file uploaded, a job with checkpoints, a job that is cancelled, the file deleted. */
+const jobs: Work = async ({ url, rows }, round) => {
+  const file = await uploadRows(url, rows);
   const isCancelled = round % 3 === 2;
   const hyperparameters = { n_epochs: isCancelled ? 1000 : 2, batch_size: 8 };
-  const asked = { model: "base", training_file: file.id, suffix: "job", seed: 1, hyperparameters };
+  const asked = { model: "base", training_file: file, suffix: "job", seed: 1, hyperparameters };
   const job = (await (await expectStatus(await post(`${url}/v1/fine_tuning/jobs`, asked), 200)).json()) as {
     id: string;
   };
@@ -131,7 +136,7 @@ const jobs: Work = async ({ url, rows }, round) => {
   }
   for (const what of ["events?limit=100", "checkpoints"])
     await (await expectStatus(await fetch(`${path}/${what}`), 200)).text();
-  await expectStatus(await fetch(`${url}/v1/files/${file.id}`, { method: "DELETE" }), 200);
+  await expectStatus(await fetch(`${url}/v1/files/${file}`, { method: "DELETE" }), 200);
 };
 
 /** What is no request, and what is asked for by other programs now and then. */
