@@ -41,9 +41,10 @@ describe("between the gateway and the inference service", () => {
     const client = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: "none", maxRetries: 0 });
     const expected = await streamed(client);
     assert.equal(expected.ends, 4);
-    proxy.set({ after: 2000, what: "cut", times: 3 });
+    // As often as the gateway bears before an answer's first message, which is where all of the cuts may come.
+    proxy.set({ after: 2000, what: "cut", times: 2 });
     assert.deepEqual(await streamed(client), expected);
-    assert.equal(proxy.count, 3);
+    assert.equal(proxy.count, 2);
     // An answer that was not streamed, too.
     proxy.set({ after: 2000, what: "cut" });
     const { choices } = await client.completions.create({ ...ask, ...{ ignore_eos: true } });
@@ -51,7 +52,7 @@ describe("between the gateway and the inference service", () => {
       choices.map(({ text }) => text),
       expected.texts,
     );
-    assert.equal(proxy.count, 4);
+    assert.equal(proxy.count, 3);
   });
 
   test("an answer that the service lost is an error of the stream, not an end", async (t) => {
