@@ -49,3 +49,45 @@ test("a template that refuses says so", () => {
   assert.throws(() => template.render(messages), { code: "INVALID_ARGUMENT", message: /roles must alternate/ });
   assert.throws(() => template.render([]), /expected at least one/);
 });
+
+const callOf = (name: string, city: string) => ({
+  type: "function" as const,
+  function: { name, arguments: { city } },
+});
+const asked = { role: "user", content: "Warm?" };
+const answered = { role: "tool", content: "21" };
+
+/** As DeepSeek-R1's: calls only where the content is none, arguments as text. */
+const onlyWithoutWords = `{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}
+{%- for call in m.tool_calls %}<call>{{ call.function.name + ' ' + call.function.arguments }}</call>{% endfor %}
+{%- else %}<{{ m.role[0] }}>{{ m.content.split('</think>')[-1] }}{% endif %}{% endfor %}`;
+
+test("calls of a history are shown in the form that the template shows them in", () => {
+  const calls = [callOf("at", "Rome"), callOf("in", "Oslo")];
+  const history = (content: string) => [asked, { role: "assistant", content, tool_calls: calls }, answered];
+  const template = new ChatTemplate(onlyWithoutWords);
+  const shown = '<call>at {"city":"Rome"}</call><call>in {"city":"Oslo"}</call>';
+  assert.equal(template.render(history("")), `<u>Warm?${shown}<t>21`);
+  assert.equal(template.render(history("I ask.")), `<u>Warm?<a>I ask.${shown}<t>21`);
+  const plain = new ChatTemplate(
+    "{% for m in messages %}{{ m.role[0] + m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{% endfor %}",
+  );
+  assert.equal(
+    plain.render(history("So")),
+    'uWarm?aSo{"name": "at", "arguments": {"city": "Rome"}}{"name": "in", "arguments": {"city": "Oslo"}}t21',
+  );
+});
+
+test("a template that names calls and never shows them is refused a history with calls", () => {
+  const template = new ChatTemplate(
+    "{% for m in messages %}{% if not m.tool_calls %}{{ m.content }}{% endif %}{% endfor %}",
+  );
+  assert.equal(template.render([asked]), "Warm?");
+  assert.throws(
+    () => template.render([asked, { role: "assistant", content: "", tool_calls: [callOf("at", "Rome")] }]),
+    {
+      code: "FAILED_PRECONDITION",
+      message: /messages\[1\]\.tool_calls: expected none, since the chat template shows no calls of tools/,
+    },
+  );
+});

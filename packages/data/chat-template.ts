@@ -2,6 +2,7 @@
 // for. The engine is @huggingface/jinja; this file checks the messages.
 import { Template } from "@huggingface/jinja";
 import { NibbleError } from "#packages/errors";
+import { type CallForm, findCallForm, inForm, type TemplateMessage } from "./call-form.ts";
 
 const op = "chat_template";
 
@@ -43,6 +44,7 @@ export class ChatTemplate {
   readonly source: string;
   private readonly template: Template;
   private readonly tokens: TemplateTokens;
+  private knownCallForm: CallForm | null | undefined;
 
   constructor(source: string, tokens: TemplateTokens = {}) {
     this.source = source;
@@ -59,14 +61,15 @@ export class ChatTemplate {
     return /\btools\b/.test(this.source);
   }
 
-  /** Whether it shows the model which tools it called. */
-  get knowsCalls(): boolean {
-    return /\btool_calls\b/.test(this.source);
+  /** Null: it does not show the model which tools it called. */
+  private get callForm(): CallForm | null {
+    if (this.knownCallForm === undefined) this.knownCallForm = findCallForm((messages) => this.rendered(messages, {}));
+    return this.knownCallForm;
   }
 
   /** The prompt text; it holds its own special tokens, so encode it with addSpecialTokens false. */
   render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
-    const { addGenerationPrompt = false, tools = [] } = options;
+    const { tools = [] } = options;
     if (messages.length === 0) {
       throw new NibbleError("messages: expected at least one, got none", { code: "INVALID_ARGUMENT", op });
     }
@@ -74,18 +77,27 @@ export class ChatTemplate {
       const message = "tools: expected none, since the chat template knows no tools";
       throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
     }
-    const calling = this.knowsCalls ? -1 : messages.findIndex((message) => message.tool_calls !== undefined);
-    if (calling >= 0) {
-      const message = `messages[${calling}].tool_calls: expected none, since the chat template shows no calls of tools`;
-      throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
-    }
-    // Templates tell "no tools" by the variable's absence.
-    const given = tools.length > 0 ? { tools } : {};
+    const given = this.inCallForm(messages);
     try {
-      return this.template.render({ ...this.tokens, ...given, messages, add_generation_prompt: addGenerationPrompt });
+      return this.rendered(given, options);
     } catch (thrown) {
       throw templateError("refuses these messages", thrown);
     }
+  }
+
+  private inCallForm(messages: readonly ChatMessage[]): readonly TemplateMessage[] {
+    const calling = messages.findIndex((message) => message.tool_calls !== undefined);
+    if (calling < 0) return messages;
+    const form = this.callForm;
+    if (form !== null) return messages.flatMap((message) => inForm(message, form));
+    const message = `messages[${calling}].tool_calls: expected none, since the chat template shows no calls of tools`;
+    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
+  }
+
+  private rendered(messages: readonly TemplateMessage[], { addGenerationPrompt = false, tools = [] }: RenderOptions) {
+    // Templates tell "no tools" by the variable's absence.
+    const given = tools.length > 0 ? { tools } : {};
+    return this.template.render({ ...this.tokens, ...given, messages, add_generation_prompt: addGenerationPrompt });
   }
 }
 

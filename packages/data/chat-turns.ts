@@ -71,7 +71,7 @@ export function renderTurns({ messages, tools }: Conversation, template: ChatTem
   return renderings.map(({ pieces }) => pieces);
 }
 
-/** The first tool whose call is not in the answer: templates that write calls may still drop them, as DeepSeek-R1's does. */
+/** The first tool whose call is not in the answer: templates that write calls may still drop some. */
 function lostCall(answer: string, { tool_calls: calls = [] }: TurnMessage): string | undefined {
   return calls.map((call) => call.function.name).find((name) => !answer.includes(name));
 }

@@ -200,12 +200,13 @@ test("a template that does not show tools, or their calls, is not trained with t
     plain,
     /rows\.jsonl:7: messages\[1\]\.tool_calls: expected none, since the chat template shows no calls/,
   );
-  const dropping =
-    "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls }}{% endif %}{{ m.content }}</s>{% endfor %}";
+  const onlyTheFirst =
+    "{% for m in messages %}{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0] | tojson }}{% endif %}</s>{% endfor %}";
+  const calls = ["at", "near"].map((name) => ({ function: { name, arguments: "{}" } }));
   refused(
-    { messages },
-    dropping,
-    /messages\[1\]\.tool_calls: expected the chat template to show the call of at, got an answer/,
+    { messages: [messages[0], { role: "assistant", content: null, tool_calls: calls }] },
+    onlyTheFirst,
+    /messages\[1\]\.tool_calls: expected the chat template to show the call of near, got an answer/,
   );
   refused(chat, "{{ raise_exception('no systems') }}", /rows\.jsonl:7: the chat template refuses .*no systems/);
 });
