@@ -25,13 +25,16 @@ function fail(where: string, message: string, key?: string): never {
 export function readRecipe(options: Omit<RecipeSources, "yaml"> & { file?: string }): TrainRecipe {
   const { file, ...rest } = options;
   if (file === undefined) return parseRecipe(rest);
-  let text: string;
+  return parseRecipe({ yaml: { text: readText(file), file }, ...rest });
+}
+
+function readText(file: string): string {
   try {
-    text = readFileSync(file, "utf8");
+    return readFileSync(file, "utf8");
   } catch (thrown) {
-    throw NibbleError.from(thrown, op);
+    const { code, reason } = NibbleError.from(thrown, op);
+    throw new NibbleError(`${file}: expected a recipe to read: ${reason}`, { code, op, cause: thrown });
   }
-  return parseRecipe({ yaml: { text, file }, ...rest });
 }
 
 export function parseRecipe({ yaml, flags = {}, optional = [] }: RecipeSources): TrainRecipe {
@@ -42,7 +45,7 @@ export function parseRecipe({ yaml, flags = {}, optional = [] }: RecipeSources):
     for (const [name, value] of Object.entries(values)) {
       const field = recipeFields.find(({ key }) => spell(key) === name) ?? unknownKey(name, spell, where);
       if (value === undefined) continue;
-      recipe[field.key] = checked(field, name, value, where);
+      recipe[field.key] = checked(field, value, where);
       given.set(field.key, where);
     }
   };
@@ -69,11 +72,15 @@ function parseYaml({ text, file }: { text: string; file: string }): Record<strin
   return fail(file, "expected keys and values");
 }
 
-function checked(field: RecipeField, name: string, value: unknown, where: string): unknown {
+function checked(field: RecipeField, value: unknown, where: string): unknown {
   if (value === null && field.fallback === null) return null;
   const read = field.check.read(value);
   if (read !== undefined) return read;
-  return fail(where, `${name}: expected ${field.check.expected}, got ${JSON.stringify(value)}`, field.key);
+  return fail(
+    where,
+    `${yamlKey(field.key)}: expected ${field.check.expected}, got ${JSON.stringify(value)}`,
+    field.key,
+  );
 }
 
 function unknownKey(name: string, spell: (key: string) => string, where: string): never {

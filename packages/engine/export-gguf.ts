@@ -1,9 +1,10 @@
 // A model, with an adapter in it if there is one, as a GGUF file that llama.cpp runs. 4-bit weights are decoded first:
 // NF4's values are none of ggml's types, so q4_0 rounds them once more and f16 hardly at all.
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { convert, countNonfinite, float32Bytes, Tensor } from "#native";
 import { NibbleError } from "#packages/errors";
 import {
+  checkFileTarget,
   encodeQ40,
   encodeQ80,
   type GgmlType,
@@ -105,6 +106,7 @@ function ropeFactors(config: LlamaConfig): Float32Array | null {
 export async function exportGguf(options: ExportGgufOptions): Promise<ExportGgufReport> {
   const started = performance.now();
   const { modelDir, outFile, type, signal, onProgress } = options;
+  checkFileTarget(resolve(outFile));
   using folder = openModelFolder(modelDir);
   const tokenizer = tokenizerMetadata(modelDir, folder.config); // refused before anything is loaded
   const { model, free } = loadBaseAndAdapter(folder, options);

@@ -7,6 +7,7 @@ import {
   type AdapterToWrite,
   type LlamaConfig,
   type LoraConfig,
+  llamaModules,
   loraModules,
   unknownTargets,
   writeAdapterFolder,
@@ -63,7 +64,8 @@ export function createAdapter(
 ): Adapter {
   const unknown = unknownTargets(config, base);
   if (unknown.length > 0) {
-    const message = `target modules: no linear layer is called ${unknown.join(", ")}`;
+    const known = [...new Set([...llamaModules(base).keys()].map((name) => name.slice(name.lastIndexOf(".") + 1)))];
+    const message = `target modules: expected all-linear or some of ${known.join(", ")}, got ${unknown.join(", ")}`;
     throw new NibbleError(message, { code: "INVALID_ARGUMENT", op: "lora" });
   }
   const layers = new Map<string, LoraLayer>();

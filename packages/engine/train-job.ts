@@ -2,11 +2,18 @@
 // Everything is checked before the first step; the output folder gets the adapter only when the job succeeds.
 import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import { checkModelTarget, type ModelFolder, ModelHasher, openAdapterFolder, openModelFolder } from "#packages/hub";
+import {
+  checkFolderTarget,
+  checkModelTarget,
+  type ModelFolder,
+  ModelHasher,
+  openAdapterFolder,
+  openModelFolder,
+} from "#packages/hub";
 import { loadTrainableAdapter, withTables } from "./adapter-extras.ts";
 import { admit, kindsText, sizeText } from "./admission.ts";
 import { checkForDevice, type DeviceChoice, usableDevice } from "./device.ts";
@@ -131,6 +138,7 @@ async function run(job: PlacedJob, context: RunContext): Promise<TrainReport> {
   const { recipe, evalFile } = job;
   checkDType(recipe);
   checkForDevice(recipe, job.device);
+  checkFolderTarget(resolve(recipe.out));
   setThreadCount(recipe.threads ?? availableParallelism());
   using folder = openModelFolder(recipe.model);
   if (recipe.bits === 16 && folder.isQuantized) {

@@ -63,12 +63,12 @@ export function replaceFile(path: string, content: string | Uint8Array): void {
   syncFolder(dirname(path));
 }
 
-/** The text of a file, or undefined where there is none. */
+/** The text of a file, or undefined where there is none: a file where its folder should be has none either. */
 export function readTextIfPresent(path: string): string | undefined {
   try {
     return fs.readFileSync(path, "utf8");
   } catch (thrown) {
-    if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    if (["ENOENT", "ENOTDIR"].includes((thrown as NodeJS.ErrnoException).code ?? "")) return undefined;
     throw NibbleError.from(thrown, "read_file");
   }
 }
@@ -100,12 +100,27 @@ export function publishFolder(staging: string, target: string, isOurs: (name: st
   fs.rmSync(aside, { recursive: true, force: true });
 }
 
-/** Refuses a target that holds files of others; called before hours of work as well as after them. */
-export function checkReplaceable(target: string, isOurs: (name: string) => boolean): void {
-  if (!fs.existsSync(target)) return;
-  if (!fs.statSync(target).isDirectory()) {
+/** Refuses a target that is not a folder and cannot become one, as a file is on the way; called before hours of work. */
+export function checkFolderTarget(target: string): void {
+  if (!fs.existsSync(target)) {
+    const parent = dirname(target);
+    if (parent !== target) checkFolderTarget(parent);
+  } else if (!fs.statSync(target).isDirectory()) {
     throw new NibbleError(`${target}: expected a folder, got a file`, { code: "FAILED_PRECONDITION", op: "output" });
   }
+}
+
+/** Refuses a target that is a folder, or whose folder cannot be one. */
+export function checkFileTarget(target: string): void {
+  checkFolderTarget(dirname(target));
+  if (!fs.existsSync(target) || fs.statSync(target).isFile()) return;
+  throw new NibbleError(`${target}: expected a file, got a folder`, { code: "FAILED_PRECONDITION", op: "output" });
+}
+
+/** Refuses a target that holds files of others; called before hours of work as well as after them. */
+export function checkReplaceable(target: string, isOurs: (name: string) => boolean): void {
+  checkFolderTarget(target);
+  if (!fs.existsSync(target)) return;
   const foreign = fs.readdirSync(target).filter((name) => !isOurs(name));
   if (foreign.length === 0) return;
   const message = `${target}: expected no folder, an empty one or one of this kind to replace; it also holds ${foreign.slice(0, 3).join(", ")}`;

@@ -56,7 +56,7 @@ test("an original that is not there is refused and nothing is written", async (t
 });
 
 test("export writes a GGUF file with the tokenizer, and refuses a model without one", async (t) => {
-  const out = join(temporaryFolder(t), "quickstart.gguf");
+  const out = join(temporaryFolder(t), "made", "quickstart.gguf");
   const run = await nibble(["export", "--model", "models/quickstart", "--out", out, "--format", "q8_0"]);
   assert.equal(run.code, 0, run.stderr);
   assert.match(run.stdout, /^wrote .*\n {2}38 tensors, q8_0, 3\.4 MB, /);
@@ -68,4 +68,7 @@ test("export writes a GGUF file with the tokenizer, and refuses a model without 
   assert.equal(bare.code, 2);
   assert.match(bare.stderr, /tokenizer\.json: expected one in .*, got none\n$/);
   assert.equal(existsSync(`${out}.2`), false);
+  const aFolder = await nibble(["export", "--model", "models/quickstart", "--out", bareModel]);
+  assert.match(aFolder.stderr, /^error: \[output\] \S+bare: expected a file, got a folder\n$/);
+  assert.equal(aFolder.code, 2);
 });

@@ -1,7 +1,7 @@
 // What the command line says to wrong input: one line, the right exit code, nothing on stdout.
 import assert from "node:assert/strict";
-import { existsSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { nibble } from "../support/cli.ts";
 import { goldenPath, temporaryFolder } from "../support/folders.ts";
@@ -79,7 +79,9 @@ test("wrong recipes", async (t) => {
   writeFileSync(config, "model: m\ndata: d\nout: o\ngrad_acum: 2\n");
   const paths = ["--model", "m", "--data", "d.jsonl", "--out", "o"];
   await refused(["train", "--config", config], /unknown key grad_acum; did you mean grad_accum\?/);
-  await refused(["train", "--config", "no-such.yaml"], /no-such\.yaml/);
+  await refused(["train", "--config", "no-such.yaml"], /no-such\.yaml: expected a recipe to read: ENOENT/);
+  await refused(["train", "--config", dirname(config)], /: expected a recipe to read: EISDIR/);
+  await refused(["train", ...paths, "--memory-limit", "much"], /memory_limit: expected bytes > 0, .*, got "much"/);
   await refused(["train", "--model", "m", "--out", "o"], /data: expected training rows/);
   await refused(["train", ...paths, "--rank", "0"], /rank: expected a whole number >= 1, got "0"/);
   await refused(["train", ...paths, "--full"], /full: expected bits 16/);
@@ -93,6 +95,23 @@ test("what is not there is named, and nothing is written", async (t) => {
   await refused(["train", "--model", "no/model", "--data", "d.jsonl", "--out", out], /no\/model/);
   await refused(["train", "--model", model, "--data", "no.jsonl", "--out", out], /no\.jsonl/);
   assert.equal(existsSync(out), false);
+});
+
+test("a file where a folder should be is named before any work", async (t) => {
+  const folder = temporaryFolder(t);
+  const [file, rows] = [join(folder, "file"), join(folder, "rows.jsonl")];
+  writeFileSync(file, "precious");
+  writeFileSync(rows, '{"prompt":"a","completion":"b"}\n');
+  const model = goldenPath("llama_tied");
+  const train = ["train", "--model", model, "--data", rows];
+  await refused(["quantize", file, "--out", join(folder, "out")], /file: no config\.json; expected a model folder/);
+  for (const out of [file, join(file, "in", "it")]) {
+    await refused(["quantize", model, "--out", out], /^error: \[output\] \S+file: expected a folder, got a file/);
+    await refused([...train, "--out", out], /^error: \[output\] \S+file: expected a folder, got a file/);
+  }
+  const named = [...train, "--out", join(folder, "out"), "--targets", "q_proj,qkv"];
+  assert.match((await nibble(named)).stderr, /expected all-linear or some of q_proj, .*, down_proj, got qkv\n$/);
+  assert.equal(readFileSync(file, "utf8"), "precious");
 });
 
 test("rows are refused with file and line", async (t) => {

@@ -1,6 +1,6 @@
 // The GGUF container, version 3 (ggml, docs/gguf.md): key-value metadata, a list of tensors, their data. It knows no
 // model. Tensors are written in the order of their list, one at a time.
-import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { partialName, syncFolder, writeFully } from "../files.ts";
@@ -141,6 +141,7 @@ export class GgufWriter {
     this.temporary = partialName(path);
     this.left = [...tensors];
     try {
+      mkdirSync(dirname(path), { recursive: true });
       this.fd = openSync(this.temporary, "wx");
     } catch (thrown) {
       throw NibbleError.from(thrown, op);
