@@ -1,12 +1,13 @@
 // Every claim about a card, measured on one: `npm run bench:gpu`; the table of rows is bench/gpu/rows/index.ts.
 //   [--rows step-65b,decode-7b] [--budget 540] [--out bench/results] [--peers-python python3]
 //   [--device cuda] [--shape full|tiny]     a tiny run on the CPU shows that the rows run, and judges no goal
-import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { usableDevice } from "../packages/engine/device.ts";
+import { lastLine } from "./gpu/last-line.ts";
+import { measurePeaks } from "./gpu/rates.ts";
 import { figuresText, type GpuReport, goalText, isJudged, newReport, writeReport } from "./gpu/report.ts";
-import type { Result } from "./gpu/row.ts";
+import type { Peaks, Result, Setting } from "./gpu/row.ts";
 import { rows, secondsOfAll } from "./gpu/rows/index.ts";
 
 const { values: options } = parseArgs({
@@ -22,27 +23,12 @@ const { values: options } = parseArgs({
 const print = (line: string) => process.stdout.write(`${line}\n`);
 const script = fileURLToPath(new URL("gpu/run-row.ts", import.meta.url));
 
-/** The row's result, or why there is none. It is killed when its time is over. */
-function measure(name: string, seconds: number): Result | string {
-  const args = [name, options.device, options.shape, String(seconds), options["peers-python"]];
-  const child = spawnSync(process.execPath, ["--disable-warning=ExperimentalWarning", script, ...args], {
-    ...{ encoding: "utf8", timeout: Math.ceil(seconds * 1000), killSignal: "SIGKILL", maxBuffer: 1 << 28 },
-  });
-  if (child.signal === "SIGKILL" && child.error) return `took more than its ${seconds.toFixed(0)} s`;
-  if (child.status !== 0) {
-    const lines = child.stderr.split("\n");
-    return (
-      lines.find((line) => /Error\b.*:/.test(line)) ??
-      lines.filter(Boolean).at(-1) ??
-      `exit ${child.status}`
-    ).trim();
-  }
-  return JSON.parse(child.stdout.trimEnd().split("\n").at(-1) ?? "") as Result;
-}
-
-function run(name: string, seconds: number, report: GpuReport): void {
+function run(name: string, seconds: number, report: GpuReport, peaks: Peaks): void {
   const started = performance.now();
-  const result = measure(name, seconds);
+  const { device, shape, "peers-python": peersPython } = options;
+  const setting = { device: device as "cuda", shape: shape as "full", seconds, peersPython, peaks } satisfies Setting;
+  const args = ["--disable-warning=ExperimentalWarning", script, name, JSON.stringify(setting)];
+  const result = lastLine<Result>({ file: process.execPath, args }, seconds);
   const took = (performance.now() - started) / 1000;
   if (typeof result === "string") {
     report.failed[name] = result;
@@ -68,11 +54,12 @@ function main(): void {
   print(
     `${report.card?.name ?? report.machine.cpu}, commit ${report.commit}; ${options.budget} s for ${wanted.length} rows`,
   );
+  const peaks = measurePeaks(options.device as "cuda", options.shape, options["peers-python"]);
   for (const [i, name] of wanted.entries()) {
     // Its part of the time that is left: what the rows before it did not need is shared out.
     const left = wanted.slice(i).reduce((sum, other) => sum + (rows[other]?.seconds ?? 0), 0);
     const seconds = ((rows[name]?.seconds ?? 0) / left) * ((ends - performance.now()) / 1000);
-    run(name, Math.max(seconds, 0.001), report);
+    run(name, Math.max(seconds, 0.001), report, peaks);
     writeReport(report, options.out);
   }
   for (const path of writeReport(report, options.out)) print(path);

@@ -2,11 +2,12 @@
 // fails is named with its reason, and the others are still there.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, test } from "node:test";
+import { after, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { lastLine } from "../bench/gpu/last-line.ts";
 import type { GpuReport } from "../bench/gpu/report.ts";
 import { goalText, isJudged } from "../bench/gpu/report.ts";
 import { rows } from "../bench/gpu/rows/index.ts";
@@ -52,6 +53,48 @@ test("a row whose time is over is named, and the run says that it failed", () =>
   assert.equal(status, 1);
   assert.match(report.failed["step-7b"] ?? "", /took more than its/);
   assert.match(table, /step-7b \| could not be measured/);
+});
+
+describe("a process with a time", () => {
+  const script = (name: string, text: string) => {
+    const path = join(out, name);
+    writeFileSync(path, text);
+    return { file: process.execPath, args: [path] };
+  };
+
+  test("that hangs is ended, and what it started too", () => {
+    const child = join(out, "child.pid");
+    const text = `
+      import { spawn } from "node:child_process";
+      import { writeFileSync } from "node:fs";
+      const sleeping = spawn("sleep", ["1000"], { stdio: "inherit" });
+      writeFileSync(${JSON.stringify(child)}, String(sleeping.pid));
+      setInterval(() => {}, 1000);`;
+    assert.equal(lastLine(script("hangs.mjs", text), 2), "took more than its 2 s");
+    // A process that was ended is there, as a zombie, until somebody takes note of it.
+    const state = spawnSync("ps", ["-o", "stat=", "-p", readFileSync(child, "utf8")], { encoding: "utf8" }).stdout;
+    assert.match(state.trim(), /^(Z.*)?$/);
+  });
+
+  test("that crashes, fails, runs out of memory or prints something else is named with the reason", () => {
+    const reason = (name: string, text: string, seconds = 60) => lastLine(script(name, text), seconds);
+    assert.equal(
+      reason("crashes.mjs", `process.kill(process.pid, "SIGSEGV"); setInterval(() => {}, 10)`),
+      "ended with SIGSEGV",
+    );
+    assert.equal(
+      reason("killed.mjs", `process.kill(process.pid, "SIGKILL"); setInterval(() => {}, 10)`),
+      "ended with SIGKILL",
+    );
+    assert.equal(reason("exits.mjs", "process.exit(7)"), "ended with 7");
+    assert.match(
+      String(reason("full.mjs", `throw new RangeError("[allocate] no room")`)),
+      /^RangeError: \[allocate\] no room$/,
+    );
+    assert.equal(reason("prints.mjs", `console.log("no JSON")`), "printed no result: no JSON\n");
+    assert.match(String(lastLine({ file: "/no/such/program", args: [] }, 1)), /ENOENT/);
+    assert.deepEqual(reason("right.mjs", `console.log("first"); console.log('{"a": 1}')`), { a: 1 });
+  });
 });
 
 test("goals are judged on a card at full size only", () => {

@@ -9,6 +9,17 @@ export interface Setting {
   seconds: number;
   /** Python with torch, transformers and PEFT, if it has them. */
   peersPython: string;
+  /** Measured once, before the rows. */
+  peaks: Peaks;
+}
+
+/** What PyTorch gets out of the device; null, with the reason, where it is not there to measure it. */
+export interface Peaks {
+  /** Operations a second of a bfloat16 product. */
+  product: number | null;
+  /** Bytes a second of a copy, reads and writes counted. */
+  copy: number | null;
+  note: string;
 }
 
 export interface Goal {

@@ -1,4 +1,5 @@
-"""A QLoRA step of transformers + PEFT on random weights of a shape: tokens a second and peak memory.
+"""A QLoRA step of transformers + PEFT on random weights of a shape: tokens a second and peak memory; with --plain that of
+plain_llama.py, where they are not installed.
 
 Linear layers are bitsandbytes' where it is installed and has the device, else NF4 blocks that plain PyTorch decodes by
 a table of pairs before each product. As bench/gpu/rows/packed.ts: bfloat16, LoRA on every linear layer, gradient
@@ -11,8 +12,6 @@ import statistics
 import time
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--device", required=True)
@@ -21,6 +20,7 @@ parser.add_argument("--batch", type=int, required=True)
 parser.add_argument("--seq", type=int, required=True)
 parser.add_argument("--rank", type=int, required=True)
 parser.add_argument("--steps", type=int, required=True)
+parser.add_argument("--plain", action="store_true")
 options = parser.parse_args()
 device = "cuda" if options.device == "cuda" else "cpu"
 hidden, ffn, layers, heads, kv_heads, vocab = map(int, options.shape.split(","))
@@ -71,6 +71,10 @@ def quantizer():
 
 
 def build(make):
+    """A model of transformers with adapters by PEFT."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=kv_heads, vocab_size=vocab, max_position_embeddings=max(options.seq, 2048),
@@ -91,15 +95,24 @@ def build(make):
                 value = torch.randn(p.shape, device=device, dtype=torch.bfloat16) * 0.02 + (p.dim() == 1)
                 setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
     model.model.rotary_emb = rotary
-    return model
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+    lora = LoraConfig(
+        r=options.rank, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, lora)
+    return model, lambda ids: model(input_ids=ids, labels=ids).loss
+
+
+def build_plain(make):
+    from plain_llama import Llama
+
+    model = Llama(hidden, ffn, layers, heads, kv_heads, vocab, options.rank, make, device)
+    return model, model
 
 
 quantized_by, make = quantizer()
-model = build(make)
-model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-model.enable_input_require_grads()
-lora = LoraConfig(r=options.rank, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-model = get_peft_model(model, lora)
+model, loss_of = (build_plain if options.plain else build)(make)
 model.train()
 parameters = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
@@ -109,12 +122,12 @@ ids = torch.randint(0, vocab, (options.batch, options.seq), device=device)
 def step():
     started = time.perf_counter()
     with torch.autocast(device, dtype=torch.bfloat16):
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = loss_of(ids)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 0.3)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    float(loss)
+    float(loss.detach())
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

@@ -109,7 +109,7 @@ export const measureDecode: MeasureRow = async (setting) => {
   const [one, many] = [1 / median(ofOne.seconds), 32 / median(ofMany.seconds)];
   const bytes = bytesOfStep(model, sizes.prompt + sizes.newTokens / 2);
   freeModel(model);
-  const rates = await measureRates(setting);
+  const rates = measureRates(setting);
   const bound = rates.copy / bytes;
   return {
     what: `7b: decoding ${sizes.newTokens} tokens after ${sizes.prompt}`,

@@ -2,15 +2,17 @@
 // share of what the device multiplies at most.
 import { memory } from "#native";
 import { trainingFlops } from "../../../packages/engine/flops.ts";
-import { runJson } from "../../harness/child.ts";
+import type { Printed } from "../../harness/child.ts";
 import { median } from "../../harness/compare.ts";
 import { Peers } from "../../harness/peers.ts";
+import { lastLine } from "../last-line.ts";
 import { measureRates } from "../rates.ts";
 import { gigabytes, type MeasureRow, type Result, type Setting } from "../row.ts";
 import { configOf } from "../shapes.ts";
 import { loraOf, type Training, train } from "../training.ts";
 
 const count = 2; // rows of a step
+const secondsToEnd = 3; // what printing and ending take at most
 
 function peerArguments({ device }: Setting, { config, rank }: Training, length: number): string[] {
   const { hiddenSize, intermediateSize, layerCount, headCount, kvHeadCount, vocabSize } = config;
@@ -19,22 +21,28 @@ function peerArguments({ device }: Setting, { config, rank }: Training, length: 
   return ["--device", device, "--shape", shape.join(","), ...sizes, "--steps", "3"];
 }
 
-async function addPeer(setting: Setting, training: Training, length: number, ours: number, result: Result) {
-  const needed = ["torch", "transformers", "peft"];
-  const args = peerArguments(setting, training, length);
-  const peer = new Peers(setting.peersPython, null).pythonScript("PEFT", needed, "gpu_step.py", args);
-  if ("note" in peer) return void result.notes.push(peer.note);
-  try {
-    const printed = await runJson(peer.command);
-    const theirs = Number(printed["tokens_per_s"]);
-    const name = `transformers + PEFT, ${printed["quantizer"]}`;
-    result.figures[name] = { value: theirs, unit: "tokens/s" };
-    const peak = printed["peak_bytes"];
-    if (typeof peak === "number") result.figures["PEFT: most memory"] = gigabytes(peak);
-    result.goals.push({ text: `≥ 2 × ${name}`, value: ours / theirs, needed: 2, atMost: false });
-  } catch (thrown) {
-    result.notes.push(`transformers + PEFT failed: ${(thrown as Error).message.trim().split("\n").at(-1)}`);
+/** transformers + PEFT; where they are not installed or fail, a step of the same shape in plain PyTorch. */
+function addPeer(setting: Setting, args: readonly string[], ours: number, result: Result): void {
+  const ways = [
+    { name: "transformers + PEFT", needed: ["torch", "transformers", "peft"], more: [] },
+    { name: "plain PyTorch", needed: ["torch"], more: ["--plain"] },
+  ];
+  for (const { name, needed, more } of ways) {
+    const peer = new Peers(setting.peersPython, null).pythonScript(name, needed, "gpu_step.py", [...args, ...more]);
+    // What this row has measured is not to be lost by what a peer takes.
+    const left = setting.seconds - process.uptime() - secondsToEnd;
+    const printed = "note" in peer ? peer.note : left > 0 ? lastLine<Printed>(peer.command, left) : "no time was left";
+    if (typeof printed !== "string") return void addFigures(`${name}, ${printed["quantizer"]}`, printed, ours, result);
+    result.notes.push(`${name}: ${printed}`);
   }
+}
+
+function addFigures(name: string, printed: Printed, ours: number, { figures, goals }: Result): void {
+  const theirs = Number(printed["tokens_per_s"]);
+  figures[name] = { value: theirs, unit: "tokens/s" };
+  const peak = printed["peak_bytes"];
+  if (typeof peak === "number") figures[`${name}: most memory`] = gigabytes(peak);
+  goals.push({ text: `≥ 2 × ${name}`, value: ours / theirs, needed: 2, atMost: false });
 }
 
 export const measurePacked: MeasureRow = async (setting) => {
@@ -54,7 +62,7 @@ export const measurePacked: MeasureRow = async (setting) => {
   const lora = loraOf(training.rank);
   const flops = trainingFlops(training.config, counts, { lora, gradientCheckpointing: "none" });
   memory.trim(device); // the others need it now
-  const rates = await measureRates(setting);
+  const rates = measureRates(setting);
   const result: Result = {
     what: `7b: a QLoRA step of ${count} × ${length} tokens, r ${training.rank} on all linear layers, bfloat16, full checkpointing`,
     figures: {
@@ -65,11 +73,11 @@ export const measurePacked: MeasureRow = async (setting) => {
     goals: [],
     notes: rates.notes,
   };
-  if (Number.isFinite(rates.product)) {
+  if (rates.product !== null) {
     result.figures["a bfloat16 product by PyTorch"] = { value: rates.product / 1e12, unit: "TFLOP/s" };
     const share = flops / step / rates.product;
     result.goals.push({ text: "≥ 45 % of bfloat16's peak", value: share, needed: 0.45, atMost: false });
   }
-  await addPeer(setting, training, length, tokens / step, result);
+  addPeer(setting, peerArguments(setting, training, length), tokens / step, result);
   return result;
 };

@@ -46,7 +46,7 @@ export const measureProducts: MeasureRow = async (setting) => {
   const { device, shape } = setting;
   const model = randomModel({ ...configOf("7b", shape), layerCount: 1 }, { device, positions: 16 });
   const layers = model.blocks.flatMap(linearsOf);
-  const rates = await measureRates(setting);
+  const rates = measureRates(setting);
   const figures: Record<string, Figure> = {};
   const notes = [...rates.notes];
   for (const products of device === "cuda" ? (["own", "cublaslt"] as const) : (["own"] as const)) {
@@ -56,7 +56,7 @@ export const measureProducts: MeasureRow = async (setting) => {
       const count = shape === "full" ? rows : rows / 64;
       const rate = rateOf(layers, count, setting);
       figures[`${products}, ${count} rows`] = { value: rate / 1e12, unit: "TFLOP/s" };
-      if (Number.isFinite(rates.product)) {
+      if (rates.product !== null) {
         figures[`${products}, ${count} rows, of PyTorch's product`] = { value: rate / rates.product, unit: "" };
       }
     }

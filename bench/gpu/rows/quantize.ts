@@ -18,7 +18,7 @@ export const measureQuantize: MeasureRow = async (setting) => {
   const model = randomModel(configOf("7b", shape), { device, positions: 16, onQuantized });
   const { peakTotal } = memory.report(device);
   freeModel(model);
-  const rates = await measureRates(setting);
+  const rates = measureRates(setting);
   // 2 bytes are read, 4 bits and the block's 8-bit constant are written.
   const bytes = total.elements * (2 + 1 / 2 + 1 / 64);
   return {
