@@ -35,6 +35,13 @@ export function writeFully(fd: number, bytes: Uint8Array, position: number, writ
   }
 }
 
+/** What was thrown while `path` was written, with its name: Node says it of open and rename, and not of write. */
+export function writeError(thrown: unknown, op: string, path: string): NibbleError {
+  const error = NibbleError.from(thrown, op);
+  if (thrown instanceof NibbleError || error.message.includes(path)) return error;
+  return new NibbleError(`${path}: ${error.reason}`, { code: error.code, op, cause: thrown });
+}
+
 /** A name beside `path` that no other writer uses: "<path>.partial-<id>". */
 export function partialName(path: string): string {
   return `${path}.partial-${randomUUID().slice(0, 8)}`;

@@ -5,7 +5,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { byteLengthOf } from "./dtypes.ts";
-import { partialName, readFully, syncFolder, type WriteCall, writeCall, writeFully } from "./files.ts";
+import { partialName, readFully, syncFolder, type WriteCall, writeCall, writeError, writeFully } from "./files.ts";
 import { layOut, type TensorInfo, type TensorSpec } from "./safetensors-header.ts";
 
 const op = "safetensors_write";
@@ -78,7 +78,7 @@ export class SafetensorsWriter {
       work();
     } catch (thrown) {
       this.abort();
-      throw NibbleError.from(thrown, op);
+      throw writeError(thrown, op, this.path);
     }
   }
 }
@@ -120,7 +120,7 @@ export class SafetensorsSpool {
       writeFully(this.fd, bytes, this.end, this.options.write);
     } catch (thrown) {
       this.abort();
-      throw NibbleError.from(thrown, op);
+      throw writeError(thrown, op, this.path);
     }
     this.specs.push({ name: spec.name, dtype: spec.dtype, shape: spec.shape, at: this.end });
     this.end += bytes.length;

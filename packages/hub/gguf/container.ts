@@ -3,7 +3,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { NibbleError } from "#packages/errors";
-import { partialName, syncFolder, writeFully } from "../files.ts";
+import { partialName, syncFolder, writeError, writeFully } from "../files.ts";
 
 const op = "gguf_write";
 const version = 3;
@@ -194,7 +194,7 @@ export class GgufWriter {
       return work();
     } catch (thrown) {
       this.abort();
-      throw NibbleError.from(thrown, op);
+      throw writeError(thrown, op, this.path);
     }
   }
 }
