@@ -149,6 +149,17 @@ export function attachAdapter(model: LlamaModel, adapter: Adapter | null): void 
   for (const linear of model.blocks.flatMap(linearsOf)) linear.lora = adapter?.layers.get(linear.name) ?? null;
 }
 
+/** Works with the base as it is without the adapter on it, which is there again after. */
+export function withoutAdapter<T>(model: LlamaModel, work: () => T): T {
+  const attached = model.blocks.flatMap(linearsOf).map((linear) => ({ linear, lora: linear.lora }));
+  attachAdapter(model, null);
+  try {
+    return work();
+  } finally {
+    for (const { linear, lora } of attached) linear.lora = lora;
+  }
+}
+
 export function adapterParameters(adapter: Adapter): Parameter[] {
   return [...adapter.layers.values()].flatMap(({ trained }) => (trained ? [trained.a, trained.b] : []));
 }

@@ -5,11 +5,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { memory, normalFill } from "#native";
+import { parseRecipe } from "#packages/data";
 import { digestOfModel, openModelFolder } from "#packages/hub";
 import { goldenPath } from "../../test/support/golden-model.ts";
 import { createAdapter, freeAdapter, saveAdapter } from "./lora.ts";
 import { type MergeOptions, mergeAdapter } from "./merge.ts";
 import { defaultQuant } from "./quantize-tensor.ts";
+import { runTrainJob } from "./train-job.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "nibble-merge-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -69,6 +71,20 @@ test("quantized again, it moves and says how far", async () => {
   const readme = readFileSync(join(report.outDir, "README.md"), "utf8");
   assert.match(readme, /quantized again/);
   assert.match(readme, /largest difference of a logit at \d+ positions/);
+});
+
+test("what a short training adds to the codes' grid is not lost when it is quantized again", async () => {
+  const [model, out] = ["models/quickstart", join(folder, "short")];
+  const flags = { model, out, data: `${model}/data/train.jsonl`, steps: 12, batchSize: 16, gradAccum: 1, lr: 0.002 };
+  const recipe = parseRecipe({ flags: { ...flags, maxLength: 256, alpha: 32 } });
+  const job = { recipe, evalFile: null, evalSteps: 0, device: "cpu" } as const;
+  await runTrainJob(job, { onEvent: () => {}, signal: new AbortController().signal });
+  const into = { ...options("llama_untied"), modelDir: model, adapterDir: out, quant: defaultQuant };
+  const { rounding, drift, driftWithout } = await mergeAdapter({ ...into, requantize: defaultQuant });
+  assert.equal(rounding, "chance");
+  assert.ok(driftWithout && drift.meanDivergence < 0.1 * driftWithout.meanDivergence, JSON.stringify(drift));
+  const plain = await mergeAdapter(into);
+  assert.deepEqual([plain.rounding, plain.driftWithout], [null, null]);
 });
 
 test("an adapter says which base it was trained on", async () => {

@@ -19,11 +19,13 @@ import { type BaseAndAdapter, loadBaseAndAdapter } from "./base-and-adapter.ts";
 import { addAdapter, denseValues } from "./dense.ts";
 import type { LinearLayer } from "./layers.ts";
 import { type LogitDrift, logitDrift, probeLogits } from "./logit-drift.ts";
+import { withoutAdapter } from "./lora.ts";
 import { freeModel, loadModel } from "./model-load.ts";
 import { namedTensors, TensorReader } from "./model-save.ts";
 import type { LlamaModel } from "./models/llama.ts";
 import { freeWeight, type QuantOptions, quantizeMatrix } from "./quantize-tensor.ts";
 import { weightTensors } from "./quantized-tensors.ts";
+import { roundByChance } from "./round-by-chance.ts";
 
 const op = "merge";
 
@@ -56,12 +58,21 @@ export interface MergeReport {
   /** Null: the adapter does not say what it was trained on. */
   trainedOnBase: true | null;
   dtype: FloatDType;
+  /** To the nearest code, or by chance, where that lost too much of the adapter. Null unless quantized again. */
+  rounding: Rounding | null;
   adaptedLayers: number;
   bytesWritten: number;
   /** Of what was written, from base and adapter apart. */
   drift: LogitDrift;
+  /** Of the base without the adapter's matrices, beside which a drift is much or little. Null unless quantized again. */
+  driftWithout: LogitDrift | null;
   seconds: number;
 }
+
+export type Rounding = "nearest" | "chance";
+
+/** More than this share of the divergence that the adapter makes is too much to lose to rounding. */
+const lossMax = 0.1;
 
 function fail(message: string): never {
   throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
@@ -72,10 +83,13 @@ class Merger {
   private readonly reader: TensorReader;
   private readonly options: MergeOptions;
   private readonly dtype: FloatDType;
+  private readonly rounding: Rounding;
+  private rounded = 0;
 
-  constructor(options: MergeOptions, dtype: FloatDType) {
+  constructor(options: MergeOptions, dtype: FloatDType, rounding: Rounding) {
     this.options = options;
     this.dtype = dtype;
+    this.rounding = rounding;
     this.reader = new TensorReader(dtype);
   }
 
@@ -94,9 +108,11 @@ class Merger {
 
   /** Through the 16-bit type, as a 16-bit folder would be quantized. */
   private quantized(name: string, values: Tensor): TensorToWrite[] {
+    const options = this.options.requantize ?? fail("no quantization");
+    if (this.rounding === "chance") roundByChance(values, options, this.rounded++);
     const rounded = Tensor.empty(this.dtype, values.shape, { device: values.device, kind: "workspace" });
     convert(values, rounded);
-    const weight = quantizeMatrix(rounded, name, this.options.requantize ?? fail("no quantization"), values.device);
+    const weight = quantizeMatrix(rounded, name, options, values.device);
     const group = weightTensors(name, weight);
     freeWeight(weight);
     return group;
@@ -150,9 +166,9 @@ function configChanges({ config }: LlamaModel, dtype: FloatDType, requantize: Qu
   return { ...plain, quantization_config: quantizationConfig({ quantType, doubleQuant, computeDType: dtype }) };
 }
 
-async function write(model: LlamaModel, folder: ModelFolder, options: MergeOptions) {
+async function write(model: LlamaModel, folder: ModelFolder, options: MergeOptions, rounding: Rounding) {
   const dtype = options.dtype ?? storedDType(folder);
-  const merger = new Merger(options, dtype);
+  const merger = new Merger(options, dtype, rounding);
   const writer = {
     configText: folder.configText,
     configChanges: configChanges(model, dtype, options.requantize),
@@ -160,7 +176,7 @@ async function write(model: LlamaModel, folder: ModelFolder, options: MergeOptio
     card: card(options, []),
   };
   const { byteLength } = await writeModelFolder(options.outDir, writer, groups(model, merger, options));
-  return { dtype, bytesWritten: byteLength };
+  return { dtype, rounding: options.requantize && rounding, bytesWritten: byteLength };
 }
 
 function logitsOfFolder(dir: string): Float32Array {
@@ -173,23 +189,41 @@ function logitsOfFolder(dir: string): Float32Array {
   }
 }
 
+/** Rounds to the nearest code, and by chance where that loses the adapter and chance loses less. */
+async function withLeastLoss<T extends { drift: LogitDrift }>(
+  attempt: (rounding: Rounding) => Promise<T>,
+  without: LogitDrift | null,
+): Promise<T> {
+  const nearest = await attempt("nearest");
+  const loss = nearest.drift.meanDivergence;
+  if (without === null || loss <= lossMax * without.meanDivergence) return nearest;
+  const byChance = await attempt("chance");
+  return byChance.drift.meanDivergence < loss ? byChance : attempt("nearest");
+}
+
 /** @throws FAILED_PRECONDITION for an adapter of another base, or an original that is not there. */
 export async function mergeAdapter(options: MergeOptions): Promise<MergeReport> {
   const started = performance.now();
-  using folder = openModelFolder(options.modelDir);
-  if (options.into === "original" && folder.isQuantized) {
-    fail(`${options.modelDir}: expected a 16-bit folder to merge into its original weights, got one in 4 bits`);
+  const { modelDir, into, outDir } = options;
+  using folder = openModelFolder(modelDir);
+  if (into === "original" && folder.isQuantized) {
+    fail(`${modelDir}: expected a 16-bit folder to merge into its original weights, got one in 4 bits`);
   }
   const base = loadBaseAndAdapter(folder, options);
   let original: BaseAndAdapter | null = null;
   try {
+    const { vocabSize } = base.model.config;
     const apart = probeLogits(base.model);
-    if (options.into === "original") original = loadBaseAndAdapter(folder, { ...options, quant: null }, base.digest);
-    const written = await write((original ?? base).model, folder, options);
-    const drift = logitDrift(apart, logitsOfFolder(options.outDir), base.model.config.vocabSize);
-    replaceFile(join(options.outDir, "README.md"), printModelCard(card(options, driftFigures(drift))));
-    const { outDir, into } = options;
-    const seconds = (performance.now() - started) / 1000;
+    const without = options.requantize ? withoutAdapter(base.model, () => probeLogits(base.model)) : null;
+    if (into === "original") original = loadBaseAndAdapter(folder, { ...options, quant: null }, base.digest);
+    const driftWithout = without && logitDrift(apart, without, vocabSize);
+    const { model } = original ?? base;
+    const attempt = async (rounding: Rounding) => {
+      const written = await write(model, folder, options, rounding);
+      return { ...written, drift: logitDrift(apart, logitsOfFolder(outDir), vocabSize) };
+    };
+    const written = await withLeastLoss(attempt, driftWithout);
+    replaceFile(join(outDir, "README.md"), printModelCard(card(options, driftFigures(written.drift))));
     return {
       outDir,
       into,
@@ -197,8 +231,8 @@ export async function mergeAdapter(options: MergeOptions): Promise<MergeReport> 
       trainedOnBase: base.namesBase,
       adaptedLayers: base.adaptedLayers,
       ...written,
-      drift,
-      seconds,
+      driftWithout,
+      seconds: (performance.now() - started) / 1000,
     };
   } catch (thrown) {
     throw NibbleError.from(thrown, op);
