@@ -11,13 +11,24 @@ interface RequestCount {
   running: number;
 }
 
-/** Requests by adapter; "" is the base alone. */
+/** Versions come and go for as long as the process lives; whoever asks for figures gets all that are kept. */
+const countsKeptMax = 1024;
+
+/** Requests by adapter; "" is the base alone. Beyond `keptMax`, those asked for longest ago are forgotten. */
 export class RequestCounts {
+  /** In the order in which they were last asked for. */
   readonly #counts = new Map<string, RequestCount>();
+  readonly #keptMax: number;
+
+  constructor(keptMax = countsKeptMax) {
+    this.#keptMax = keptMax;
+  }
 
   /** Counts a request until the returned function is called. */
   begin(adapterId: string, version: string): () => void {
     const count = this.#counts.get(adapterId) ?? { version, total: 0, running: 0 };
+    this.#counts.delete(adapterId);
+    if (this.#counts.size >= this.#keptMax) this.#forgetOne();
     this.#counts.set(adapterId, count);
     count.version = version;
     count.total++;
@@ -25,6 +36,12 @@ export class RequestCounts {
     return () => {
       count.running--;
     };
+  }
+
+  #forgetOne(): void {
+    for (const [adapterId, { running }] of this.#counts) {
+      if (running === 0) return void this.#counts.delete(adapterId);
+    }
   }
 
   list(): (RequestCount & { adapterId: string })[] {
