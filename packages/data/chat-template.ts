@@ -81,7 +81,7 @@ export class ChatTemplate {
     try {
       return this.rendered(given, options);
     } catch (thrown) {
-      throw templateError("refuses these messages", thrown);
+      throw templateError("refuses these messages", thrown, { field: "messages" });
     }
   }
 
@@ -101,7 +101,8 @@ export class ChatTemplate {
   }
 }
 
-function templateError(what: string, thrown: unknown): NibbleError {
+function templateError(what: string, thrown: unknown, details: Record<string, string> = {}): NibbleError {
   const reason = thrown instanceof Error ? thrown.message : String(thrown);
-  return new NibbleError(`the chat template ${what}: ${reason}`, { code: "INVALID_ARGUMENT", op, cause: thrown });
+  const message = `the chat template ${what}: ${reason}`;
+  return new NibbleError(message, { code: "INVALID_ARGUMENT", op, details, cause: thrown });
 }

@@ -130,6 +130,19 @@ describe("chat and completions", () => {
       "model",
       "model_not_found",
     ]);
+    // What only the inference service knows is named by the request's own parameter as well.
+    const tools = [{ type: "function", function: { name: "add" } }];
+    assert.deepEqual(await refused(ask({ tools })), ["BadRequestError", "tools", "unsupported_parameter"]);
+    const long = [{ role: "user", content: "one ".repeat(300) }];
+    const tooLong = (param: string) => ["BadRequestError", param, "context_length_exceeded"];
+    assert.deepEqual(await refused(ask({ messages: long })), tooLong("messages"));
+    assert.deepEqual(await refused(ask({ messages: long, stream: true })), tooLong("messages"));
+    const complete = (prompt: string | number[], n = 1) => client.completions.create({ model: "base", prompt, n });
+    assert.deepEqual(await refused(complete("one ".repeat(300), 2)), tooLong("prompt"));
+    assert.deepEqual(await refused(complete([1_000_000])), ["BadRequestError", "prompt", "invalid_value"]);
+    const schema = { name: "x", schema: { type: "nothing" } };
+    const format = { response_format: { type: "json_schema", json_schema: schema } };
+    assert.deepEqual(await refused(ask(format)), ["BadRequestError", "response_format", "invalid_value"]);
     assert.equal((await fetch(`${url}/v1/chat/completions`)).status, 405);
     assert.equal((await fetch(`${url}/v1/nothing`)).status, 404);
   });

@@ -3,6 +3,7 @@
 import type { Completion, Token } from "#gen/nibble/inference/v1/generation_pb.ts";
 import type { AnswerMessage } from "#packages/client";
 import type { Models, Target } from "../models.ts";
+import { type Blamed, blame } from "./blame.ts";
 
 /** A token, or the end, of one of the answers. */
 export interface AnswerEvent {
@@ -19,20 +20,26 @@ export interface AnswersOptions {
   calls: readonly (() => AsyncIterable<AnswerMessage>)[];
   /** Answers to each prompt. */
   n: number;
+  blamed: Blamed;
   signal: AbortSignal;
 }
 
 /** @throws NOT_FOUND, RESOURCE_EXHAUSTED and the like with the first event. */
-export async function* answers({ models, target, calls, n, signal }: AnswersOptions): AsyncGenerator<AnswerEvent> {
+export async function* answers(options: AnswersOptions): AsyncGenerator<AnswerEvent> {
+  const { models, target, calls, n, blamed, signal } = options;
   const [first, ...others] = calls;
   if (!first) return;
-  // The others start when the adapter is there for certain.
-  const begun = await models.use(target, () => begin(first()), signal);
-  for await (const { from, value } of merged([begun, ...others.map((call) => call())])) {
-    const { event } = value;
-    const index = from * n + value.index;
-    if (event.case === "token") yield { index, token: event.value };
-    else if (event.case === "completion") yield { index, end: event.value };
+  try {
+    // The others start when the adapter is there for certain.
+    const begun = await models.use(target, () => begin(first()), signal);
+    for await (const { from, value } of merged([begun, ...others.map((call) => call())])) {
+      const { event } = value;
+      const index = from * n + value.index;
+      if (event.case === "token") yield { index, token: event.value };
+      else if (event.case === "completion") yield { index, end: event.value };
+    }
+  } catch (thrown) {
+    throw blame(thrown, blamed);
   }
 }
 

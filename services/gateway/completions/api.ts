@@ -125,7 +125,7 @@ export class CompletionsApi {
       const ask = kind.ask({ ...call, adapter: target.adapter });
       return steadyAnswer(inference, ask, { signal, metadata, beginRetriesMax });
     });
-    const { n } = asked;
+    const { n, blamed } = asked;
     return {
       asked,
       shape: kind.shape(),
@@ -136,7 +136,7 @@ export class CompletionsApi {
         model: target.name,
         system_fingerprint: `fp_${target.base.digest.replace("sha256:", "").slice(0, 10)}`,
       },
-      events: meter.watch(answers({ models, target, calls, n, signal })),
+      events: meter.watch(answers({ models, target, calls, n, blamed, signal })),
     };
   }
 }

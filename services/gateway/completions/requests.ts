@@ -7,6 +7,7 @@ import {
   Role,
 } from "#gen/nibble/inference/v1/generation_pb.ts";
 import { Fields } from "../fields.ts";
+import type { Blamed } from "./blame.ts";
 import { chatOwn, completionOwn, type Wanted, wantedOf } from "./sampling.ts";
 import type { ShapeWants } from "./shapes.ts";
 import { toolsMax, toolsOf } from "./tools.ts";
@@ -20,6 +21,7 @@ export interface Asked<C> extends Wanted, ShapeWants {
   model: string;
   /** One for each prompt. */
   calls: C[];
+  blamed: Blamed;
 }
 
 const messagesMax = 4096;
@@ -84,7 +86,11 @@ export function readChat(body: Record<string, unknown>): Asked<ChatCall> {
   for (const name of ["audio", "functions", "function_call", "web_search_options"]) fields.unsupported(name);
   fields.end();
   const call = { messages: messages.map(messageOf), tools, sampling, returnLogprobs: wanted.returnLogprobs };
-  return { model, calls: [call], sampling, topLogprobs: own.topLogprobs, ...wanted };
+  const blamed: Blamed = {
+    prompt: "messages",
+    constraint: callSchema === undefined ? "response_format" : "tool_choice",
+  };
+  return { model, calls: [call], blamed, sampling, topLogprobs: own.topLogprobs, ...wanted };
 }
 
 const isIds = (value: unknown): value is number[] =>
@@ -118,5 +124,6 @@ export function readCompletion(body: Record<string, unknown>): Asked<GenerateCal
   fields.unsupported("best_of", (value) => value === wanted.n);
   fields.end();
   const calls = inputs.map((input) => ({ input, sampling, returnLogprobs: wanted.returnLogprobs }));
-  return { model, calls, sampling, topLogprobs: own.topLogprobs, ...wanted };
+  const blamed: Blamed = { prompt: "prompt", constraint: "response_format" };
+  return { model, calls, blamed, sampling, topLogprobs: own.topLogprobs, ...wanted };
 }
