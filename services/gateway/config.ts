@@ -9,10 +9,12 @@ export interface Config {
   /** NIBBLE_GATEWAY_PORT: 0 picks a free one. Default: 50055. */
   port: number;
   /**
-   * NIBBLE_GATEWAY_KEYS: keys that callers send as "Authorization: Bearer …", separated by commas; "name=key" gives a
-   * caller a name for the log. Default: none, which only an address of this machine alone allows.
+   * NIBBLE_GATEWAY_KEYS: keys that callers send as "Authorization: Bearer …", separated by commas; "name=key" names the
+   * caller, whose keys may be several. Default: none, which only an address of this machine alone allows.
    */
   keys: readonly string[];
+  /** NIBBLE_GATEWAY_KEY_REQUESTS_MAX: answers of one caller under way at a time; further ones are 429. Default: 0, any number. */
+  keyRequestsMax: number;
   /** NIBBLE_GATEWAY_ORIGINS: web origins ("https://…") whose pages may call, separated by commas. Default: none. */
   origins: readonly string[];
   /** NIBBLE_GATEWAY_DIR: folder of uploaded files and of what fine-tuning writes. Default: .nibble/gateway. */
@@ -56,6 +58,7 @@ export function readConfig(env: Environment = process.env): Config {
     host: textSetting(env, "NIBBLE_GATEWAY_HOST", "127.0.0.1"),
     port: wholeSetting(env, "NIBBLE_GATEWAY_PORT", 50_055, { max: 65_535 }),
     keys: listOf(textSetting(env, "NIBBLE_GATEWAY_KEYS", "")),
+    keyRequestsMax: wholeSetting(env, "NIBBLE_GATEWAY_KEY_REQUESTS_MAX", 0),
     origins: listOf(textSetting(env, "NIBBLE_GATEWAY_ORIGINS", "")),
     dir: textSetting(env, "NIBBLE_GATEWAY_DIR", ".nibble/gateway"),
     inference: textSetting(env, "NIBBLE_INFERENCE_ENDPOINT", "127.0.0.1:50054"),

@@ -1,4 +1,5 @@
-// Who calls. With keys, whoever sends one; without, whoever reaches the port, which is then this machine's alone.
+// Who calls. With keys, whoever sends one; without, whoever reaches the port, which is then this machine's alone. Keys of one
+// name are one caller: they have their turns, limits, files and jobs together.
 import { createHash } from "node:crypto";
 import { checkCaller, isLoopback, type Request } from "#packages/http";
 import type { Config } from "./config.ts";
@@ -8,13 +9,18 @@ const hashOf = (key: string): string => createHash("sha256").update(key).digest(
 /** Of a key that has no name: enough to tell callers apart, nothing of the key. */
 const nameChars = 12;
 
+/** Whether a caller may see what another one made. "" made what was there before there were keys, and is everybody without. */
+export const isSeenBy = (caller: string, owner: string): boolean => caller === owner || caller === "" || owner === "";
+
 export class Keys {
   /** Names by the sha256 of their keys: a look-up takes as long whatever a wrong key has right. */
   readonly #names: ReadonlyMap<string, string>;
   readonly #host: string;
   readonly #origins: readonly string[];
+  readonly #requestsMax: number;
+  readonly #underWay = new Map<string, number>();
 
-  constructor({ keys, host, origins }: Pick<Config, "keys" | "host" | "origins">) {
+  constructor({ keys, host, origins, keyRequestsMax }: Pick<Config, "keys" | "host" | "origins" | "keyRequestsMax">) {
     this.#names = new Map(
       keys.map((text) => {
         const [, name, key = ""] = /^(?:([\w.-]+)=(?!=|$))?(.+)$/.exec(text) ?? [];
@@ -23,6 +29,12 @@ export class Keys {
     );
     this.#host = host;
     this.#origins = origins;
+    this.#requestsMax = keyRequestsMax;
+  }
+
+  /** Whether what one caller makes is not all callers' to see. */
+  get areOfSeveral(): boolean {
+    return new Set(this.#names.values()).size > 1;
   }
 
   /** @throws PERMISSION_DENIED for pages of sites that were not named. */
@@ -42,5 +54,20 @@ export class Keys {
     throw refusal(`Authorization: expected "Bearer" and one of the gateway's keys, got ${got}`, {
       code: "UNAUTHENTICATED",
     });
+  }
+
+  /** Counts a caller's request until the returned function is called. @throws RESOURCE_EXHAUSTED where it is one too many. */
+  begin(caller: string): () => void {
+    const count = this.#underWay.get(caller) ?? 0;
+    if (this.#requestsMax > 0 && caller !== "" && count >= this.#requestsMax) {
+      const message = `requests: expected at most ${this.#requestsMax} of ${caller} at a time, got one more`;
+      throw refusal(message, { code: "RESOURCE_EXHAUSTED" });
+    }
+    this.#underWay.set(caller, count + 1);
+    return () => {
+      const left = (this.#underWay.get(caller) ?? 1) - 1;
+      if (left > 0) this.#underWay.set(caller, left);
+      else this.#underWay.delete(caller);
+    };
   }
 }

@@ -83,6 +83,8 @@ export function webRoutes(connection: Connection, keys: Keys, readMaxBytes: numb
     ["trainer", TrainerService],
     ["registry", RegistryService],
   ] as const) {
+    // The trainer does not know whose a job is.
+    if (name === "trainer" && keys.areOfSeveral) continue;
     const streams = new Set(service.methods.filter((m) => m.methodKind !== "unary").map((m) => m.localName));
     const implementation = forwarded(connection[name], methods[name], streams);
     router.service(service, implementation as Partial<ServiceImpl<typeof service>>);

@@ -21,18 +21,21 @@ export interface AnswersOptions {
   /** Answers to each prompt. */
   n: number;
   blamed: Blamed;
+  /** Takes a place among the caller's requests, and returns what gives it back. */
+  begun: () => () => void;
   signal: AbortSignal;
 }
 
 /** @throws NOT_FOUND, RESOURCE_EXHAUSTED and the like with the first event. */
 export async function* answers(options: AnswersOptions): AsyncGenerator<AnswerEvent> {
-  const { models, target, calls, n, blamed, signal } = options;
+  const { models, target, calls, n, blamed, begun, signal } = options;
   const [first, ...others] = calls;
   if (!first) return;
+  const end = begun();
   try {
     // The others start when the adapter is there for certain.
-    const begun = await models.use(target, () => begin(first()), signal);
-    for await (const { from, value } of merged([begun, ...others.map((call) => call())])) {
+    const opened = await models.use(target, () => begin(first()), signal);
+    for await (const { from, value } of merged([opened, ...others.map((call) => call())])) {
       const { event } = value;
       const index = from * n + value.index;
       if (event.case === "token") yield { index, token: event.value };
@@ -40,6 +43,8 @@ export async function* answers(options: AnswersOptions): AsyncGenerator<AnswerEv
     }
   } catch (thrown) {
     throw blame(thrown, blamed);
+  } finally {
+    end();
   }
 }
 

@@ -119,13 +119,14 @@ export class CompletionsApi {
     kind: Kind<C>,
     { asked, target, caller, meter }: { asked: Asked<C>; target: Target; caller: string; meter: RequestMeter },
   ): Job {
-    const { models, inference, now } = this.#parts;
+    const { models, inference, keys, now } = this.#parts;
     const metadata = { "x-request-id": requestId, ...(caller === "" ? {} : { "x-nibble-caller": caller }) };
     const calls = asked.calls.map((call) => () => {
       const ask = kind.ask({ ...call, adapter: target.adapter });
       return steadyAnswer(inference, ask, { signal, metadata, beginRetriesMax });
     });
     const { n, blamed } = asked;
+    const begun = () => keys.begin(caller);
     return {
       asked,
       shape: kind.shape(),
@@ -136,7 +137,7 @@ export class CompletionsApi {
         model: target.name,
         system_fingerprint: `fp_${target.base.digest.replace("sha256:", "").slice(0, 10)}`,
       },
-      events: meter.watch(answers({ models, target, calls, n, blamed, signal })),
+      events: meter.watch(answers({ models, target, calls, n, blamed, begun, signal })),
     };
   }
 }

@@ -49,33 +49,31 @@ export class FilesApi {
   }
 
   routes(): Route[] {
-    const known = (work: (id: string) => Promise<Answer>) => (request: Request) => {
-      this.#keys.callerOf(request.headers);
-      return work(request.params["id"] ?? "");
-    };
+    const known = (work: (id: string, caller: string) => Promise<Answer>) => (request: Request) =>
+      work(request.params["id"] ?? "", this.#keys.callerOf(request.headers));
     return [
       ...route("POST", "/v1/files", (request) => this.#upload(request)),
       ...route("GET", "/v1/files", (request) => this.#list(request)),
       ...route(
         "GET",
         "/v1/files/:id",
-        known(async (id) => ({ json: view(await this.#store.get(id)) })),
+        known(async (id, caller) => ({ json: view(await this.#store.get(id, caller)) })),
       ),
       ...route(
         "DELETE",
         "/v1/files/:id",
-        known((id) => this.#remove(id)),
+        known((id, caller) => this.#remove(id, caller)),
       ),
       ...route(
         "GET",
         "/v1/files/:id/content",
-        known((id) => this.#content(id)),
+        known((id, caller) => this.#content(id, caller)),
       ),
     ];
   }
 
   async #upload(request: Request): Promise<Answer> {
-    this.#keys.callerOf(request.headers);
+    const owner = this.#keys.callerOf(request.headers);
     const record = await this.#store.add(async (path) => {
       const { fields, fileName, bytes } = await receiveUpload(request, path, this.#bytesMax);
       const read = new Fields(fields);
@@ -83,14 +81,13 @@ export class FilesApi {
       read.end();
       if (fileName === null) return read.missing("file");
       await checkLines(path);
-      return { fileName, purpose, bytes };
+      return { owner, fileName, purpose, bytes };
     });
     return { json: view(record) };
   }
 
   async #list(request: Request): Promise<Answer> {
-    this.#keys.callerOf(request.headers);
-    const records = await this.#store.list();
+    const records = await this.#store.list(this.#keys.callerOf(request.headers));
     const query = Fields.ofQuery(request.url);
     const purpose = query.text("purpose");
     const order = query.choice("order", ["asc", "desc"]) ?? "desc";
@@ -98,13 +95,13 @@ export class FilesApi {
     return { json: pageOf(query, order === "asc" ? some.toReversed() : some, { limitDefault, view }) };
   }
 
-  async #remove(id: string): Promise<Answer> {
-    await this.#store.remove(id);
+  async #remove(id: string, caller: string): Promise<Answer> {
+    await this.#store.remove(id, caller);
     return { json: { id, object: "file", deleted: true } };
   }
 
-  async #content(id: string): Promise<Answer> {
-    await this.#store.get(id);
+  async #content(id: string, caller: string): Promise<Answer> {
+    await this.#store.get(id, caller);
     const headers = { "Content-Type": "application/jsonl", "Content-Length": String(await this.#store.sizeOf(id)) };
     return { headers, stream: () => createReadStream(this.#store.pathOf(id)) };
   }

@@ -6,9 +6,12 @@ import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises
 import { join } from "node:path";
 import { NibbleError } from "#packages/errors";
 import { refusal } from "../errors.ts";
+import { isSeenBy } from "../keys.ts";
 
 export interface FileRecord {
   id: string;
+  /** Who uploaded it; "" before there were keys. */
+  owner: string;
   fileName: string;
   purpose: string;
   bytes: number;
@@ -56,7 +59,7 @@ export class FileStore {
     const part = join(this.#dir, `${id}.part`);
     try {
       const record: FileRecord = { id, createdMs: this.#now(), ...(await write(part)) };
-      const used = (await this.list()).reduce((sum, { bytes }) => sum + bytes, 0);
+      const used = (await this.#all()).reduce((sum, { bytes }) => sum + bytes, 0);
       if (used + record.bytes > this.#bytesMax) {
         const message = `file: expected room for ${record.bytes} bytes, got ${this.#bytesMax - used} of ${this.#bytesMax}: delete files that are no longer needed`;
         throw refusal(message, { code: "FAILED_PRECONDITION", param: "file", openaiCode: "storage_full" });
@@ -71,27 +74,35 @@ export class FileStore {
     }
   }
 
-  /** @throws NOT_FOUND */
-  async get(id: string): Promise<FileRecord> {
-    if (idPattern.test(id)) {
-      const text = await readFile(this.#recordOf(id), "utf8").catch((thrown: unknown) => {
-        if (NibbleError.from(thrown).code !== "NOT_FOUND") throw thrown;
-      });
-      if (text !== undefined) return JSON.parse(text) as FileRecord;
-    }
+  /** @throws NOT_FOUND, also for another caller's. */
+  async get(id: string, caller: string): Promise<FileRecord> {
+    const record = await this.#read(id);
+    if (record && isSeenBy(caller, record.owner)) return record;
     throw refusal(`file: expected one that is there, got ${id.slice(0, 80)}`, { code: "NOT_FOUND", param: "file_id" });
   }
 
-  /** Newest first. */
-  async list(): Promise<FileRecord[]> {
-    const ids = (await readdir(this.#dir)).flatMap((name) => /^(file-[0-9a-f]{24})\.json$/.exec(name)?.[1] ?? []);
-    const records = await Promise.all(ids.map((id) => this.get(id).catch(() => undefined)));
-    const there = records.filter((one) => one !== undefined);
-    return there.sort((a, b) => b.createdMs - a.createdMs || (a.id < b.id ? -1 : 1));
+  async #read(id: string): Promise<FileRecord | undefined> {
+    if (!idPattern.test(id)) return undefined;
+    const text = await readFile(this.#recordOf(id), "utf8").catch((thrown: unknown) => {
+      if (NibbleError.from(thrown).code !== "NOT_FOUND") throw thrown;
+    });
+    return text === undefined ? undefined : { owner: "", ...(JSON.parse(text) as Omit<FileRecord, "owner">) };
   }
 
-  async remove(id: string): Promise<void> {
-    await this.get(id);
+  /** A caller's, newest first. */
+  async list(caller: string): Promise<FileRecord[]> {
+    const records = (await this.#all()).filter(({ owner }) => isSeenBy(caller, owner));
+    return records.sort((a, b) => b.createdMs - a.createdMs || (a.id < b.id ? -1 : 1));
+  }
+
+  async #all(): Promise<FileRecord[]> {
+    const ids = (await readdir(this.#dir)).flatMap((name) => /^(file-[0-9a-f]{24})\.json$/.exec(name)?.[1] ?? []);
+    const records = await Promise.all(ids.map((id) => this.#read(id).catch(() => undefined)));
+    return records.filter((one) => one !== undefined);
+  }
+
+  async remove(id: string, caller: string): Promise<void> {
+    await this.get(id, caller);
     await rm(this.#recordOf(id), { force: true });
     await rm(this.pathOf(id), { force: true });
   }

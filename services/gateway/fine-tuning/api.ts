@@ -8,10 +8,10 @@ import { formatName, isId } from "#packages/rpc";
 import { errorBody, refusal } from "../errors.ts";
 import { Fields } from "../fields.ts";
 import type { FileStore } from "../files/store.ts";
-import type { Keys } from "../keys.ts";
+import { isSeenBy, type Keys } from "../keys.ts";
 import { idOf, type Models } from "../models.ts";
 import { listOf, pageOf, pageQuery } from "../paging.ts";
-import { newJobId, readFineTuning, specOf } from "./spec.ts";
+import { dirOf, newJobId, ownerOf, readFineTuning, specOf } from "./spec.ts";
 import { checkpointViews, eventId, eventView, jobView, sequenceOf } from "./views.ts";
 
 export interface FineTuningParts {
@@ -40,8 +40,8 @@ export class FineTuningApi {
   routes(): Route[] {
     const path = "/v1/fine_tuning/jobs";
     const known = (work: (request: Request, job: TrainingJob) => Promise<Answer>) => async (request: Request) => {
-      this.#parts.keys.callerOf(request.headers);
-      return work(request, await this.#job(request));
+      const caller = this.#parts.keys.callerOf(request.headers);
+      return work(request, await this.#job(request, caller));
     };
     return [
       ...route("POST", path, (request) => this.#create(request)),
@@ -69,7 +69,7 @@ export class FineTuningApi {
     ];
   }
 
-  async #job({ params, signal }: Request): Promise<TrainingJob> {
+  async #job({ params, signal }: Request, caller: string): Promise<TrainingJob> {
     const id = params["id"] ?? "";
     const none = () =>
       refusal(`job: expected one that is there, got ${id.slice(0, 80)}`, {
@@ -79,8 +79,13 @@ export class FineTuningApi {
     if (!isId(id)) throw none();
     const name = formatName("trainingJobs/{training_job}", { training_job: id });
     const { trainingJob } = await this.#parts.trainer.getTrainingJob({ name }, { signal });
-    if (!trainingJob) throw none();
+    if (!trainingJob || !this.#isSeenBy(caller, trainingJob)) throw none();
     return trainingJob;
+  }
+
+  /** Who asked for a job is told by where it writes: the job's record is the trainer's. */
+  #isSeenBy(caller: string, { spec }: TrainingJob): boolean {
+    return isSeenBy(caller, ownerOf(this.#parts.dir, spec?.outputDir ?? ""));
   }
 
   /** The base's id, where the job's base is the one that is served; its folder otherwise. */
@@ -103,7 +108,7 @@ export class FineTuningApi {
   async #create(request: Request): Promise<Answer> {
     const { keys, models, files, trainer, dir, bodyBytesMax } = this.#parts;
     const { signal } = request;
-    keys.callerOf(request.headers);
+    const caller = keys.callerOf(request.headers);
     const asked = readFineTuning(await objectOf(request, { bytesMax: bodyBytesMax, isJson: true }));
     const base = await models.base();
     for (const [param, id] of [
@@ -111,12 +116,12 @@ export class FineTuningApi {
       ["validation_file", asked.validationFile],
     ] as const) {
       if (id === undefined) continue;
-      await files.get(id).catch(() => {
+      await files.get(id, caller).catch(() => {
         throw refusal(`${param}: expected the id of an uploaded file, got ${id.slice(0, 80)}`, { param });
       });
     }
     const id = newJobId();
-    const spec = specOf(asked, { base, id, dir, pathOf: (file) => files.pathOf(file) });
+    const spec = specOf(asked, { base, id, dir: dirOf(dir, caller), pathOf: (file) => files.pathOf(file) });
     const { trainingJob } = await trainer.createTrainingJob({ trainingJobId: id, trainingJob: { spec } }, { signal });
     return this.#answer(trainingJob);
   }
@@ -129,7 +134,7 @@ export class FineTuningApi {
   /** Newest first, page by page until the one that was asked for is full. */
   async #list(request: Request): Promise<Answer> {
     const { keys, trainer } = this.#parts;
-    keys.callerOf(request.headers);
+    const caller = keys.callerOf(request.headers);
     const { signal } = request;
     const query = Fields.ofQuery(request.url);
     const { limit, after } = pageQuery(query, limitDefault);
@@ -139,7 +144,7 @@ export class FineTuningApi {
     const read = (pageToken: string) => trainer.listTrainingJobs({ pageSize: trainerPageSize, pageToken }, { signal });
     for await (const { trainingJobs } of pagesOf(read)) {
       for (const job of trainingJobs) {
-        if (isPast) found.push(job);
+        if (isPast && this.#isSeenBy(caller, job)) found.push(job);
         isPast ||= idOf(job.name) === after;
       }
       if (found.length > limit) break;

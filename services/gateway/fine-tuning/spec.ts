@@ -1,6 +1,6 @@
 // A request for fine-tuning as a training spec. The trainer, the files and the base's folder are on one machine.
 import { randomUUID } from "node:crypto";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { QuantType } from "#gen/nibble/common/v1/common_pb.ts";
 import type { Model } from "#gen/nibble/inference/v1/inference_pb.ts";
@@ -35,6 +35,15 @@ const idCharsMax = 63;
 
 /** Beside the result: each costs an adapter's bytes. */
 const checkpointsMax = 10;
+
+/** Where a caller's jobs write: those of one with a key in a folder of their own. */
+export const dirOf = (dir: string, caller: string): string => (caller === "" ? dir : join(dir, `@${caller}`));
+
+/** Whose job writes there; "" where it is nobody's in particular. */
+export function ownerOf(dir: string, outputDir: string): string {
+  const [, owner = ""] = /^@([^/]+)\/[^/]+$/.exec(relative(dir, outputDir)) ?? [];
+  return owner;
+}
 
 export const newJobId = (): string => `ftjob-${randomUUID().replaceAll("-", "").slice(0, 24)}`;
 
