@@ -18,6 +18,13 @@ export type { QuantizeModelOptions, QuantizeProgress, QuantizeReport } from "./q
 export { defaultQuant, type QuantOptions } from "./quantize-tensor.ts";
 export type { Quote, QuoteJob } from "./quote.ts";
 export { type Schedule, schedules } from "./schedule.ts";
-export type { AdapterInfo, GenerateInput, GenerateResult, ModelInfo, ServeOptions } from "./served-model.ts";
+export type {
+  AdapterInfo,
+  GenerateInput,
+  GenerateResult,
+  ModelInfo,
+  ScoreInput,
+  ServeOptions,
+} from "./served-model.ts";
 export type { TrainJob, TrainReport } from "./train-job.ts";
 export type { TrainEvent } from "./train-run.ts";

@@ -115,6 +115,8 @@ export interface ScoreInput {
   from: number;
   topLogprobs: number;
   caller: string;
+  /** As of GenerateInput. */
+  traceAs?: string | null;
 }
 
 export interface GenerateResult {
@@ -122,6 +124,11 @@ export interface GenerateResult {
   timing: SequenceTiming;
   /** Null unless it was asked for. */
   trace: RequestTrace | null;
+}
+
+export interface ScoreResult extends GenerateResult {
+  /** Of the continuation's tokens, in order. */
+  scores: TokenScore[];
 }
 
 interface LoadedAdapter {
@@ -300,7 +307,7 @@ export class ServedModel {
     signal: AbortSignal,
   ): Promise<GenerateResult> {
     const { adapterId, ignoreEos, constraint: form = null, traceAs = null, ...rest } = input;
-    const tracer = traceAs === null ? null : new RequestTracer(traceAs);
+    const tracer = tracerOf(traceAs);
     const stopIds = ignoreEos && form === null ? [] : this.info.eosTokenIds;
     const start = (constraint: TokenConstraint | null) =>
       this.run({ ...rest, ...this.overAdapter(adapterId), stopIds, constraint, tracer }, { onToken }, signal);
@@ -331,11 +338,12 @@ export class ServedModel {
   }
 
   /** How likely the tokens from `from` on are, each after all before it. */
-  async score({ adapterId, from, ...rest }: ScoreInput, signal: AbortSignal): Promise<TokenScore[]> {
+  async score({ adapterId, from, traceAs = null, ...rest }: ScoreInput, signal: AbortSignal): Promise<ScoreResult> {
     const scores: TokenScore[] = [];
-    const request = { ...rest, ...this.overAdapter(adapterId), ...unsampled, score: { from } };
-    await this.run(request, { onToken() {}, onScore: (score) => scores.push(score) }, signal);
-    return scores;
+    const over = { ...this.overAdapter(adapterId), tracer: tracerOf(traceAs) };
+    const request = { ...rest, ...over, ...unsampled, score: { from } };
+    const result = await this.run(request, { onToken() {}, onScore: (score) => scores.push(score) }, signal);
+    return { ...result, scores };
   }
 
   private overAdapter(id: string | null): Pick<GenerationRequest, "adapter" | "cacheKey"> {
@@ -387,6 +395,8 @@ export class ServedModel {
     this.modelDigest.close();
   }
 }
+
+const tracerOf = (name: string | null) => (name === null ? null : new RequestTracer(name));
 
 /** Weights that are made here, by quantizing, have no folder to take a digest of later. */
 function load(folder: ModelFolder, { device, quant }: PlacedOptions, signal?: AbortSignal) {

@@ -24,23 +24,34 @@ export function callerOf({ metadata, peer }: CallContext): string {
   return typeof given === "string" && given.length <= 256 ? given : peer.replace(/:\d+$/, "");
 }
 
-/** Counts a request, and keeps its adapter in memory, for as long as its events come: also without a client. */
+/** Counts a request, and keeps its adapter in memory, until `release`. */
+async function hold({ adapters, requests }: Served, id: string | null, signal: AbortSignal) {
+  const ended = requests.begin(id ?? "", id === null ? "" : adapters.get(id).source.version);
+  try {
+    const held = id === null ? null : await holdTraced(id, () => adapters.hold(id, signal));
+    const release = () => {
+      held?.release();
+      ended();
+    };
+    return { engineId: held?.engineId ?? null, tokenizer: held?.tokenizer ?? null, release };
+  } catch (thrown) {
+    ended();
+    throw thrown;
+  }
+}
+
+/** Holds its adapter for as long as a request's events come: also without a client. */
 export async function* holding<T>(
-  { adapters, requests }: Served,
+  served: Served,
   id: string | null,
   signal: AbortSignal,
   events: (engineId: string | null, tokenizer: TextTokenizer | null) => AsyncIterable<T>,
 ): AsyncGenerator<T> {
-  const ended = requests.begin(id ?? "", id === null ? "" : adapters.get(id).source.version);
+  const { engineId, tokenizer, release } = await hold(served, id, signal);
   try {
-    const held = id === null ? null : await holdTraced(id, () => adapters.hold(id, signal));
-    try {
-      yield* events(held?.engineId ?? null, held?.tokenizer ?? null);
-    } finally {
-      held?.release();
-    }
+    yield* events(engineId, tokenizer);
   } finally {
-    ended();
+    release();
   }
 }
 
@@ -97,14 +108,15 @@ export function answerHandlers(
       return { ids: [...ids], tokens: ids.map((id) => tokenizer.tokenOf(id)) };
     },
     score: async ({ adapter, context, continuations, topLogprobs }, call) => {
-      const { model, adapters } = serving.served;
-      const held = adapter === "" ? null : await adapters.hold(adapterIdOf(adapter), call.signal);
-      const adapterId = held?.engineId ?? null;
-      const tokenizer = held?.tokenizer ?? model.tokenizer;
+      const { served } = serving;
+      const { model } = served;
+      const id = adapter === "" ? null : served.adapters.get(adapterIdOf(adapter)).id;
+      const { engineId: adapterId, tokenizer: own, release } = await hold(served, id, call.signal);
+      const tokenizer = own ?? model.tokenizer;
       const texts = continuations.map((one) => decodeScoreText(one) ?? { ids: [] });
       const request = { adapterId, tokenizer, continuations: texts, topLogprobs, caller: callerOf(call) };
       const scoring = score(model, { ...request, context: decodeScoreText(context) }, call.signal);
-      const scores = await scoring.finally(() => held?.release());
+      const scores = await scoring.finally(release);
       return { scores: scores.map((one) => encodeScore(one, (id) => textOfToken(tokenizer, id))) };
     },
     countTokens: (request) => {

@@ -16,6 +16,7 @@ import type {
   GeneratedToken,
   GenerateInput,
   GenerateResult,
+  ScoreInput,
   StepRecord,
 } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
@@ -53,15 +54,19 @@ function fail(span: Span, thrown: unknown): void {
 }
 
 /** As `EngineModel.generate`, in a span of the active trace. */
-export async function generateTraced(
-  model: EngineModel,
-  input: GenerateInput,
-  call: CallOptions<GeneratedToken>,
-): Promise<GenerateResult> {
-  const span = trace.getTracer("nibble").startSpan("engine.generate");
-  if (!span.isRecording()) return model.generate(input, call);
+export const generateTraced = (model: EngineModel, input: GenerateInput, call: CallOptions<GeneratedToken>) =>
+  inSpan("engine.generate", (traceAs) => model.generate({ ...input, traceAs }, call));
+
+/** As `EngineModel.score`, in a span of the active trace. */
+export const scoreTraced = (model: EngineModel, input: ScoreInput, call: CallOptions) =>
+  inSpan("engine.score", (traceAs) => model.score({ ...input, traceAs }, call));
+
+/** `work` gets the name by which the engine records its steps; null: they are not recorded. */
+async function inSpan<R extends GenerateResult>(name: string, work: (traceAs: string | null) => Promise<R>) {
+  const span = trace.getTracer("nibble").startSpan(name);
+  if (!span.isRecording()) return work(null);
   try {
-    const result = await model.generate({ ...input, traceAs: nameOf(span) }, call);
+    const result = await work(nameOf(span));
     describe(span, result);
     return result;
   } catch (thrown) {

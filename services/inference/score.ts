@@ -1,6 +1,7 @@
 // How likely continuations of a context are. It knows no transport.
 import type { TextTokenizer } from "#packages/data";
 import type { TokenScore } from "#packages/engine";
+import { scoreTraced } from "./engine-trace.ts";
 import type { LoadedModel } from "./model.ts";
 import { needTokenizer, refuse } from "./prompt.ts";
 
@@ -62,7 +63,8 @@ export async function score(
 ): Promise<ContinuationScore[]> {
   const all = continuations.map((one, i) => tokensOf(context, one, tokenizer, i));
   const scoreOne = async (tokens: Tokens): Promise<ContinuationScore> => {
-    const scored = await model.engineModel.score({ adapterId, ...tokens, topLogprobs, caller }, { signal });
+    const input = { adapterId, ...tokens, topLogprobs, caller };
+    const { scores: scored } = await scoreTraced(model.engineModel, input, { signal });
     const logprob = scored.reduce((sum, token) => sum + token.logprob, 0);
     return { logprob, isGreedy: scored.every(({ isGreedy }) => isGreedy), tokens: scored };
   };

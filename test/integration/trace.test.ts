@@ -95,5 +95,21 @@ test("a request's trace tells its wait, the parts of its prompt and each step of
     named(4, "adapter.hold").map(({ attributes }) => attributes["nibble.adapter"]),
     ["bot"],
   );
+
+  // A score is all prompt, and its last token is not computed: nothing comes after it.
+  const [context, continuation] = [Array(30).fill(1), Array(10).fill(2)].map((ids: number[]) => ({
+    input: { case: "inputIds", value: { ids } } as const,
+  }));
+  const asked = { adapter: "loadedAdapters/bot", context: context!, continuations: [continuation!] };
+  await direct.inference.score(asked, { metadata: { traceparent: `00-${idOf(5)}-b7ad6b7169203331-01` } });
+  await until(() => named(5, "engine.score").length === 1);
+  assert.equal(named(5, "adapter.hold").length, 1);
+  const [score] = named(5, "engine.score");
+  const scoring = of(5).filter(({ name, parentSpanId }) => name === "engine.prefill" && parentSpanId === score!.spanId);
+  const scored = scoring.map(({ attributes }) => Number(attributes["nibble.step.tokens"]));
+  assert.equal(
+    scored.reduce((sum, tokens) => sum + tokens, 0),
+    39,
+  );
   t.diagnostic(treeOf(of(1)).join("\n"));
 });

@@ -4,7 +4,7 @@ import type { Device, MemoryReport } from "#native";
 import { NibbleError } from "#packages/errors";
 import type { ExportGgufOptions, ExportGgufReport } from "../export-gguf.ts";
 import type { SchedulerStats } from "../generation/scheduler.ts";
-import type { GeneratedToken, TokenScore } from "../generation/sequence.ts";
+import type { GeneratedToken } from "../generation/sequence.ts";
 import type { MergeOptions, MergeReport, TensorProgress } from "../merge.ts";
 import type { NewModelOptions } from "../new-model.ts";
 import type { DataPreview, PreviewJob } from "../preview.ts";
@@ -16,6 +16,7 @@ import type {
   GenerateResult,
   ModelInfo,
   ScoreInput,
+  ScoreResult,
   ServeOptions,
 } from "../served-model.ts";
 import type { TrainJob, TrainReport } from "../train-job.ts";
@@ -214,7 +215,7 @@ export class EngineModel {
   }
 
   /** How likely given tokens are, each after all before it. */
-  score(input: ScoreInput, call: CallOptions = {}): Promise<TokenScore[]> {
+  score(input: ScoreInput, call: CallOptions = {}): Promise<ScoreResult> {
     return this.engine.call("score", { modelId: this.modelId, input }, call);
   }
 
