@@ -185,8 +185,17 @@ const figures: readonly Figure[] = [
   gauge("adapters_known", "Adapters in memory or on disk.", (s) => s.adaptersKnown),
   gauge("adapter_bytes_resident", "Bytes of adapters in memory.", (s) => Number(s.adapterBytesResident)),
   counter("prompt_tokens", "Tokens of prompts.", (s) => Number(s.promptTokensTotal)),
-  counter("prompt_tokens_cached", "Those of them that the cache had.", (s) => Number(s.promptTokensCachedTotal)),
+  counter("prefix_cache_queries", "Tokens of prompts that the cache was asked for.", (s) =>
+    Number(s.promptTokensTotal),
+  ),
+  counter("prefix_cache_hits", "Those of them that it had.", (s) => Number(s.promptTokensCachedTotal)),
   counter("generation_tokens", "Tokens of answers.", (s) => Number(s.generationTokensTotal)),
+  counter("spec_decode_num_draft_tokens", "Tokens that were guessed by looking them up in the prompt.", (s) =>
+    Number(s.lookupTokensGuessedTotal),
+  ),
+  counter("spec_decode_num_accepted_tokens", "Those of them that were right.", (s) =>
+    Number(s.lookupTokensAcceptedTotal),
+  ),
   counter("num_preemptions", "Answers that gave up their pages for others.", (s) => Number(s.preemptionsTotal)),
   counter("engine_steps", "Steps of the running batch.", (s) => Number(s.stepsTotal)),
 ];
