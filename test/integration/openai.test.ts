@@ -140,6 +140,13 @@ describe("chat and completions", () => {
     const complete = (prompt: string | number[], n = 1) => client.completions.create({ model: "base", prompt, n });
     assert.deepEqual(await refused(complete("one ".repeat(300), 2)), tooLong("prompt"));
     assert.deepEqual(await refused(complete([1_000_000])), ["BadRequestError", "prompt", "invalid_value"]);
+    const call = { id: "a", type: "function", function: { name: "add", arguments: "{" } };
+    const called = [...messages, { role: "assistant", content: null, tool_calls: [call] }];
+    assert.deepEqual(await refused(ask({ messages: called })), [
+      "BadRequestError",
+      "messages[1].tool_calls[0].function.arguments",
+      "invalid_value",
+    ]);
     const schema = { name: "x", schema: { type: "nothing" } };
     const format = { response_format: { type: "json_schema", json_schema: schema } };
     assert.deepEqual(await refused(ask(format)), ["BadRequestError", "response_format", "invalid_value"]);

@@ -21,7 +21,8 @@ function paramOf(name: string, { prompt, constraint }: Blamed): string | undefin
   if (name === "length" || name === "prompt" || name.startsWith("input")) return prompt;
   if (constraints.includes(name)) return constraint;
   if (name.startsWith("sampling.")) return name.slice("sampling.".length);
-  return /^(messages|tools)\b/.test(name) ? name : undefined;
+  if (!/^(messages|tools)\b/.test(name)) return undefined;
+  return name.replace(/\.(arguments|parameters)$/, ".function.$1");
 }
 
 /** The same error with its parameter; as it is where it is about none. */
