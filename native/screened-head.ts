@@ -15,7 +15,8 @@ export class HeadScreen {
 
   /** Of a dense head. The tensors are its own. */
   constructor(w: Weight, place: { device: Device; kind: MemoryKind }) {
-    this.codes = Tensor.empty("uint8", [w.out, Math.ceil(w.in / 64) * 64], place);
+    // Rows by 16, columns by 4 of at least 64: kScreenRows, kScreenQuad and kScreenPad.
+    this.codes = Tensor.empty("uint8", [Math.ceil(w.out / 16), Math.ceil(w.in / 64) * 16, 16, 4], place);
     this.scale = Tensor.empty("float32", [w.out], place);
     this.error = Tensor.empty("float32", [w.out], place);
     this.norm = Tensor.empty("float32", [w.out], place);

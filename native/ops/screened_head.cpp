@@ -13,7 +13,8 @@ void check(const char* op, const Weight& w, const HeadScreen& s, Device device) 
   require(w.in <= kScreenColumnsMax, op, "w: expected at most ", kScreenColumnsMax, " columns, got ", w.in);
   check_device(op, "codes", s.codes, device);
   check_dtype(op, "codes", s.codes, DType::kU8);
-  check_shape(op, "codes", s.codes, {w.out, screen_pitch(w.in)});
+  check_shape(op, "codes", s.codes,
+              {screen_groups(w.out), screen_pitch(w.in) / kScreenQuad, kScreenRows, kScreenQuad});
   check_floats(op, "scale", s.scale, w.out, device);
   check_floats(op, "error", s.error, w.out, device);
   check_floats(op, "norm", s.norm, w.out, device);

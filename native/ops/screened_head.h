@@ -16,12 +16,20 @@
 
 namespace nibble {
 
-constexpr int64_t kScreenPad = 64;                  // codes of a row are filled up to a multiple of this
-constexpr int64_t kScreenColumnsMax = 1 << 16;      // sums stay in 32 bits
+constexpr int64_t kScreenPad = 64;              // codes of a row are filled up to a multiple of this
+constexpr int64_t kScreenColumnsMax = 1 << 16;  // sums stay in 32 bits
+constexpr int64_t kScreenRows = 16;             // rows whose codes lie side by side
+constexpr int64_t kScreenQuad = 4;              // columns of a row that do: what one instruction adds up
 inline int64_t screen_pitch(int64_t columns) { return (columns + kScreenPad - 1) / kScreenPad * kScreenPad; }
+inline int64_t screen_groups(int64_t rows) { return (rows + kScreenRows - 1) / kScreenRows; }
+inline int64_t screen_at(int64_t row, int64_t column, int64_t pitch) {
+  const int64_t quad = row / kScreenRows * (pitch / kScreenQuad) + column / kScreenQuad;
+  return (quad * kScreenRows + row % kScreenRows) * kScreenQuad + column % kScreenQuad;
+}
 
 struct HeadScreen {
-  Tensor codes;               // [V, screen_pitch(C)] uint8: 128 + w / scale
+  // [screen_groups(V), screen_pitch(C) / kScreenQuad, kScreenRows, kScreenQuad] uint8: 128 + w / scale; 128 where there is no w
+  Tensor codes;
   Tensor scale, error, norm;  // [V] float32
 };
 

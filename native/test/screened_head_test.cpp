@@ -28,13 +28,17 @@ Tensor row_of(const Tensor& t, int64_t row) {
   return r;
 }
 
+Tensor codes_for(Bench& b, int64_t vocabulary, int64_t columns) {
+  return b.out(DType::kU8, {screen_groups(vocabulary), screen_pitch(columns) / kScreenQuad, kScreenRows, kScreenQuad});
+}
+
 // Logits that were left out; all others are held to be those of linear_forward.
 int64_t expect_largest_exact(const Case& c) {
   Bench b(Device::kCpu);
   Tensor x = b.random(DType::kF32, {c.rows, c.columns}, 4), w = b.random(c.dtype, {c.vocabulary, c.columns});
   c.change(x, w);
   const Weight weight{.out = c.vocabulary, .in = c.columns, .data = w};
-  const HeadScreen screen{.codes = b.out(DType::kU8, {c.vocabulary, screen_pitch(c.columns)}),
+  const HeadScreen screen{.codes = codes_for(b, c.vocabulary, c.columns),
                           .scale = b.out(DType::kF32, {c.vocabulary}), .error = b.out(DType::kF32, {c.vocabulary}),
                           .norm = b.out(DType::kF32, {c.vocabulary})};
   screen_head({.w = weight, .screen = screen});
@@ -69,8 +73,8 @@ TEST(ScreenedHead, TheLargestAreExactWhateverTheShape) {
         for (int64_t keep : {1, 2, 5, 40})
           for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
             SCOPED_TRACE(isa);
-            // One row is taken in finer numbers than many; many are taken four at a time.
-            for (int64_t rows : {1, 3, 4, 6})
+            // One row is taken in finer numbers than many; many are taken in runs of 16, 8 and 4.
+            for (int64_t rows : {1, 3, 4, 6, 29})
               expect_largest_exact({vocabulary, columns, keep, dtype, [](Tensor&, Tensor&) {}, rows});
           }
   });
@@ -80,7 +84,7 @@ TEST(ScreenedHead, MostOfALargeHeadIsLeftOut) {
   for_each_isa([](const std::string& isa) {
     SCOPED_TRACE(isa);
     for (int64_t keep : {1, 50})
-      for (int64_t rows : {1, 9})
+      for (int64_t rows : {1, 9, 16})
         EXPECT_GT(expect_largest_exact({6000, 576, keep, DType::kBF16, [](Tensor&, Tensor&) {}, rows}), rows * 5000);
   });
 }
@@ -120,7 +124,7 @@ TEST(ScreenedHead, RowsThatAreNotFiniteGoTheExactWay) {
 TEST(ScreenedHead, CodesAreThoseOfTheReference) {
   expect_cpu_like_reference("screen_head", 5e-3, [](Bench& b) {
     const Tensor w = b.random(DType::kBF16, {70, 100});
-    const Tensor codes = b.out(DType::kU8, {70, 128});
+    const Tensor codes = codes_for(b, 70, 100);
     const HeadScreen screen{.codes = codes, .scale = b.out(DType::kF32, {70}), .error = b.out(DType::kF32, {70}),
                             .norm = b.out(DType::kF32, {70})};
     screen_head({.w = {.out = 70, .in = 100, .data = w}, .screen = screen});
@@ -130,7 +134,7 @@ TEST(ScreenedHead, CodesAreThoseOfTheReference) {
 TEST(ScreenedHead, RefusesWhatItCannotScreen) {
   Bench b(Device::kCpu);
   const Weight w{.out = 20, .in = 64, .data = b.random(DType::kBF16, {20, 64})};
-  HeadScreen screen{.codes = b.out(DType::kU8, {20, 64}), .scale = b.out(DType::kF32, {20}),
+  HeadScreen screen{.codes = codes_for(b, 20, 64), .scale = b.out(DType::kF32, {20}),
                     .error = b.out(DType::kF32, {20}), .norm = b.out(DType::kF32, {20})};
   screen_head({.w = w, .screen = screen});
   ScreenedHeadArgs a{.x = b.random(DType::kF32, {2, 64}), .w = w, .screen = screen, .keep = 0,
@@ -140,7 +144,7 @@ TEST(ScreenedHead, RefusesWhatItCannotScreen) {
   a.x = b.random(DType::kBF16, {2, 64});
   expect_error("[screened_head] x: expected dtype float32, got bfloat16", [&] { screened_head(a); });
   screen.codes = b.out(DType::kU8, {20, 32});
-  expect_error("[screen_head] codes: expected shape [20,64]", [&] { screen_head({.w = w, .screen = screen}); });
+  expect_error("[screen_head] codes: expected shape [2,16,16,4]", [&] { screen_head({.w = w, .screen = screen}); });
 }
 
 }  // namespace nibble::test

@@ -6,8 +6,9 @@
 #include <float.h>
 #include <math.h>
 
-#include "backends/cpu/few_rows_pairs.h"
+#include "backends/cpu/elements.h"
 #include "backends/cpu/math.h"
+#include "backends/cpu/matrix.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
@@ -16,15 +17,16 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kTaskRows = 64;
-constexpr int64_t kSpan = 8 * kWidth;      // logits whose largest is looked at together
+constexpr int64_t kTaskRows = 4 * kScreenRows;
+constexpr int64_t kSpan = 128;             // logits whose largest is looked at together
 constexpr int64_t kGathered = 64;          // rows that are multiplied together
 constexpr int64_t kCandidateShare = 16;    // of so many rows one: beyond that the whole head is multiplied
 constexpr float kSumError = 1.001f;        // of a sum of squares in float32, at most
 constexpr float kLeast = 1e-30f;           // below, numbers have no 8-bit form
 constexpr int kLow = 254;                  // parts of a step of hi
 constexpr int64_t kFineRows = 1;           // of x at most, to be taken as two numbers an element
-constexpr int kTogether = 4;               // rows of x, and of codes, whose sums are made together
+constexpr int64_t kAhead = 4096;           // bytes of codes asked for before their turn
+constexpr int kRunMax = 16;                // rows of 8-bit numbers whose sums are made together
 
 int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -62,32 +64,52 @@ void screen_row(const ScreenHeadArgs& a, int64_t row, float* values, int32_t* wh
   const float largest = largest_of(values, pitch);
   const bool finite = largest < INFINITY, coded = finite && largest > kLeast;
   const float scale = coded ? largest / 127 : 0;
-  uint8_t* codes = a.screen.codes.u8() + row * pitch;
   a.screen.scale.f32()[row] = scale;
   a.screen.norm.f32()[row] = finite ? norm_of(values, pitch) : 0;
   if (coded) take_steps(values, pitch, scale, whole);
-  for (int64_t i = 0; i < pitch; ++i) codes[i] = uint8_t(coded ? whole[i] + 128 : 128);
   a.screen.error.f32()[row] = finite ? norm_of(values, pitch) : INFINITY;
+  uint8_t* to = a.screen.codes.u8() + screen_at(row, 0, pitch);
+  for (int64_t i = 0; i < pitch; i += kScreenQuad, to += kScreenRows * kScreenQuad) {
+    uint8_t quad[kScreenQuad];
+    for (int64_t c = 0; c < kScreenQuad; ++c) quad[c] = uint8_t(coded ? whole[i + c] + 128 : 128);
+    memcpy(to, quad, kScreenQuad);
+  }
 }
 
-// A row of x in one or two 8-bit parts, and what bounds its logits: |logit - screened| <= of_error * error + of_norm * norm.
+// What turns a row of x in one or two 8-bit parts, and its sums, into logits, and bounds them:
+// |logit - screened| <= of_error * error + of_norm * norm.
 struct Screened {
-  int parts;
-  const int8_t* part[2];  // hi, lo: [pitch]
-  int32_t start[2][16];   // -128 times what a lane of four codes each is multiplied with
-  float step;             // of the last part; 0: the row has no such form
+  float step;  // of the last part; 0: the row has no such form
   float of_error, of_norm;
-
-  bool is_fine() const { return parts == 2; }
 };
 
-Screened screen_x(const float* x, int64_t columns, int count, float* values, int8_t* parts) {
+// 8-bit rows, the parts of x: [pitch / kScreenQuad, rows] quads, rows of zeros among them, so that they make whole runs.
+struct Parts {
+  int32_t *quads, *start;  // start: -128 times the sum of a row, as codes have 128 added
+  int64_t rows;
+
+  static int64_t rows_of(int64_t n) { return n <= kFineRows ? 2 : (n + 3) / 4 * 4; }
+  static int64_t floats(int64_t n, int64_t pitch) { return rows_of(n) * (pitch / kScreenQuad + 1); }
+  Parts(float* space, int64_t n, int64_t pitch) : quads(reinterpret_cast<int32_t*>(space)), rows(rows_of(n)) {
+    start = quads + rows * (pitch / kScreenQuad);
+    memset(space, 0, size_t(floats(n, pitch)) * 4);
+  }
+  void put(int64_t row, int64_t column, const int32_t* whole) const {
+    int8_t* const to = reinterpret_cast<int8_t*>(quads + column / kScreenQuad * rows + row);
+    for (int64_t i = 0; i < kScreenQuad; ++i) {
+      to[i] = int8_t(whole[i]);
+      start[row] -= 128 * whole[i];
+    }
+  }
+};
+
+// Writes a row of x to rows first ... of `parts`.
+Screened screen_x(const float* x, int64_t columns, int count, float* values, const Parts& to, int64_t first) {
   const int64_t pitch = screen_pitch(columns);
   memset(values, 0, size_t(pitch) * 4);
   memcpy(values, x, size_t(columns) * 4);
   const float largest = largest_of(values, pitch);
-  Screened s{.parts = count, .part = {parts, parts + pitch}, .start = {}, .step = 0, .of_error = 0, .of_norm = 0};
-  memset(parts, 0, size_t(pitch) * 2);
+  Screened s{};
   if (!(largest < INFINITY) || largest <= kLeast) return s;
   const float norm = norm_of(values, pitch);
   int32_t whole[kScreenPad];
@@ -95,10 +117,7 @@ Screened screen_x(const float* x, int64_t columns, int count, float* values, int
     s.step = part == 0 ? largest / 127 : s.step / kLow;
     for (int64_t k = 0; k < pitch; k += kScreenPad) {
       take_steps(values + k, kScreenPad, s.step, whole);
-      for (int64_t i = 0; i < kScreenPad; ++i) {
-        parts[part * pitch + k + i] = int8_t(whole[i]);
-        s.start[part][i / 4] -= 128 * whole[i];
-      }
+      for (int64_t i = 0; i < kScreenPad; i += kScreenQuad) to.put(first + part, k + i, whole + i);
     }
   }
   const float lost = norm_of(values, pitch);
@@ -109,127 +128,113 @@ Screened screen_x(const float* x, int64_t columns, int count, float* values, int
   return s;
 }
 
+// sums[m, c] = row c of a group . row m of M: `quads` vectors of codes, each times M numbers from memory for all its lanes.
 #if defined(__AVX512BF16__)
-// The same as dot_codes8 for up to kTogether coarse rows of x at out[r * kGroup], and count a multiple of kTogether.
-void dot_together(const uint8_t* codes, int64_t pitch, int64_t count, const Screened* x, int rows, float* out) {
-  const Screened* row_of[kTogether];
-  for (int r = 0; r < kTogether; ++r) row_of[r] = x + (r < rows ? r : 0);
-  for (int64_t column = 0; column < count; column += kTogether, codes += kTogether * pitch) {
-    __m512i sum[kTogether][kTogether];
-    for (int r = 0; r < kTogether; ++r)
-      for (int c = 0; c < kTogether; ++c) sum[r][c] = _mm512_loadu_si512(row_of[r]->start[0]);
-    for (int64_t k = 0; k < pitch; k += kScreenPad) {
-      __m512i row[kTogether];
-#pragma GCC unroll 4
-      for (int c = 0; c < kTogether; ++c) {
-        row[c] = _mm512_loadu_si512(codes + c * pitch + k);
-        ask_for(codes + c * pitch + k + kAhead);
-      }
-#pragma GCC unroll 4
-      for (int r = 0; r < kTogether; ++r) {
-        const __m512i hi = _mm512_loadu_si512(row_of[r]->part[0] + k);
-#pragma GCC unroll 4
-        for (int c = 0; c < kTogether; ++c) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], row[c], hi);
-      }
+template <int M>
+void dot_group(const uint8_t* codes, int64_t quads, const int32_t* x, int64_t x_step, int32_t* sums) {
+  constexpr int kChains = M < 8 ? 2 : 1;  // sums of few rows would wait for their own last one
+  __m512i sum[kChains][M] = {};
+  for (int64_t k = 0; k < quads; k += kChains, codes += kChains * kScreenRows * kScreenQuad) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kChains; ++i, x += x_step) {
+      const __m512i row = _mm512_loadu_si512(codes + i * kScreenRows * kScreenQuad);
+      ask_for(codes + i * kScreenRows * kScreenQuad + kAhead);
+#pragma GCC unroll 16
+      for (int m = 0; m < M; ++m) asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum[i][m]) : "v"(row), "m"(x[m]));
     }
-    __m512 floats[kTogether * kTogether];
-    for (int i = 0; i < kTogether * kTogether; ++i) floats[i] = _mm512_cvtepi32_ps(sum[i / kTogether][i % kTogether]);
-    add_totals<kTogether>(sums_of(floats), out + column);
   }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+    _mm512_storeu_si512(sums + m * kScreenRows, kChains == 2 ? _mm512_add_epi32(sum[0][m], sum[kChains - 1][m]) : sum[0][m]);
 }
-#endif
-
-// out[c] += codes of row c . hi, or . (254 hi + lo), for `count` rows <= kGroup.
-void dot_codes8(const uint8_t* codes, int64_t pitch, int64_t count, const Screened& x, float* out) {
-#if defined(__AVX512BF16__)
-  __m512 sums[kGroup] = {};
-  for (int64_t c = 0; c < count; ++c, codes += pitch) {
-    __m512i hi = _mm512_loadu_si512(x.start[0]), lo = _mm512_loadu_si512(x.start[1]);
-    for (int64_t k = 0; k < pitch; k += kScreenPad) {
-      __builtin_prefetch(codes + kAhead + k);
-      const __m512i row = _mm512_loadu_si512(codes + k);
-      hi = _mm512_dpbusd_epi32(hi, row, _mm512_loadu_si512(x.part[0] + k));
-      lo = _mm512_dpbusd_epi32(lo, row, _mm512_loadu_si512(x.part[1] + k));
-    }
-    sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(hi), _mm512_set1_ps(x.is_fine() ? kLow : 1), _mm512_cvtepi32_ps(lo));
-  }
-  add_totals<1>(sums_of(sums), out);
 #elif defined(__AVX2__)
-  const __m256i middle = _mm256_set1_epi16(128);
-  for (int64_t c = 0; c < count; ++c, codes += pitch) {
-    __m256i hi = _mm256_setzero_si256(), lo = hi;
-    for (int64_t k = 0; k < pitch; k += 16) {
-      const auto bytes = [k](const void* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + k)); };
-      const __m256i row = _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes(codes)), middle);
-      hi = _mm256_add_epi32(hi, _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(bytes(x.part[0]))));
-      if (x.is_fine()) lo = _mm256_add_epi32(lo, _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(bytes(x.part[1]))));
+// Two rows at a time: registers hold no more.
+template <int M>
+void dot_group(const uint8_t* codes, int64_t quads, const int32_t* x, int64_t x_step, int32_t* sums) {
+  constexpr int kAtOnce = 2, kVectors = 4;  // of four rows of codes each, two sums a row
+  for (int m = 0; m < M; m += kAtOnce, sums += kAtOnce * kScreenRows) {
+    __m256i sum[kAtOnce][kVectors] = {};
+    for (int64_t k = 0; k < quads; ++k) {
+      __m256i by[kAtOnce];
+      for (int i = 0; i < kAtOnce; ++i) by[i] = _mm256_cvtepi8_epi16(_mm_set1_epi32(x[k * x_step + m + i]));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const auto* const at = reinterpret_cast<const __m128i*>(codes + k * kScreenRows * kScreenQuad) + v;
+        const __m256i row = _mm256_cvtepu8_epi16(_mm_loadu_si128(at));
+        for (int i = 0; i < kAtOnce; ++i) sum[i][v] = _mm256_add_epi32(sum[i][v], _mm256_madd_epi16(row, by[i]));
+      }
     }
-    float lanes[8], total = 0;
-    const __m256 by = _mm256_set1_ps(x.is_fine() ? kLow : 1);
-    _mm256_storeu_ps(lanes, _mm256_fmadd_ps(_mm256_cvtepi32_ps(hi), by, _mm256_cvtepi32_ps(lo)));
-    for (float lane : lanes) total += lane;
-    out[c] += total;
+    for (int i = 0; i < kAtOnce; ++i) {
+      for (int v = 0; v < kVectors; v += 2) {
+        const __m256i pairs = _mm256_hadd_epi32(sum[i][v], sum[i][v + 1]);
+        const __m256i ordered = _mm256_permute4x64_epi64(pairs, 0xd8);
+        memcpy(sums + i * kScreenRows + v * 4, &ordered, sizeof ordered);
+      }
+    }
   }
+}
 #else
-  for (int64_t c = 0; c < count; ++c, codes += pitch) {
-    int32_t hi = 0, lo = 0;
-    for (int64_t k = 0; k < pitch; ++k) {
-      hi += (int32_t(codes[k]) - 128) * x.part[0][k];
-      lo += (int32_t(codes[k]) - 128) * x.part[1][k];
+template <int M>
+void dot_group(const uint8_t* codes, int64_t quads, const int32_t* x, int64_t x_step, int32_t* sums) {
+  memset(sums, 0, M * kScreenRows * 4);
+  for (int64_t k = 0; k < quads; ++k, codes += kScreenRows * kScreenQuad, x += x_step) {
+    for (int m = 0; m < M; ++m) {
+      int8_t by[kScreenQuad];
+      memcpy(by, x + m, kScreenQuad);
+      for (int64_t c = 0; c < kScreenRows * kScreenQuad; ++c) sums[m * kScreenRows + c / kScreenQuad] += codes[c] * by[c % kScreenQuad];
     }
-    out[c] += float(hi) * float(x.is_fine() ? kLow : 1) + float(lo);
   }
+}
 #endif
+
+// The sums of one or more of the rows from `row` on; of how many.
+int64_t dot_some(const uint8_t* codes, int64_t quads, const Parts& parts, int64_t row, int32_t* sums) {
+  const int64_t left = parts.rows - row;
+  const int some = left >= kRunMax ? kRunMax : left >= 8 ? 8 : left >= 4 ? 4 : 2;
+  const int32_t* const x = parts.quads + row;
+  if (some == kRunMax) dot_group<kRunMax>(codes, quads, x, parts.rows, sums);
+  if (some == 8) dot_group<8>(codes, quads, x, parts.rows, sums);
+  if (some == 4) dot_group<4>(codes, quads, x, parts.rows, sums);
+  if (some == 2) dot_group<2>(codes, quads, x, parts.rows, sums);
+  for (int64_t m = 0; m < some; ++m)
+    for (int64_t c = 0; c < kScreenRows; ++c) sums[m * kScreenRows + c] += parts.start[row + m];
+  return some;
 }
 
-// The products of one or more of `left` rows of x, at out[r * kGroup]; of how many.
-int64_t dot_some(const uint8_t* codes, int64_t pitch, int64_t count, const Screened* x, int64_t left, float* out) {
-  (void)left;
-#if defined(__AVX512BF16__)
-  if (!x->is_fine() && count % kTogether == 0) {
-    dot_together(codes, pitch, count, x, left < kTogether ? int(left) : kTogether, out);
-    return left < kTogether ? left : kTogether;
-  }
-#endif
-  dot_codes8(codes, pitch, count, *x, out);
-  return 1;
+// y = the logits of a group: of its first `count` rows.
+void put_logits(const ScreenedHeadArgs& a, const Screened& x, int64_t group, int64_t count, const int32_t* hi, const int32_t* lo,
+                float* y) {
+  const auto floats = [](const int32_t* sums) {
+    IVec v;
+    memcpy(&v, sums, sizeof v);
+    return __builtin_convertvector(v, Vec);
+  };
+  const float* const scale = a.screen.scale.f32() + group;
+  each_vector(0, count, [&](int64_t c, int n) NIBBLE_INLINE {
+    const Vec sum = lo == nullptr ? floats(hi + c) : fma(floats(hi + c), splat(kLow), floats(lo + c));
+    store(y + group + c, sum * (load(scale + c, n) * splat(x.step)), n);
+  });
 }
 
-void screen_logits(const ScreenedHeadArgs& a, const Screened* rows) {
+void screen_logits(const ScreenedHeadArgs& a, const Screened* x, const Parts& parts) {
   const int64_t vocabulary = a.w.out, pitch = screen_pitch(a.w.in), n = a.x.dim(0);
   parallel_for((vocabulary + kTaskRows - 1) / kTaskRows, [&](int64_t task) {
     const int64_t end = least_of((task + 1) * kTaskRows, vocabulary);
-    for (int64_t i = task * kTaskRows; i < end; i += kGroup) {
-      const int64_t count = least_of(kGroup, end - i);
+    for (int64_t i = task * kTaskRows; i < end; i += kScreenRows) {
+      const int64_t count = least_of(kScreenRows, end - i);
       const uint8_t* const codes = a.screen.codes.u8() + i * pitch;
-      for (int64_t r = 0; r < n;) {
-        float sums[kTogether * kGroup] = {};
-        const int64_t some = dot_some(codes, pitch, count, rows + r, n - r, sums);
-        for (const int64_t next = r + some; r < next; ++r) {
-          const float* const row = sums + (some - (next - r)) * kGroup;
-          float* y = a.y.f32() + r * vocabulary + i;
-          for (int64_t c = 0; c < count; ++c) y[c] = row[c] * (rows[r].step * a.screen.scale.f32()[i + c]);
+      for (int64_t row = 0; row < parts.rows;) {
+        alignas(64) int32_t sums[kRunMax * kScreenRows];
+        const int64_t first = row;
+        row += dot_some(codes, pitch / kScreenQuad, parts, row, sums);
+        const bool is_fine = n <= kFineRows;
+        for (int64_t r = first; r < row && r < n; ++r) {
+          const int32_t* const own = sums + (r - first) * kScreenRows;
+          put_logits(a, x[r], i, count, own, is_fine ? own + kScreenRows : nullptr, a.y.f32() + r * vocabulary);
         }
       }
     }
   });
-}
-
-// Calls body(i) for the logits i of a row for which value(i, n), their vector, may exceed at_least().
-template <typename Value, typename Least, typename Body>
-void each_above(int64_t count, Value value, Least at_least, Body body) {
-  for (int64_t i = 0; i < count; i += kSpan) {
-    const int64_t end = least_of(i + kSpan, count);
-    Vec highest = splat(-INFINITY);
-    each_vector(i, end, [&](int64_t k, int n) NIBBLE_INLINE {
-      Vec v = value(k, n);
-      if (n < kWidth)
-        for (int l = n; l < kWidth; ++l) v[l] = -INFINITY;
-      highest = v > highest ? v : highest;
-    });
-    if (max(highest) < at_least()) continue;
-    for (int64_t k = i; k < end; ++k) body(k);
-  }
 }
 
 // The ids that may be among the `keep` largest of a row of screened logits; -1: too many.
@@ -237,21 +242,36 @@ class Candidates {
  public:
   Candidates(const ScreenedHeadArgs& a, const float* y, const Screened& x) : a_(a), y_(y), x_(x) {}
 
-  int64_t find(float* largest, int32_t* ids) const {
-    const int64_t count = a_.w.out;
+  static int64_t spans(int64_t count) { return (count + kSpan - 1) / kSpan; }
+
+  // `highest` [spans]: scratch, the most that a logit of each span may be.
+  int64_t find(float* largest, float* highest, int32_t* ids) const {
+    const int64_t count = a_.w.out, most = count / kCandidateShare;
     for (int64_t i = 0; i < a_.keep; ++i) largest[i] = -INFINITY;
-    each_above(
-        count, [&](int64_t i, int n) { return load(y_ + i, n) - bound(i, n); }, [&] { return largest[0]; },
-        [&](int64_t i) { push(largest, y_[i] - bound_of(i)); });
+    for (int64_t span = 0; span < spans(count); ++span) {
+      const int64_t end = least_of((span + 1) * kSpan, count);
+      Vec low = splat(-INFINITY), high = low;
+      each_vector(span * kSpan, end, [&](int64_t i, int n) NIBBLE_INLINE {
+        Vec v = load(y_ + i, n);
+        if (n < kWidth)
+          for (int l = n; l < kWidth; ++l) v[l] = -INFINITY;
+        const Vec off = bound(i, n), least = v - off, greatest = v + off;
+        low = least > low ? least : low;
+        high = greatest > high ? greatest : high;
+      });
+      highest[span] = max(high);
+      if (max(low) < largest[0]) continue;
+      for (int64_t i = span * kSpan; i < end; ++i) push(largest, y_[i] - bound_of(i));
+    }
     int64_t found = 0;
-    const int64_t most = count / kCandidateShare;
-    each_above(
-        count, [&](int64_t i, int n) { return load(y_ + i, n) + bound(i, n); }, [&] { return largest[0]; },
-        [&](int64_t i) {
-          if (y_[i] + bound_of(i) < largest[0]) return;
-          if (found < most) ids[found] = int32_t(i);
-          ++found;
-        });
+    for (int64_t span = 0; span < spans(count); ++span) {
+      if (highest[span] < largest[0]) continue;
+      for (int64_t i = span * kSpan; i < least_of((span + 1) * kSpan, count); ++i) {
+        if (y_[i] + bound_of(i) < largest[0]) continue;
+        if (found < most) ids[found] = int32_t(i);
+        ++found;
+      }
+    }
     return found <= most ? found : -1;
   }
 
@@ -302,6 +322,8 @@ void multiply(const ScreenedHeadArgs& a, float* x, const int32_t* ids, int64_t c
 void screen_head(const ScreenHeadArgs& a) {
   const int64_t pitch = screen_pitch(a.w.in);
   const Scratch scratch(2 * pitch, thread_count());
+  const int64_t last = screen_at((screen_groups(a.w.out) - 1) * kScreenRows, 0, pitch);
+  memset(a.screen.codes.u8() + last, 128, size_t(kScreenRows * pitch));  // not all of its rows may be there
   parallel_for((a.w.out + kTaskRows - 1) / kTaskRows, [&](int64_t task) {
     const Scratch::Piece piece(scratch);
     const int64_t end = least_of((task + 1) * kTaskRows, a.w.out);
@@ -312,19 +334,26 @@ void screen_head(const ScreenHeadArgs& a) {
 
 void screened_head(const ScreenedHeadArgs& a) {
   const int64_t n = a.x.dim(0), columns = a.w.in, vocabulary = a.w.out, pitch = screen_pitch(columns);
-  const bool few = a.keep <= vocabulary / kCandidateShare;
-  Workspace parts(n * pitch / 2 + pitch), screened(n * int64_t(sizeof(Screened) / 4)), largest(few ? a.keep : 0);
-  Workspace ids(vocabulary / kCandidateShare), rows(kGathered * columns);
+  const int64_t most = vocabulary / kCandidateShare;
+  const bool few = a.keep <= most;
+  Workspace values(pitch), quads(Parts::floats(n, pitch)), screened(n * int64_t(sizeof(Screened) / 4));
+  const int64_t spans = Candidates::spans(vocabulary);
+  Workspace largest(few ? n * a.keep : 0), highest(n * spans), ids(n * most), counts(n), rows(kGathered * columns);
   auto* x = reinterpret_cast<Screened*>(screened.data());
+  auto* found = reinterpret_cast<int32_t*>(counts.data());
+  const Parts parts(quads.data(), n, pitch);
   for (int64_t r = 0; r < n; ++r)
-    x[r] = screen_x(a.x.f32() + r * columns, columns, n <= kFineRows ? 2 : 1, parts.data(), reinterpret_cast<int8_t*>(parts.data() + pitch) + r * 2 * pitch);
-  if (few) screen_logits(a, x);
+    x[r] = screen_x(a.x.f32() + r * columns, columns, n <= kFineRows ? 2 : 1, values.data(), parts, r);
+  if (few) screen_logits(a, x, parts);
+  const auto ids_of = [&](int64_t r) { return reinterpret_cast<int32_t*>(ids.data()) + r * most; };
+  parallel_for(n, [&](int64_t r) {
+    const Candidates candidates(a, a.y.f32() + r * vocabulary, x[r]);
+    found[r] = few && x[r].step > 0 ? int32_t(candidates.find(largest.data() + r * a.keep, highest.data() + r * spans, ids_of(r))) : -1;
+  });
   for (int64_t r = 0; r < n; ++r) {
     float *row = a.x.f32() + r * columns, *y = a.y.f32() + r * vocabulary;
-    auto* found = reinterpret_cast<int32_t*>(ids.data());
-    const int64_t count = few && x[r].step > 0 ? Candidates(a, y, x[r]).find(largest.data(), found) : -1;
-    if (count >= 0) {
-      multiply(a, row, found, count, y, reinterpret_cast<uint8_t*>(rows.data()));
+    if (found[r] >= 0) {
+      multiply(a, row, ids_of(r), found[r], y, reinterpret_cast<uint8_t*>(rows.data()));
     } else {
       NIBBLE_ISA::linear_forward({.x = matrix(row, DType::kF32, 1, columns), .w = a.w, .y = matrix(y, DType::kF32, 1, vocabulary)});
     }

@@ -272,8 +272,9 @@ double sum_squares(const Tensor* all, int count) {
 }
 
 void screened_head(const ScreenedHeadArgs& a) {
-  const int64_t columns = a.w.in, pitch = screen_pitch(columns);
-  const Space parts(a.x.dim(0) * pitch / 2 + pitch), rows(64 * columns), ids(a.w.out / 16);
+  const int64_t n = a.x.dim(0), columns = a.w.in, pitch = screen_pitch(columns), vocabulary = a.w.out;
+  const Space values(pitch), parts((n + 3) / 4 * (pitch + 4)), rows(64 * columns), ids(n * (vocabulary / 16));
+  const Space highest(n * blocks_of(vocabulary, 128));
 }
 
 void sample(const Tensor& logits, const SampleArgs*, int count, Sample* results) {

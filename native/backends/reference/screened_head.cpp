@@ -11,6 +11,7 @@ namespace nibble::reference {
 
 void screen_head(const ScreenHeadArgs& a) {
   const int64_t columns = a.w.in, pitch = screen_pitch(columns);
+  std::fill(a.screen.codes.u8(), a.screen.codes.u8() + a.screen.codes.count(), uint8_t(128));
   for (int64_t row = 0; row < a.w.out; ++row) {
     double largest = 0, norm = 0, error = 0;
     bool finite = true;
@@ -21,12 +22,11 @@ void screen_head(const ScreenHeadArgs& a) {
       norm += v * v;
     }
     const float scale = finite && largest > 1e-30 ? float(largest / 127) : 0;
-    uint8_t* codes = a.screen.codes.u8() + row * pitch;
-    std::fill(codes, codes + pitch, uint8_t(128));
     for (int64_t c = 0; c < columns && finite; ++c) {
       const double v = get(a.w.data, row * columns + c);
-      if (scale > 0) codes[c] = uint8_t(std::floor(v / double(scale) + 128.5));
-      const double lost = v - double(scale) * (codes[c] - 128);
+      uint8_t& code = a.screen.codes.u8()[screen_at(row, c, pitch)];
+      if (scale > 0) code = uint8_t(std::floor(v / double(scale) + 128.5));
+      const double lost = v - double(scale) * (code - 128);
       error += lost * lost;
     }
     a.screen.scale.f32()[row] = scale;
