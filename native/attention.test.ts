@@ -215,8 +215,8 @@ for (const name of supportedIsas()) {
   test(`cpu/${name} chunks of a prefill and single tokens give the bits of the whole prefill`, () => {
     chooseIsa(name);
     const c: t.Case = { starts: [0, 150, 171], heads: 6, kvHeads: 2, headSize: 20, window: 0, dtype: "float32" };
-    for (const window of [0, 37]) {
-      const at = { ...c, window };
+    const inPairs: t.Case = { ...c, starts: [0, 151, 172], headSize: 64, dtype: "bfloat16" };
+    for (const at of [c, inPairs].flatMap((one) => [one, { ...one, window: 37 }])) {
       const inputs = t.inputsOf(at, 3);
       const cache = t.cacheOf(at, 16, 3);
       const caches = written("cpu", at, cache, inputs);
@@ -228,7 +228,7 @@ for (const name of supportedIsas()) {
           setThreadCount(1 + (parts.length % 3));
           parts.push(t.paged("cpu", at, cache, caches, inputs.q, queries.slice(i, i + chunk)));
         }
-        assert.deepEqual(Buffer.concat(parts), Buffer.from(whole), `chunks of ${chunk}, window ${window}`);
+        assert.deepEqual(Buffer.concat(parts), Buffer.from(whole), `chunks of ${chunk}, ${nameOf(at)}`);
       }
     }
   });

@@ -52,7 +52,8 @@ inline CacheShape cache_shape(const Tensor& cache) { return {cache.dim(0), cache
 
 // Attention of new tokens over a paged cache (Kwon et al., arXiv:2309.06180). Page p of sequence s is
 // block_table[s, p]; position t of s lies in row t % page of page t / page. A page is what is shared or copied; the rows
-// of a head lie next to each other in it, so that reading a head's page is reading memory in order.
+// of a head lie next to each other in it, so that reading a head's page is reading memory in order. How the numbers of a
+// head's page lie is the backend's own, and its instruction set's: what kv_write wrote, paged_attention of the same reads.
 // Row n is a query of sequence sequence[n] at position[n] and sees positions 0 ... position[n] (all of
 // them already written by kv_write), within the window. Prefill and decode are the same op.
 struct PagedAttentionArgs {

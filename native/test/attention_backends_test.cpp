@@ -43,17 +43,21 @@ struct Queries {
 
 // Of three sequences whose pages lie in no order, some longer than a part of what a device's block reads.
 void run_paged(Bench& b, const Case& c, const std::vector<Queries>& queries) {
-  constexpr int64_t kPage = 16, kColumns = 20, kSequences = 3, kPages = kColumns * kSequences, kTokens = 4;
+  constexpr int64_t kPage = 16, kColumns = 20, kSequences = 3, kPages = kColumns * kSequences, kSlots = kPages * kPage;
   const AttentionShape shape{c.heads, c.kv_heads, 1 / std::sqrt(float(c.size)), c.window};
   const auto cache = [&] { return b.random(c.dtype, {kPages, c.kv_heads, kPage, c.size}, 2); };
-  const auto tokens = [&] { return b.random(c.dtype, {kTokens, c.kv_heads * c.size}, 2); };
+  const auto tokens = [&](int64_t count) { return b.random(c.dtype, {count, c.kv_heads * c.size}, 2); };
   const Tensor k_cache = cache(), v_cache = cache(), table = b.indices(kPages, 1);
   for (int64_t i = 0; i < kPages; ++i) put(table, i, double(i * 37 % kPages));
   Tensor pages = table;
   pages.rank = 2;
   pages.shape = {kSequences, kColumns};
-  kv_write({.k = tokens(), .v = tokens(), .slot = b.values(DType::kI32, {0, 959, 37 * 16 + 15, 500}),
-            .k_cache = b.compared(k_cache), .v_cache = b.compared(v_cache)});
+  // Every slot is written, in no order, and some of them again.
+  const Tensor slots = b.indices(kSlots, 1);
+  for (int64_t i = 0; i < kSlots; ++i) put(slots, i, double(i * 77 % kSlots));
+  kv_write({.k = tokens(kSlots), .v = tokens(kSlots), .slot = slots, .k_cache = k_cache, .v_cache = v_cache});
+  kv_write({.k = tokens(4), .v = tokens(4), .slot = b.values(DType::kI32, {0, 959, 37 * 16 + 15, 500}), .k_cache = k_cache,
+            .v_cache = v_cache});
   int64_t n = 0;
   for (const Queries& q : queries) n += q.count;
   const Tensor sequence = b.indices(n, 1), position = b.indices(n, 1);

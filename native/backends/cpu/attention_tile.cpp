@@ -5,6 +5,7 @@
 
 #include <math.h>
 
+#include "backends/cpu/attention_pages.h"
 #include "backends/cpu/elements.h"
 #include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
@@ -83,7 +84,8 @@ class Tile {
       : a_(a), task_(task), run_(*task.run), s_(s), head_(task.head), heads_(task.heads), size_(a.q.dim(1) / a.shape.heads),
         padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth), block_(block_keys(size_)),
         rows_(run_.count * heads_),
-        lie_as_lanes_((LANE == Lane::kPair) == (a.k.dtype == DType::kBF16) && size_ == lanes_ * elements_of(LANE)) {}
+        lie_as_lanes_((LANE == Lane::kPair) == (a.k.dtype == DType::kBF16) && size_ == lanes_ * elements_of(LANE)),
+        in_pairs_(LANE == Lane::kPair && a.pages != nullptr && is_in_pairs(a.k)) {}
 
   // `next`: what the thread is likely to do then.
   void run(const Task& next) {
@@ -93,7 +95,8 @@ class Tile {
       const bool more = now.from + block_ <= last;
       ahead_ = more ? block_at(a_, task_, now.from + block_) : first_block(a_, next);
       asked_ = 0;
-      load_keys(now);
+      if (in_pairs_) find_groups(now);
+      else load_keys(now);
       for (int64_t r = 0; r < rows_; r += kTileRows) add_block(r, now.from, now.count);
       if (!more) break;
     }
@@ -115,7 +118,7 @@ class Tile {
   // Asks memory for the next `rows` rows of the block that is to come, values first: a few at a time between other work,
   // as memory has only so many lines on their way. Documents are read in order, which needs no asking.
   void ask(int64_t rows) {
-    if (a_.pages == nullptr) return;
+    if (a_.pages == nullptr || in_pairs_) return;
     const int64_t element = size_of(a_.k.dtype), bytes = size_ * element;
     const int64_t end = least_of(asked_ + rows, 2 * ahead_.count);
     for (; asked_ < end; ++asked_) {
@@ -152,6 +155,18 @@ class Tile {
     }
   }
 
+  // Where the block's groups lie, and those of the next one.
+  void find_groups(const Block& now) {
+    for (int64_t g = 0; g < vectors_of(now.count); ++g) {
+      const int64_t next = least_of(g * kGroupRows, (vectors_of(ahead_.count) - 1) * kGroupRows);
+      const auto at = [](const Tensor& t, int64_t element) { return reinterpret_cast<const float*>(t.u16() + element); };
+      keys_.at[g] = at(a_.k, now.at[g * kGroupRows]);
+      values_.at[g] = at(a_.v, now.at[g * kGroupRows]);
+      keys_.next[g] = at(a_.k, ahead_.at[next]);
+      values_.next[g] = at(a_.v, ahead_.at[next]);
+    }
+  }
+
   // The block's part of the rows r ... r + kTileRows.
   void add_block(int64_t r, int64_t from, int64_t keys) {
     const int64_t rows = rows_ - r < kTileRows ? rows_ - r : kTileRows;
@@ -161,16 +176,53 @@ class Tile {
     ask(kBlockMax / 4);
     // [1] scores of the rows seen
     const int64_t vectors = vectors_of(seen);
-    multiply<LANE>(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.keys, block_},
-                   {s_.weights, kBlockMax, lanes_of(LANE, size_), false});
+    score(rows, vectors, {s_.q + r * lanes_, lanes_, 1}, {s_.weights, kBlockMax, lanes_of(LANE, size_), false});
     ask(kBlockMax / 4);
     // [2] softmax
     bool is_first = true;
     for (int64_t i = r; i < r + rows; ++i) is_first = is_first && s_.top[i] == kNothing;
     weigh(r, rows, vectors, from, is_first);
     // [3] mean of the values
-    multiply<LANE>(rows, padded_ / kWidth, {s_.weights, kBlockMax, 1}, {s_.values, padded_},
-                   {s_.o + r * padded_, padded_, lanes_of(LANE, seen), !is_first});
+    add_mean(rows, seen, {s_.o + r * padded_, padded_, lanes_of(LANE, seen), !is_first});
+  }
+
+  void score(int64_t rows, int64_t vectors, const Strided& q, const Product& p) {
+#if defined(__AVX512BF16__)
+    if constexpr (LANE == Lane::kPair) {
+      if (in_pairs_) {
+        score_groups(rows, vectors, q, keys_, p);
+        keys_.next[0] = nullptr;
+        return;
+      }
+    }
+#endif
+    multiply<LANE>(rows, vectors, q, {s_.keys, block_}, p);
+  }
+
+  void add_mean(int64_t rows, [[maybe_unused]] int64_t seen, const Product& p) {
+    const Strided weights{s_.weights, kBlockMax, 1};
+#if defined(__AVX512BF16__)
+    if constexpr (LANE == Lane::kPair) {
+      if (in_pairs_) {
+        const int64_t pairs = seen / 2, odd = seen % 2;
+        if (pairs > 0) mean_groups(rows, weights, values_, padded_, {p.c, p.c_step, pairs, p.add});
+        values_.next[0] = nullptr;
+        // The partner of an odd row may be anything.
+        if (odd != 0) multiply<LANE>(rows, padded_ / kWidth, {s_.weights + pairs, kBlockMax, 1}, {even_rows(pairs), padded_},
+                                     {p.c, p.c_step, 1, p.add || pairs > 0});
+        return;
+      }
+    }
+#endif
+    multiply<LANE>(rows, padded_ / kWidth, weights, {s_.values, padded_}, p);
+  }
+
+  // A row of pairs of values with zeros for the second of each.
+  const float* even_rows(int64_t pair) {
+    constexpr int64_t kPairs = kGroupRows / 2;
+    const float* const from = values_.at[pair / kPairs] + pair % kPairs * padded_;
+    for (int64_t c = 0; c < padded_; c += kWidth) store(s_.values + c, (Vec)((UVec)load(from + c) & 0xffffu));
+    return s_.values;
   }
 
   // Scores to weights relative to the running maximum; what was summed before shrinks where it rises. Step by step for all
@@ -246,6 +298,8 @@ class Tile {
   Scratch& s_;
   int64_t head_, heads_, size_, padded_, lanes_, block_, rows_;
   bool lie_as_lanes_;  // rows of the tensors, as whole vectors
+  bool in_pairs_;      // pages, in the order of attention_pages.h
+  Groups keys_{}, values_{};
   Block ahead_{};
   int64_t asked_ = 0;  // rows of ahead_, values before keys
 };

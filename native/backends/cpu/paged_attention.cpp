@@ -1,8 +1,10 @@
 // Attention over the paged cache: rows that follow each other in one sequence run as one tile, so a
 // chunk of a prefill is as fast as the whole, and decoding is a run of one query a sequence.
+#include "backends/cpu/attention_pages.h"
 #include "backends/cpu/attention_tile.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
+#include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
 
@@ -27,14 +29,23 @@ void paged_attention(const PagedAttentionArgs& a) {
 
 void kv_write(const KvWriteArgs& a) {
   const CacheShape cache = cache_shape(a.k_cache);
-  const int64_t element = size_of(a.k.dtype), bytes = cache.size * element;
-  for (int64_t n = 0; n < a.k.dim(0); ++n) {
+  const bool in_pairs = is_in_pairs(a.k_cache);
+  const int64_t rows = a.k.dim(0), element = size_of(a.k.dtype);
+  parallel_for(rows, [&](int64_t task) {
+    const int64_t n = rows - 1 - task, slot = a.slot.i32()[n];  // backwards, as attention takes them: on the same core
     for (int64_t head = 0; head < cache.kv_heads; ++head) {
-      const int64_t to = cache.row_of_slot(a.slot.i32()[n], head) * element, from = (n * cache.kv_heads + head) * bytes;
-      memcpy(a.k_cache.u8() + to, a.k.u8() + from, size_t(bytes));
-      memcpy(a.v_cache.u8() + to, a.v.u8() + from, size_t(bytes));
+      const int64_t from = (n * cache.kv_heads + head) * cache.size;
+      if (in_pairs) {
+        const int64_t at = slot % kGroupRows, to = cache.row_of_slot(slot - at, head);
+        put_key(a.k.u16() + from, cache.size, at, a.k_cache.u16() + to);
+        put_value(a.v.u16() + from, cache.size, at, a.v_cache.u16() + to);
+      } else {
+        const int64_t to = cache.row_of_slot(slot, head) * element;
+        memcpy(a.k_cache.u8() + to, a.k.u8() + from * element, size_t(cache.size * element));
+        memcpy(a.v_cache.u8() + to, a.v.u8() + from * element, size_t(cache.size * element));
+      }
     }
-  }
+  });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

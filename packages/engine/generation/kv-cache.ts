@@ -14,7 +14,7 @@ export interface KvCacheOptions {
 }
 
 export class KvCache {
-  /** [pages, K, page, D] for each layer: a page is whole, and a head's rows lie next to each other in it. */
+  /** [pages, K, page, D] for each layer: a page is whole, a head's rows lie next to each other in it, in the backend's order. */
   readonly keys: Tensor[] = [];
   readonly values: Tensor[] = [];
   readonly pageCount: number;

@@ -1,0 +1,127 @@
+// Pages of a key/value cache in the order in which products of pairs read them, and those products. Of 16 rows of a head
+// (a group: whole vectors' worth of keys), rows [16, D] of bfloat16 numbers lie as
+//   keys:    [D / 2, 16] pairs of numbers of one row    values:  [8, D] pairs of two rows' numbers
+// so that nothing is turned or paired where they are read, once for each token that is decoded, but once, where they are
+// written. Where a group begins is where its first row would; pages are copied and shared as they are.
+#pragma once
+
+#include "backends/cpu/tile.h"
+#include "ops/attention.h"
+
+namespace nibble::cpu::NIBBLE_ISA {
+
+constexpr int64_t kGroupRows = 16;
+
+static inline bool is_in_pairs(const Tensor& cache) {
+  return kMultipliesPairs && cache.dtype == DType::kBF16 && cache.dim(2) % kGroupRows == 0 && cache.dim(3) % (2 * kWidth) == 0;
+}
+
+static inline void put_key(const uint16_t* row, int64_t size, int64_t at, uint16_t* group) {
+  for (int64_t c = 0; c < size; c += 2) memcpy(group + c * kGroupRows + 2 * at, row + c, 4);
+}
+
+static inline void put_value(const uint16_t* row, int64_t size, int64_t at, uint16_t* group) {
+  uint16_t* const to = group + at / 2 * 2 * size + at % 2;
+  for (int64_t c = 0; c < size; ++c) to[2 * c] = row[c];
+}
+
+// The groups of a block of keys, and those that are read next: of these, memory is asked for what lies where this block is
+// read, so that no more lines are on their way than memory can have.
+constexpr int64_t kGroupsMax = 4;
+struct Groups {
+  const float* at[kGroupsMax];
+  const float* next[kGroupsMax];  // null: all has been asked for
+};
+
+#if defined(__AVX512BF16__)
+
+// c[r, 16 v + t] = row r of a . row t of group v, for V groups of keys and a depth of so many pairs
+template <int R, int V>
+static inline void score_tile(const Strided& a, const Groups& keys, const Product& p) {
+  Vec sum[R][V] = {};
+  const float* from = a.data;
+  const bool asks = keys.next[0] != nullptr;
+  for (int64_t k = 0; k < p.depth; ++k, ++from) {
+    Vec other[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      other[v] = load(keys.at[v] + k * kWidth);
+      if (asks) ask_for(keys.next[v] + k * kWidth);
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const Vec factor = splat(from[r * a.row_step]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<Lane::kPair>(factor, other[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+}
+
+// c (+)= the rows of a, which are weights of pairs of rows, times these of the groups: V vectors of them from `column` on.
+template <int R, int V>
+static inline void mean_tile(const Strided& a, const Groups& values, int64_t column, int64_t pitch, const Product& p) {
+  Vec sum[R][V];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sum[r][v] = p.add ? load(p.c + r * p.c_step + v * kWidth) : Vec{};
+  const bool asks = values.next[0] != nullptr;
+  const float* from = a.data;
+  for (int64_t g = 0, left = p.depth; left > 0; ++g, left -= kGroupRows / 2) {
+    const float *row = values.at[g] + column, *next = asks ? values.next[g] + column : nullptr;
+    for (int64_t k = 0; k < kGroupRows / 2 && k < left; ++k, ++from, row += pitch) {
+      Vec other[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        other[v] = load(row + v * kWidth);
+        if (asks) ask_for(next + k * pitch + v * kWidth);
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const Vec factor = splat(from[r * a.row_step]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<Lane::kPair>(factor, other[v], sum[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+}
+
+// The same for up to R rows and V groups.
+template <int R = kTileRows, int V = int(kGroupsMax)>
+static inline void score_groups(int64_t rows, int64_t groups, const Strided& a, const Groups& keys, const Product& p) {
+  if constexpr (R > 1) {
+    if (rows < R) return score_groups<R - 1, V>(rows, groups, a, keys, p);
+  }
+  if constexpr (V > 1) {
+    if (groups < V) return score_groups<R, V - 1>(rows, groups, a, keys, p);
+  }
+  score_tile<R, V>(a, keys, p);
+}
+
+template <int R, int V = kTileVectors>
+static inline void mean_columns(int64_t vectors, const Strided& a, const Groups& values, int64_t column, int64_t pitch, Product p) {
+  for (; vectors >= V; vectors -= V, column += V * kWidth, p.c += V * kWidth) mean_tile<R, V>(a, values, column, pitch, p);
+  if constexpr (V > 1) {
+    if (vectors > 0) mean_columns<R, V - 1>(vectors, a, values, column, pitch, p);
+  }
+}
+
+template <int R = kTileRows>
+static inline void mean_groups(int64_t rows, const Strided& a, const Groups& values, int64_t pitch, const Product& p) {
+  if constexpr (R > 1) {
+    if (rows < R) return mean_groups<R - 1>(rows, a, values, pitch, p);
+  }
+  mean_columns<R>(pitch / kWidth, a, values, 0, pitch, p);
+}
+
+#endif
+
+}  // namespace nibble::cpu::NIBBLE_ISA
