@@ -10,7 +10,7 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kTaskElements = 1 << 14;
+constexpr int64_t kTaskElements = 1 << 12;
 
 struct Silu {
   static Vec bounded(Vec g) { return at_least(g, -87.0f); }  // where s stops to shrink

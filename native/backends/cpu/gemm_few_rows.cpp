@@ -7,7 +7,8 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
-constexpr int64_t kTaskElements = 1 << 15;  // weights read by one task
+constexpr int64_t kTaskElements = 1 << 15;  // weights read by one task for few rows
+constexpr int64_t kTaskProducts = 1 << 18;  // of weights and rows, made by one task for many
 constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
 constexpr int kPair = 2 * kWidth;
 
@@ -252,7 +253,8 @@ Prepared prepare(const Product& product, int64_t m, const Term& first, const Lai
     }
     depth += term.depth;
   }
-  const int64_t fit = kTaskElements / (depth > 0 ? depth : 1) / kGroup * kGroup;
+  const int64_t weights = least(kTaskElements, kTaskProducts / m);
+  const int64_t fit = weights / (depth > 0 ? depth : 1) / kGroup * kGroup;
   p.columns = fit < kGroup ? kGroup : fit;
   p.tasks = (product.result.c.dim(1) + p.columns - 1) / p.columns;
   return p;

@@ -46,14 +46,18 @@ Candidate* sort_by_key(Candidate* from, Candidate* spare, int64_t count) {
 float checked_max(const float* x, int64_t count) {
   Vec highest = splat(-INFINITY);
   IVec bad{};
-  each_vector(0, count, [&](int64_t i, int n) {
-    float part[kWidth];
-    for (int l = 0; l < kWidth; ++l) part[l] = -INFINITY;
-    memcpy(part, x + i, size_t(n) * 4);
-    const Vec v = load(part);
+  const auto see = [&](Vec v) NIBBLE_INLINE {
     bad |= ~(v < splat(INFINITY));
     highest = v > highest ? v : highest;
-  });
+  };
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) see(load(x + i));
+  if (i < count) {
+    float part[kWidth];
+    store(part, splat(-INFINITY));
+    memcpy(part, x + i, size_t(count - i) * 4);
+    see(load(part));
+  }
   float top = -INFINITY;
   bool any = false;
   for (int l = 0; l < kWidth; ++l) {
@@ -72,8 +76,13 @@ double exp_sum(const float* x, int64_t count, float top) {
 
 // The first of the largest.
 int32_t first_of(const float* x, int64_t count, float top) {
+  constexpr int64_t kSpan = 8 * kWidth;
   int64_t i = 0;
-  while (i + kWidth <= count && max(load(x + i)) < top) i += kWidth;
+  for (; i + kSpan <= count; i += kSpan) {
+    Vec highest = load(x + i);
+    for (int64_t k = kWidth; k < kSpan; k += kWidth) highest = load(x + i + k) > highest ? load(x + i + k) : highest;
+    if (!(max(highest) < top)) break;
+  }
   while (i < count && x[i] != top) ++i;
   return int32_t(i);
 }
