@@ -8,7 +8,7 @@ import { type TrainTurns, trainTurns } from "./examples.ts";
 export const schedules = ["constant", "linear", "cosine"] as const;
 /** What the backward pass computes again: nothing; norms and activations; whole blocks. */
 export const checkpointings = ["none", "selective", "full", "offload"] as const;
-export const computeDTypes = ["float32", "bfloat16"] as const;
+const computeDTypes = ["float32", "bfloat16"] as const;
 export const baseQuantTypes = ["nf4", "fp4", "int4"] as const;
 export const optimizers = ["adamw_32bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] as const;
 export const blockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
@@ -220,7 +220,7 @@ export const recipeFields: readonly RecipeField[] = [
     key: "gradientCheckpointing",
     fallback: "selective",
     check: checkpointing,
-    help: "offload: full, with what it keeps on the host; full: little memory, a third more time; selective: a third less, for little",
+    help: "none; selective: a third less memory, for little; full: little memory, a third more time; offload: full, with what it keeps on the host",
   },
   // As QLoRA's own runs. The optimizer's state is float32 in both, or 8-bit.
   { key: "dtype", fallback: "bfloat16", check: choice(computeDTypes), help: "of activations; float32 with full" },
@@ -231,7 +231,7 @@ export const recipeFields: readonly RecipeField[] = [
     help: "of the trained adapter and its gradients; bfloat16 takes half the memory, what is summed up stays float32",
   },
   { key: "threads", fallback: null, check: whole(1), help: "CPU threads; default all cores" },
-  { key: "memoryLimit", fallback: null, check: size, help: "bytes of memory at most, such as 8GB; default: all" },
+  { key: "memoryLimit", fallback: null, check: size, help: "memory at most, such as 8GB; default: all" },
 ];
 
 /** "weightDecay" is weight_decay in recipe.yaml and --weight-decay on the command line. */

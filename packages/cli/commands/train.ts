@@ -27,12 +27,15 @@ const placeholders: Record<string, string> = {
   initAdapter: "dir",
   pagingDir: "dir",
   optimizer: "name",
+  targets: "names",
+  gradientCheckpointing: "how",
+  memoryLimit: "bytes",
 };
 
 function placeholderOf({ key, check }: RecipeField): string {
   const words = /^one of (.*)$/.exec(check.expected)?.[1];
   if (words !== undefined && words.length < 30) return words.replaceAll(", ", "|");
-  return placeholders[key] ?? (key === "targets" ? "names" : "n");
+  return placeholders[key] ?? "n";
 }
 
 /** A yes-or-no field is two options; the one that only repeats the default is not shown. */
