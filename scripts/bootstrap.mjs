@@ -65,7 +65,7 @@ function installDependencies() {
 }
 
 /** What CMake is told of CUDA; part of what an addon is built from. */
-export const cudaOptions = () => {
+const cudaOptions = () => {
   const compiler = nvcc();
   return { NIBBLE_CUDA: compiler === null ? "off" : "on", NIBBLE_NVCC: compiler ?? "" };
 };
@@ -117,7 +117,7 @@ export function installGoogleTest() {
 }
 
 /** The path of the Node runtime that package.json pins. */
-export function pinnedNode() {
+function pinnedNode() {
   const name = `node-${process.platform}-${process.arch}`;
   const binary = join(root, "node_modules", name, "bin", "node");
   if (existsSync(binary)) return binary;

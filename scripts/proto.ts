@@ -38,7 +38,7 @@ function bufBinary(): string {
 }
 
 /** Puts the imported .proto files where buf.yaml expects them: build/proto-deps. Safe to run twice at a time. */
-export function writeDependencies(): void {
+function writeDependencies(): void {
   const texts = new Map<string, string>([["buf/validate/validate.proto", printProto(file_buf_validate_validate)]]);
   for (const [folder, files] of Object.entries(shipped)) {
     for (const file of files) {

@@ -3,7 +3,7 @@
 import type { LlamaConfig } from "#packages/hub";
 import { configOfPaper, paperRows } from "../../packages/engine/paper.ts";
 
-export const modelNames = ["7b", "8b", "13b", "33b", "65b"] as const;
+const modelNames = ["7b", "8b", "13b", "33b", "65b"] as const;
 export type ModelName = (typeof modelNames)[number];
 
 /** "full": as published. "tiny": two layers of 64, which shows that a row runs and nothing else. */

@@ -23,7 +23,7 @@ export { type PackingPlan, packRows } from "./packing.ts";
 export { type PaperSet, paperSets } from "./paper-sets.ts";
 export { permutation, philox } from "./philox.ts";
 export type { Place } from "./place.ts";
-export { type DataReport, type DataRequest, type PrepareOptions, prepareData, progressRows } from "./prepare.ts";
+export { type DataReport, type DataRequest, type PrepareOptions, prepareData } from "./prepare.ts";
 export { alpacaPrompt } from "./prompts.ts";
 export { parseRecipe, printRecipe, type RecipeSources, readRecipe, stepsOf, withFolders } from "./recipe.ts";
 export {

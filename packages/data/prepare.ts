@@ -41,7 +41,7 @@ export interface DataReport {
 
 /** Rows between two looks at the signal. */
 const rowsAtATime = 256;
-export const progressRows = 100_000;
+const progressRows = 100_000;
 
 /**
  * @throws the first row's error that cannot be read, NOT_FOUND where there is no such data, INVALID_ARGUMENT where no

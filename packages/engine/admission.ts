@@ -6,7 +6,7 @@ import { type Available, availableMemory } from "./available-memory.ts";
 import { estimateMemory, type MemoryEstimate, type RunShape } from "./estimate.ts";
 
 /** Of JavaScript's heap, the stacks of threads and pieces of files, beside the tensors. */
-export const processReserve = 48 * 2 ** 20;
+const processReserve = 48 * 2 ** 20;
 
 /** What JavaScript's heap grows by while a run is under way: batches, results, code that is compiled. */
 const heapGrowth = 16 * 2 ** 20;

@@ -171,7 +171,7 @@ function extrasOf({ layers, embed, head }: Adapter): Tensor[] {
 }
 
 /** Of all its tensors; gradients are counted apart. */
-export function adapterBytes(adapter: Adapter): number {
+function adapterBytes(adapter: Adapter): number {
   const matrices = [...adapter.layers.values()].flatMap(({ a, b }) => [a, b]);
   return [...matrices, ...extrasOf(adapter)].reduce((sum, t) => sum + t.byteLength, 0);
 }

@@ -19,14 +19,14 @@ export interface AdamwOptions {
 }
 
 /** Elements from which 8-bit state is used: bitsandbytes' min_8bit_size. */
-export const elementsMin8bit = 4096;
+const elementsMin8bit = 4096;
 /** Elements that share one constant of 8-bit state. */
 const block8 = 256;
 /**
  * Bytes of one moment from which it is paged: less is not worth a file. bitsandbytes pages from 100,000 elements,
  * which would leave most adapters of small models out.
  */
-export const pagedBytesMin = 16_384;
+const pagedBytesMin = 16_384;
 
 export const isPaged = (optimizer: TrainRecipe["optimizer"]): boolean => optimizer.startsWith("paged_");
 const is8bit = (optimizer: TrainRecipe["optimizer"]): boolean => optimizer.endsWith("8bit");

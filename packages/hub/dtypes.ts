@@ -42,7 +42,7 @@ export function fileNameOfDtype(dtype: StoredDType): string {
   return row(dtype).fileName;
 }
 
-export function bytesOfDtype(dtype: StoredDType): number {
+function bytesOfDtype(dtype: StoredDType): number {
   return row(dtype).bytes;
 }
 

@@ -41,7 +41,6 @@ export {
 } from "./model-folder.ts";
 export {
   checkModelTarget,
-  isModelFile,
   ModelWriter,
   type ModelWriterOptions,
   quantizationConfig,
@@ -53,7 +52,6 @@ export {
   type FloatDType,
   type QuantState,
   type QuantStateTensors,
-  quantBlockSizes,
   quantStateJson,
   quantStateNames,
   quantStateSpecs,
@@ -68,7 +66,7 @@ export { type PulledRepo, type PullOptions, type PullProgress, pullRepo } from "
 export { type PushedFolder, type PushOptions, type PushProgress, pushFolder } from "./remote/push.ts";
 export { parseRepoName, type RepoName, repoNameOf, repoOfSnapshot } from "./remote/repo-name.ts";
 export { type HubSettings, hubSettings, hubUrlFileName, nibbleHome } from "./remote/settings.ts";
-export { type Rope, type RopeScaling, supportedRopeTypes } from "./rope-config.ts";
+export type { Rope, RopeScaling } from "./rope-config.ts";
 export { openSafetensors, SafetensorsFile } from "./safetensors.ts";
 export type { TensorInfo, TensorSpec } from "./safetensors-header.ts";
 export { SafetensorsSpool, SafetensorsWriter, type WriterOptions } from "./safetensors-writer.ts";

@@ -5,7 +5,7 @@ import { NibbleError } from "#packages/errors";
 import { describe, Fields, type JsonObject } from "./json.ts";
 import { parseRope, type Rope } from "./rope-config.ts";
 
-export const supportedArchitectures = ["LlamaForCausalLM"] as const;
+const supportedArchitectures = ["LlamaForCausalLM"] as const;
 
 /** Names as in transformers' LlamaConfig, in camelCase. */
 export interface LlamaConfig {

@@ -27,7 +27,7 @@ export interface LoraConfig {
 }
 
 /** What modules_to_save may name here. */
-export const savedModules = ["embed_tokens", "lm_head"] as const;
+const savedModules = ["embed_tokens", "lm_head"] as const;
 export type SavedModule = (typeof savedModules)[number];
 
 /** One adapted linear layer. */

@@ -33,7 +33,7 @@ const copiedFiles = ["generation_config.json", ...tokenizerFiles];
 const isLicence = (name: string) => /^(licen[cs]e|notice|use_policy)/i.test(name);
 
 /** Whether a file belongs to a model folder, so that replacing the folder loses nothing else. */
-export function isModelFile(name: string): boolean {
+function isModelFile(name: string): boolean {
   if (["config.json", "README.md", weightsFileName, indexFileName, ".gitattributes"].includes(name)) return true;
   return copiedFiles.includes(name) || isLicence(name) || /^model-\d{5}-of-\d{5}\.safetensors$/.test(name);
 }

@@ -3,7 +3,7 @@
 import { NibbleError } from "#packages/errors";
 import { Fields, type JsonObject } from "./json.ts";
 
-export const supportedRopeTypes = ["default", "linear", "dynamic", "llama3", "yarn"] as const;
+const supportedRopeTypes = ["default", "linear", "dynamic", "llama3", "yarn"] as const;
 
 export type RopeScaling =
   | { type: "default" }

@@ -139,7 +139,7 @@ export function duplicateKey(json: string): string | undefined {
 }
 
 /** The order of safetensors' own writer: wide dtypes first, then names by their UTF-8 bytes. */
-export function sortForFile<T extends TensorSpec>(specs: readonly T[]): T[] {
+function sortForFile<T extends TensorSpec>(specs: readonly T[]): T[] {
   return [...specs].sort(
     (a, b) => rankOfDtype(b.dtype) - rankOfDtype(a.dtype) || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)),
   );

@@ -18,7 +18,7 @@ import { progressOf, trainingSpec } from "../../packages/cli/remote/wire.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 export const modelDir = join(root, "models", "quickstart");
-export const trainFile = join(modelDir, "data", "train.jsonl");
+const trainFile = join(modelDir, "data", "train.jsonl");
 export const heldOutFile = join(modelDir, "data", "heldout.jsonl");
 const recipeFile = join(root, "examples", "quickstart.yaml");
 

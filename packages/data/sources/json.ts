@@ -15,7 +15,7 @@ function isSpace(byte: number): boolean {
 
 const strict = new TextDecoder("utf-8", { fatal: true });
 
-export function decodeText(bytes: Uint8Array, place: Place): string {
+function decodeText(bytes: Uint8Array, place: Place): string {
   try {
     return strict.decode(bytes);
   } catch (cause) {

@@ -9,7 +9,7 @@ import { fileError, op, rowError } from "../place.ts";
 import type { FileRecord } from "./record.ts";
 
 /** A row group is read whole; writers make them of some megabytes. */
-export const rowGroupBytesMax = 1 << 30;
+const rowGroupBytesMax = 1 << 30;
 
 const compressors = {
   GZIP: (bytes: Uint8Array) => gunzipSync(bytes),

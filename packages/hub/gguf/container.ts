@@ -100,7 +100,7 @@ function putValue(to: Bytes, entry: GgufValue): void {
 
 const padded = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
 
-export function ggmlBytes({ type, shape }: Pick<GgufTensor, "type" | "shape">): number {
+function ggmlBytes({ type, shape }: Pick<GgufTensor, "type" | "shape">): number {
   const { elements, bytes } = ggmlTypes[type];
   return (shape.reduce((product, n) => product * n, 1) / elements) * bytes;
 }

@@ -12,11 +12,6 @@ export function blobId(content: Buffer): string {
   return objectId("blob", content);
 }
 
-/** A hash that takes a file of `size` bytes piece by piece and ends as its blob id. */
-export function blobHasher(size: number) {
-  return createHash("sha1").update(`blob ${size}\0`);
-}
-
 /** What git keeps in place of a large file. */
 export function lfsPointer(sha256: string, size: number): Buffer {
   return Buffer.from(`version https://git-lfs.github.com/spec/v1\noid sha256:${sha256}\nsize ${size}\n`);
