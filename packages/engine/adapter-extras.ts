@@ -102,10 +102,7 @@ export function* wholeAdapterInPieces(
   }
 }
 
-/**
- * An adapter to train further: LoRA's matrices learn, an embedding and a head of its own stay as they are.
- * @throws FAILED_PRECONDITION for one with DoRA.
- */
+/** An adapter to train further: LoRA's matrices learn, an embedding and a head of its own stay as they are. */
 export function loadTrainableAdapter(folder: AdapterFolder, model: LlamaModel, dtype: AdapterDType): Adapter {
   return freeOnThrow(() => {
     const adapter = loadAdapter(folder, model.embed.device, true, dtype);

@@ -13,7 +13,8 @@ import {
   tokenizerOver,
 } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import { type LlamaConfig, openAdapterFolder } from "#packages/hub";
+import type { LlamaConfig } from "#packages/hub";
+import { openAdapterToTrain } from "./lora.ts";
 import type { RunContext, TrainEvent } from "./train-run.ts";
 
 export interface JobRows {
@@ -81,7 +82,7 @@ interface Texts {
 export function textsOf({ model, initAdapter }: TrainRecipe, config: LlamaConfig): Texts {
   const tokenizer = tokenizerOver(model, initAdapter, config);
   if (initAdapter === null) return { config, tokenizer, vocabSize: config.vocabSize };
-  using adapter = openAdapterFolder(initAdapter, { config });
+  using adapter = openAdapterToTrain(initAdapter, { config });
   return { config, tokenizer, vocabSize: adapter.vocabSizeOver(config.vocabSize) };
 }
 

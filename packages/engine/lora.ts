@@ -9,6 +9,7 @@ import {
   type LoraConfig,
   llamaModules,
   loraModules,
+  openAdapterFolder,
   unknownTargets,
   writeAdapterFolder,
 } from "#packages/hub";
@@ -81,9 +82,18 @@ export function createAdapter(
 }
 
 /**
- * The LoRA layers of a folder, in float32 unless told otherwise. `trainable` gives them gradients.
- * @throws FAILED_PRECONDITION to train an adapter with DoRA.
+ * An adapter to go on from; the caller closes it. Opened before rows are read and weights are loaded, so it is refused then.
+ * @throws FAILED_PRECONDITION for one with DoRA, whose magnitudes have no gradients here.
  */
+export function openAdapterToTrain(path: string, base: { config: LlamaConfig; digest?: string }): AdapterFolder {
+  const folder = openAdapterFolder(path, base);
+  if (folder.extras.magnitudes.size === 0) return folder;
+  folder.close();
+  const message = `${path}: expected an adapter without DoRA to train further, got use_dora; merge it into its base (nibble merge) and train a new one over that`;
+  throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "lora" });
+}
+
+/** The LoRA layers of a folder, in float32 unless told otherwise. `trainable` gives them gradients. */
 export function loadAdapter(
   folder: AdapterFolder,
   device: Device,
@@ -108,10 +118,6 @@ export function* adapterInPieces(
   trainable: boolean,
   dtype: AdapterDType = "float32",
 ): Generator<undefined, Adapter> {
-  if (trainable && folder.extras.magnitudes.size > 0) {
-    const message = `${folder.path}: expected LoRA without DoRA to go on from, got magnitudes`;
-    throw new NibbleError(message, { code: "FAILED_PRECONDITION", op: "lora" });
-  }
   const adapter: Adapter = { config: folder.config, layers: new Map(), embed: null, head: null };
   let isWhole = false;
   try {

@@ -8,7 +8,6 @@ import {
   type LlamaConfig,
   type LoraConfig,
   type ModelFolder,
-  openAdapterFolder,
   openModelFolder,
   readModelConfig,
   repoOfSnapshot,
@@ -17,6 +16,7 @@ import {
 import { tableShapes } from "./adapter-extras.ts";
 import type { RunShape } from "./estimate.ts";
 import type { JobPlan } from "./job-plan.ts";
+import { openAdapterToTrain } from "./lora.ts";
 import type { QuantOptions } from "./quantize-tensor.ts";
 import type { StoredWeights } from "./shape-model.ts";
 
@@ -64,7 +64,7 @@ export function readShapes(dir: string): { config: LlamaConfig; stored: StoredWe
 function adapterOf(recipe: TrainRecipe, config: LlamaConfig): Pick<RunShape, "lora" | "tables"> {
   if (recipe.full) return { lora: null };
   if (recipe.initAdapter === null) return { lora: loraOf(recipe) };
-  using folder = openAdapterFolder(recipe.initAdapter, { config });
+  using folder = openAdapterToTrain(recipe.initAdapter, { config });
   return { lora: folder.config, tables: tableShapes(folder, config) };
 }
 

@@ -6,14 +6,7 @@ import { join, resolve } from "node:path";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import {
-  checkFolderTarget,
-  checkModelTarget,
-  type ModelFolder,
-  ModelHasher,
-  openAdapterFolder,
-  openModelFolder,
-} from "#packages/hub";
+import { checkFolderTarget, checkModelTarget, type ModelFolder, ModelHasher, openModelFolder } from "#packages/hub";
 import { loadTrainableAdapter, withTables } from "./adapter-extras.ts";
 import { admit, kindsText, sizeText } from "./admission.ts";
 import { checkForDevice, type DeviceChoice, usableDevice } from "./device.ts";
@@ -21,7 +14,15 @@ import type { MemoryEstimate } from "./estimate.ts";
 import { trainAllParameters } from "./full-parameters.ts";
 import { planJob } from "./job-plan.ts";
 import { type JobRows, logRows, readJobRows } from "./job-rows.ts";
-import { type Adapter, adapterParameters, attachAdapter, createAdapter, freeAdapter, saveAdapter } from "./lora.ts";
+import {
+  type Adapter,
+  adapterParameters,
+  attachAdapter,
+  createAdapter,
+  freeAdapter,
+  openAdapterToTrain,
+  saveAdapter,
+} from "./lora.ts";
 import { metricsFiles, writeDataFacts } from "./metrics-file.ts";
 import { freeModel, linearFootprint, loadModel } from "./model-load.ts";
 import { saveModel } from "./model-save.ts";
@@ -81,7 +82,7 @@ function prepareAdapter(job: PlacedJob, model: LlamaModel, baseDigest: string): 
   using opened = new DisposableStack();
   // Stays open: what it has beside LoRA goes into the result.
   const before =
-    initAdapter === null ? null : opened.use(openAdapterFolder(initAdapter, { config, digest: baseDigest }));
+    initAdapter === null ? null : opened.use(openAdapterToTrain(initAdapter, { config, digest: baseDigest }));
   const make = (): Adapter =>
     before === null
       ? createAdapter(loraOf(job.recipe), config, job.device, seed, adapterDtype)
