@@ -62,9 +62,13 @@ class Pair {
 
   void run() {
     const int64_t group = heads_ / a_.shape.kv_heads;
+    ask(a_.v, key_at(0), a_.shape.kv_heads, keys_.count);
+    ask(a_.k, key_at(0), a_.shape.kv_heads, keys_.count);
+    ask_queries(kv_ * group);
     load_keys();
     for (int64_t h = kv_ * group; h < (kv_ + 1) * group; ++h) {
       load_queries(h);
+      if (h + 1 < (kv_ + 1) * group) ask_queries(h + 1);
       for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
       add_to_keys(h > kv_ * group);
       if (padded_ != size_) add_rows(s_.d_q, padded_, queries_.count, size_, out_.d_q + query_at(h, 0), heads_ * size_);
@@ -79,6 +83,19 @@ class Pair {
   int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
   int64_t query_at(int64_t h, int64_t r) const { return ((queries_.row + r) * heads_ + h) * size_; }
   int64_t position_of(int64_t r) const { return queries_.position + r; }
+
+  // Asks memory for `rows` rows of a head: short pieces far apart are no stream that the processor sees by itself.
+  void ask(const Tensor& t, int64_t at, int64_t heads, int64_t rows) const {
+    const int64_t element = size_of(t.dtype), step = heads * size_ * element;
+    const uint8_t* from = t.u8() + at * element;
+    for (int64_t r = 0; r < rows; ++r, from += step)
+      for (int64_t b = 0; b < size_ * element; b += 64) ask_for(from + b);
+  }
+  void ask_queries(int64_t h) const {
+    ask(a_.q, query_at(h, 0), heads_, queries_.count);
+    ask(a_.d_o, query_at(h, 0), heads_, queries_.count);
+    ask({.data = out_.d_q}, query_at(h, 0), heads_, queries_.count);
+  }
 
   // The block again as the operand whose rows are the depth of a product.
   const float* deep(const float* block, int64_t step, int64_t count, float* space) const {

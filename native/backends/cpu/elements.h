@@ -30,12 +30,14 @@ static inline Vec load(const Bf16* p) {
 // A template, so that no file need use it.
 template <typename = void>
 NIBBLE_BESIDE void store_exactly(Bf16* p, Vec v) {
-  const UVec bits = (UVec)v;
-  const UVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const UVec quiet = (bits >> 16) | 0x40u;  // NaN stays NaN
-  const UVec wide = v != v ? quiet : rounded;
+  const UVec bits = (UVec)v, is_nan = (UVec)(v != v);  // NaN stays NaN
+  const UVec half_up = (0x7fffu + ((bits >> 16) & 1u)) & ~is_nan;
+  const UVec wide = ((bits + half_up) | (is_nan & 0x400000u)) >> 16;
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)wide));
+#elif defined(__AVX2__)
+  const __m128i low = _mm256_castsi256_si128((__m256i)wide), high = _mm256_extracti128_si256((__m256i)wide, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
 #else
   const HVec half = __builtin_convertvector(wide, HVec);
   memcpy(p, &half, sizeof half);

@@ -7,12 +7,21 @@ namespace nibble::cpu::NIBBLE_ISA {
 
 namespace {
 
+// Numbers of a later row are asked for: a row is copied faster than memory notices that another follows.
 template <typename T>
 void widen_row(const T* from, int64_t count, float* out) {
+  constexpr int64_t kLine = 64 / sizeof(T), kAhead = 1024;
   int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) store(out + i, load_wide(from + i));
+  for (; i + kWidth <= count; i += kWidth) {
+    if (i % kLine == 0) ask_for(from + i + kAhead);
+    store(out + i, load_wide(from + i));
+  }
   for (; i < count; ++i) out[i] = widen_one(from[i]);
 }
+
+// Codes of a later row are asked for, `ahead` bytes on: short pieces far apart are no stream that the processor sees by
+// itself.
+constexpr int64_t kAheadRows = 16;
 
 // One block's part of a row.
 void decode_run(const Codes& codes, const Table& table, int64_t first, int64_t count, float* out) {
@@ -36,10 +45,8 @@ void decode_run(const Codes& codes, const Table& floats, int64_t first, int64_t 
 
 #if defined(__AVX512BF16__)
 constexpr int64_t kLookedUp = 32;  // codes at once
-constexpr int64_t kAheadRows = 16;
 
-// The same for whole vectors of codes: a block's table stays in a register. Codes `ahead` bytes are asked for: short
-// pieces far apart are no stream that the processor sees by itself.
+// The same for whole vectors of codes: a block's table stays in a register.
 void decode_vectors(const Codes& codes, int64_t first, int64_t count, int64_t ahead, uint16_t* out) {
   const __m512 book = _mm512_loadu_ps(codes.book());
   for (const int64_t end = first + count; first < end;) {
@@ -54,10 +61,11 @@ void decode_vectors(const Codes& codes, int64_t first, int64_t count, int64_t ah
 #endif
 
 template <typename T>
-void decode_row(const Codes& codes, int64_t first, int64_t count, T* out) {
+void decode_row(const Codes& codes, int64_t first, int64_t count, int64_t ahead, T* out) {
   for (const int64_t end = first + count; first < end;) {
     const int64_t block = codes.block_of(first), block_end = codes.block_end(block);
     const int64_t run = (block_end < end ? block_end : end) - first;
+    __builtin_prefetch(codes.bytes + first / 2 + ahead);
     decode_run(codes, codes.table(block), first, run, out);
     first += run;
     out += run;
@@ -69,7 +77,7 @@ void decode_row(const Codes& codes, int64_t first, int64_t count, T* out) {
 void fetch(const Matrix& m, int64_t row, int64_t column, int64_t count, float* out) {
   const int64_t first = row * m.columns + column;
   if (m.codes != nullptr) {
-    decode_row(*m.codes, first, count, out);
+    decode_row(*m.codes, first, count, kAheadRows * m.columns / 2, out);
   } else if (m.dtype == DType::kF32) {
     memcpy(out, static_cast<const float*>(m.data) + first, size_t(count) * 4);
   } else if (m.dtype == DType::kBF16) {
@@ -98,7 +106,7 @@ void fetch_bf16(const Matrix& m, int64_t row, int64_t column, int64_t count, uin
 #if defined(__AVX512BF16__)
     if (first % kLookedUp == 0 && count % kLookedUp == 0) return decode_vectors(*m.codes, first, count, kAheadRows * m.columns / 2, out);
 #endif
-    decode_row(*m.codes, first, count, out);
+    decode_row(*m.codes, first, count, kAheadRows * m.columns / 2, out);
   } else {
     memcpy(out, static_cast<const uint16_t*>(m.data) + first, size_t(count) * 2);
   }

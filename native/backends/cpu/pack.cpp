@@ -21,12 +21,21 @@ void fetch_lanes(const Matrix& m, Lane lane, int64_t row, int64_t column, int64_
   if (depth % 2 == 1) pairs[depth] = 0;
 }
 
+// Asks memory for a later row of plain storage: short pieces far apart are no stream that the processor sees by itself.
+void ask_ahead(const Matrix& m, int64_t row, int64_t column, int64_t columns) {
+  if (m.codes != nullptr) return;  // whoever decodes them does it
+  const int64_t element = size_of(m.dtype);
+  const uint8_t* const at = static_cast<const uint8_t*>(m.data) + ((row + kAheadRows) * m.columns + column) * element;
+  for (int64_t i = 0; i < columns * element; i += 64) __builtin_prefetch(at + i);
+}
+
 // Storage rows are k: copied into each strip.
 void pack_straight(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
   alignas(64) float row[kPanelColumns];
   const int64_t strips = (columns + kTileColumns - 1) / kTileColumns;
   clear(row, strips * kTileColumns);
   for (int64_t k = 0; k < depth; ++k) {
+    ask_ahead(b.matrix, k0 + k, column, columns);
     fetch(b.matrix, k0 + k, column, columns, row);
     for (int64_t s = 0; s < strips; ++s)
       memcpy(to + (s * depth + k) * kTileColumns, row + s * kTileColumns, kTileColumns * 4);
@@ -36,10 +45,8 @@ void pack_straight(const Operand& b, int64_t column, int64_t columns, int64_t k0
 // A storage row's bfloat16 numbers: where they lie, or decoded into `space`.
 const uint16_t* bf16_row(const Matrix& m, int64_t row, int64_t column, int64_t columns, uint16_t* space) {
   if (m.is_plain() && columns % kTileColumns == 0) {
-    const uint16_t* const at = static_cast<const uint16_t*>(m.data) + row * m.columns + column;
-    // Short pieces far apart are no stream that the processor sees by itself.
-    for (int64_t i = 0; i < columns; i += 32) __builtin_prefetch(at + kAheadRows * m.columns + i);
-    return at;
+    ask_ahead(m, row, column, columns);
+    return static_cast<const uint16_t*>(m.data) + row * m.columns + column;
   }
   fetch_bf16(m, row, column, columns, space);
   return space;

@@ -55,6 +55,8 @@ static inline Vec fma(Vec a, Vec b, Vec c) {
 static inline UVec widen(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (UVec)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (UVec)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   typedef uint16_t Half __attribute__((vector_size(kWidth * 2)));
   Half half;

@@ -132,18 +132,15 @@ static inline void transpose(const float* from, int64_t rows, int64_t columns, f
   }
 }
 
+template <typename T>
+static inline void widen_row(const T* from, int64_t count, float* out) {
+  each_vector(0, count, [&](int64_t i, int n) NIBBLE_INLINE { store(out + i, load(from + i, n)); });
+}
+
 // `count` elements as float32, then zeros up to a whole vector.
 static inline void load_row(const Tensor& t, int64_t start, int64_t count, float* out) {
-  int64_t i = 0;
-  if (t.dtype == DType::kF32) {
-    const float* from = t.f32() + start;
-    for (; i + kWidth <= count; i += kWidth) store(out + i, load(from + i));
-    for (; i < count; ++i) out[i] = from[i];
-  } else {
-    const uint16_t* from = t.u16() + start;
-    for (; i < count; ++i) out[i] = bf16_to_float(from[i]);
-  }
-  for (; i % kWidth != 0; ++i) out[i] = 0;
+  if (t.dtype == DType::kF32) widen_row(t.f32() + start, count, out);
+  else widen_row(data_as<Bf16>(t) + start, count, out);
 }
 
 // `count` bfloat16 elements as pairs, then zeros up to a whole vector.
