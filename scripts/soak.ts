@@ -1,7 +1,7 @@
 // `npm run test:soak [-- --minutes 10]`: a stack under everything at once (answers, callers who leave, connections that are
 // dropped, adapters that come and go, fine-tuning jobs, nonsense) for some minutes. It fails if a piece of work went wrong, or
 // if a process takes more memory at the end than when it was warm.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -18,25 +18,36 @@ if (!(seconds > 0)) throw new RangeError(`[soak] minutes: expected a number > 0,
 
 /**
  * Parts of the time. In the first, code is compiled and caches fill; the second and the last are compared: the least that a
- * process took in each. Garbage comes in bursts and is collected when the engine likes; what leaks stays.
+ * process took in each.
  */
 const parts = 4;
 const growthMax = 0.05;
 const sampleMs = 1000;
 
-/** What a thread's heap may take in a service: a small one is collected often, so that garbage does not look like a leak. */
-const heapMb = 128;
+/** Each thread of a service collects its garbage often, and the service says what it keeps: soak/kept.mjs. */
+const nodeOptions = `--expose-gc --max-semi-space-size=1 --import ${new URL("soak/kept.mjs", import.meta.url)}`;
 
 const model = fileURLToPath(new URL("../models/quickstart", import.meta.url));
 const home = mkdtempSync(join(tmpdir(), "nibble-soak-"));
 const pids = new Map<ServiceName, number>();
+/** The first lines of logs that tell of errors. */
+const errors: string[] = [];
+const errorsMax = 5;
 const onLog = (name: ServiceName, line: string): void => {
   const pid = /"pid":(\d+)/.exec(line)?.[1];
   if (pid !== undefined) pids.set(name, Number(pid));
+  if (/"level":[56]0/.test(line) && errors.length < errorsMax) errors.push(`${name}: ${line}`);
 };
 
 const rssOf = (pid: number): number =>
   1024 * Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+
+const keptDir = join(home, "kept");
+/** What a process kept when it looked last; NaN before it did. */
+function keptOf(pid: number): number {
+  const path = join(keptDir, String(pid));
+  return existsSync(path) ? Number(readFileSync(path, "utf8")) : Number.NaN;
+}
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 /** The rows of the base's own set, few enough that a job takes a second or two. */
@@ -81,13 +92,13 @@ async function repeat({ work, pauseMs }: (typeof works)[number], target: Target,
 interface Sample {
   /** Part of the time that has passed. */
   at: number;
-  rss: Map<ServiceName, number>;
+  services: Map<ServiceName, { kept: number; rss: number }>;
 }
 
 async function sample(samples: Sample[], started: number, until: number): Promise<void> {
   while (performance.now() < until) {
-    const rss = new Map([...pids].map(([name, pid]) => [name, rssOf(pid)] as const));
-    samples.push({ at: (performance.now() - started) / (until - started), rss });
+    const services = new Map([...pids].map(([name, pid]) => [name, { kept: keptOf(pid), rss: rssOf(pid) }] as const));
+    samples.push({ at: (performance.now() - started) / (until - started), services });
     await delay(sampleMs);
   }
 }
@@ -102,24 +113,25 @@ function report(samples: readonly Sample[], counts: ReadonlyMap<string, Count>):
   const row = (name: string, columns: readonly string[]) =>
     lines.push(name.padEnd(24) + columns.map((text) => text.padStart(12)).join(""));
   lines.push("");
-  row("least memory", ["2nd quarter", "3rd", "last", "growth", "(most)"]);
+  row("least memory kept", ["2nd quarter", "3rd", "last", "growth", "most RSS"]);
   for (const name of pids.keys()) {
-    const all = samples.map(({ at, rss }) => ({ part: Math.floor(at * parts), rss: rss.get(name) ?? Number.NaN }));
+    const all = samples.map(({ at, services }) => ({ part: Math.floor(at * parts), ...services.get(name) }));
     const [before, between, after] = [1, 2, 3].map((part) =>
-      Math.min(...all.filter((one) => one.part === part).map(({ rss }) => rss)),
+      Math.min(...all.filter((one) => one.part === part).map(({ kept = Number.NaN }) => kept)),
     ) as [number, number, number];
     const growth = after / before - 1;
     const isFlat = growth <= growthMax;
-    const most = Math.max(...all.map(({ rss }) => rss));
+    const most = Math.max(...all.map(({ rss = 0 }) => rss));
     const percent = `${(100 * growth).toFixed(1)} %`;
     row(name, [mb(before), mb(between), mb(after), percent, mb(most), isFlat ? "" : "GREW"]);
     isOk &&= isFlat;
   }
-  process.stdout.write(`${lines.join("\n")}\n`);
+  process.stdout.write(`${[...lines, ...errors].join("\n")}\n`);
   return isOk;
 }
 
-process.env["NODE_OPTIONS"] = `--max-old-space-size=${heapMb} --max-semi-space-size=8`;
+mkdirSync(keptDir);
+Object.assign(process.env, { NODE_OPTIONS: nodeOptions, NIBBLE_SOAK_KEPT: keptDir });
 const stack = await Stack.start({ config: { host: "127.0.0.1", port: 0, home, model }, onLog });
 const ended = stack.failure();
 ended.catch(() => {});
