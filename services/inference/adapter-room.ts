@@ -38,9 +38,15 @@ export class AdapterRoom {
     return sumOf(this.#all);
   }
 
-  /** One that the engine has by now, in room that was made for it. */
+  /** One that the engine has by now or that comes, held by somebody, in room that was made for it. */
   add(one: Resident): void {
     this.#all.add(one);
+  }
+
+  /** One that did not come. */
+  remove(one: Resident): void {
+    this.#all.delete(one);
+    this.tell();
   }
 
   /** Frees one that nobody holds; bytes freed. */

@@ -3,13 +3,15 @@
 import type { TextTokenizer } from "#packages/data";
 import type { AdapterInfo } from "#packages/engine";
 import { NibbleError } from "#packages/errors";
-import { Turns } from "#packages/jobs";
+import { Slots, Turns } from "#packages/jobs";
 import { orAborted } from "#packages/rpc";
 import { AdapterRoom, type Resident } from "./adapter-room.ts";
 import { type AdapterFetcher, type AdapterSource, type LocalAdapter, refuseOtherBase } from "./adapter-source.ts";
 import type { LoadedModel } from "./model.ts";
 
 const op = "load_adapter";
+/** From disk at a time. A step of those that run waits for two milliseconds of each (engine/served-model.ts). */
+const comingMax = 4;
 
 export interface ServedAdapter extends Resident {
   id: string;
@@ -17,6 +19,8 @@ export interface ServedAdapter extends Resident {
   info: AdapterInfo;
   /** Called when the last of those that hold it has ended. */
   onIdle: (() => void) | null;
+  /** Resolves when it is in memory, for which it has its room; null where it does not come. */
+  coming: Promise<void> | null;
   loadMs: number;
 }
 
@@ -54,8 +58,10 @@ export class Adapters {
   readonly #room: AdapterRoom;
   /** What comes into memory takes turns: who came first gets the room that becomes free first. */
   readonly #turns = new Turns();
-  /** Those that have a turn or wait for one. */
-  #inTurns = 0;
+  /** What has its room is read beside others. */
+  readonly #reads = new Slots(comingMax);
+  /** Loads and requests that wait for a turn or for what comes. */
+  #waits = 0;
   #loads = 0;
 
   constructor(parts: AdapterParts) {
@@ -72,19 +78,24 @@ export class Adapters {
     return this.#room.bytes;
   }
 
-  /**
-   * Work that brings an adapter into memory. Whoever gives up is heard at once and waits no more; what comes for them after all
-   * is undone.
-   * @throws RESOURCE_EXHAUSTED where too many wait.
-   */
-  async #inTurn<T>(signal: AbortSignal, work: () => Promise<T>, undo: (value: T) => void = () => {}): Promise<T> {
+  /** Work that waits until an adapter is in memory. @throws RESOURCE_EXHAUSTED where too many wait. */
+  async #waiting<T>(work: () => Promise<T>): Promise<T> {
     const { waitingMax } = this.#parts;
-    if (this.#inTurns > waitingMax) {
+    if (this.#waits > waitingMax) {
       const message = `adapter: expected at most ${waitingMax} that wait for one to come into memory, got one more`;
       const details = { quota: "requests that wait for an adapter", limit: String(waitingMax) };
       throw new NibbleError(message, { code: "RESOURCE_EXHAUSTED", op, details });
     }
-    this.#inTurns++;
+    this.#waits++;
+    try {
+      return await work();
+    } finally {
+      this.#waits--;
+    }
+  }
+
+  /** Whoever gives up is heard at once and waits no more; what comes for them after all is undone. */
+  async #inTurn<T>(signal: AbortSignal, work: () => Promise<T>, undo: (value: T) => void = () => {}): Promise<T> {
     const turn = this.#turns.take(() => {
       signal.throwIfAborted();
       return work();
@@ -94,8 +105,6 @@ export class Adapters {
     } catch (thrown) {
       turn.then(undo).catch(() => {});
       throw thrown;
-    } finally {
-      this.#inTurns--;
     }
   }
 
@@ -111,7 +120,7 @@ export class Adapters {
     if (expectedBaseDigest !== "" && found.baseDigest !== expectedBaseDigest) {
       refuseOtherBase(found.dir, expectedBaseDigest, found.baseDigest ?? "an adapter that names no base");
     }
-    return this.#inTurn(signal, () => this.#place(options, found, signal));
+    return this.#waiting(() => this.#inTurn(signal, () => this.#place(options, found, signal)));
   }
 
   async #place(options: LoadAdapterOptions, found: LocalAdapter, signal: AbortSignal): Promise<ServedAdapter> {
@@ -119,13 +128,15 @@ export class Adapters {
     const before = this.#known.get(id);
     if (before?.source.content === found.content && !before.isLeaving) {
       before.pinned ||= pinned;
-      if (before.engineId === null) await this.#bring(before, signal);
+      const { coming } = await this.#begin(before, signal);
+      await coming;
       return before;
     }
     if (before?.isLeaving) this.#taken(`loadedAdapters/${id}: is being unloaded`);
     if (before && !replace) this.#taken(`adapter_id: ${id} is taken by an adapter with other content`);
+    await this.#room.make(found.bytes, signal);
     const read = await this.#read(id, found, signal);
-    const unused = { users: 0, onIdle: null, lastUseMs: null, isLeaving: false, makesWay: false };
+    const unused = { users: 0, onIdle: null, coming: null, lastUseMs: null, isLeaving: false, makesWay: false };
     const served = { id, source: found, pinned, ...read, ...unused };
     this.#room.add(served);
     this.#known.set(id, served);
@@ -138,28 +149,51 @@ export class Adapters {
     throw new NibbleError(message, { code: "ALREADY_EXISTS", op, details: { field: "adapter_id" } });
   }
 
-  async #read(id: string, source: LocalAdapter, signal: AbortSignal) {
+  async #read(id: string, source: LocalAdapter, signal?: AbortSignal) {
     const { now, model } = this.#parts;
-    await this.#room.make(source.bytes, signal);
     const engineId = `${id} ${this.#loads++}`;
-    const info = await model.engineModel.loadAdapter(engineId, source.dir, { signal });
+    const info = await model.engineModel.loadAdapter(engineId, source.dir, signal ? { signal } : {});
     return { engineId, info, bytes: info.bytes, loadMs: now() };
   }
 
-  /** From disk into memory. @throws FAILED_PRECONDITION where the folder has other content by now. */
-  async #bring(served: ServedAdapter, signal: AbortSignal): Promise<void> {
+  /**
+   * Makes room for one that is on disk, in its turn, and lets it come. From there on it comes whoever gives up: others may
+   * wait for it too.
+   */
+  async #begin(served: ServedAdapter, signal: AbortSignal): Promise<Pick<ServedAdapter, "coming">> {
+    if (served.engineId !== null || served.coming) return { coming: served.coming };
     // Whoever unloads it meanwhile waits for it.
     const release = this.#use(served);
+    try {
+      await this.#room.make(served.source.bytes, signal);
+    } catch (thrown) {
+      release();
+      throw thrown;
+    }
+    served.lastUseMs = this.#parts.now();
+    this.#room.add(served);
+    const ended = () => {
+      served.coming = null;
+      release();
+    };
+    const coming = this.#reads.take(() => this.#bring(served)).finally(ended);
+    coming.catch(() => {});
+    served.coming = coming;
+    return { coming };
+  }
+
+  /** From disk into its room. @throws FAILED_PRECONDITION where the folder has other content by now. */
+  async #bring(served: ServedAdapter): Promise<void> {
     try {
       const { content } = await this.#parts.fetcher.again(served.source);
       if (content !== served.source.content) {
         const message = `loadedAdapters/${served.id}: expected ${served.source.dir} as it was loaded, got other content`;
         throw new NibbleError(message, { code: "FAILED_PRECONDITION", op });
       }
-      Object.assign(served, await this.#read(served.id, served.source, signal));
-      this.#room.add(served);
-    } finally {
-      release();
+      Object.assign(served, await this.#read(served.id, served.source));
+    } catch (thrown) {
+      this.#room.remove(served);
+      throw thrown;
     }
   }
 
@@ -190,9 +224,9 @@ export class Adapters {
     };
   }
 
-  #held(served: ServedAdapter): HeldAdapter {
+  #held(served: ServedAdapter, release = this.#use(served)): HeldAdapter {
     served.lastUseMs = this.#parts.now();
-    return { engineId: served.engineId!, tokenizer: served.source.tokenizer, release: this.#use(served) };
+    return { engineId: served.engineId!, tokenizer: served.source.tokenizer, release };
   }
 
   /**
@@ -200,15 +234,29 @@ export class Adapters {
    * @throws NOT_FOUND; RESOURCE_EXHAUSTED where it does not fit at all, or too many wait.
    */
   async hold(id: string, signal: AbortSignal): Promise<HeldAdapter> {
-    const served = this.get(id);
-    if (served.engineId !== null && !served.makesWay) return this.#held(served);
-    const bring = async () => {
+    const known = this.get(id);
+    if (known.engineId !== null && !known.makesWay) return this.#held(known);
+    const take = async () => {
       // It may have been replaced or unloaded meanwhile.
-      const current = this.get(id);
-      if (current.engineId === null) await this.#bring(current, signal);
-      return this.#held(current);
+      const served = this.get(id);
+      const release = this.#use(served);
+      try {
+        return { served, release, ...(await this.#begin(served, signal)) };
+      } catch (thrown) {
+        release();
+        throw thrown;
+      }
     };
-    return this.#inTurn(signal, bring, ({ release }) => release());
+    return this.#waiting(async () => {
+      const { served, release, coming } = await this.#inTurn(signal, take, (taken) => taken.release());
+      try {
+        if (coming) await orAborted(coming, signal);
+      } catch (thrown) {
+        release();
+        throw thrown;
+      }
+      return this.#held(served, release);
+    });
   }
 
   /** Resolves when its requests have ended and its bytes are free. */
