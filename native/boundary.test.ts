@@ -1,6 +1,6 @@
 // An addon that was built from other sources is refused, with what to do.
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { temporaryFolder } from "../test/support/folders.ts";
@@ -14,11 +14,14 @@ test("the addon that is loaded has the digest of the sources beside it", () => {
   assert.equal(boundaryDigest(here), addon.boundary);
 });
 
-test("an argument more, and an addon of before is refused; without sources there is nothing to compare", (t) => {
+test("an argument of another type, and an addon of before is refused, not so with another comment; without sources there is nothing to compare", (t) => {
   const folder = temporaryFolder(t);
   for (const name of ["binding", "ops"]) cpSync(join(here, name), join(folder, name), { recursive: true });
+  const contract = readFileSync(join(folder, "ops", "norm.h"), "utf8");
   checkBoundary(addon, "nibble.node", folder);
-  writeFileSync(join(folder, "ops", "extra.h"), "// A contract that this addon does not know.\n");
+  writeFileSync(join(folder, "ops", "norm.h"), `// Another word.\n\n${contract.replaceAll("\n", "  // why\n")}`);
+  checkBoundary(addon, "nibble.node", folder);
+  writeFileSync(join(folder, "ops", "norm.h"), contract.replace("float eps", "double eps"));
   const refusal = {
     code: "FAILED_PRECONDITION",
     message: /^\[native\] addon: expected one built.*got one.*new\.node;/,

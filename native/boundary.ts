@@ -9,6 +9,9 @@ const folders: readonly (readonly [string, RegExp])[] = [
   ["ops", /\.h$/],
 ];
 
+/** What is left without comments and white space: what of a text changes what it says. A URL's end goes as a comment does. */
+const bare = (text: string): string => text.replaceAll(/\/\/[^\n]*/g, "").replaceAll(/[ \t\r\n]+/g, "");
+
 /** Of the sources in `folder`, as native/CMakeLists.txt makes it; null where there are none. */
 export function boundaryDigest(folder: string): string | null {
   if (folders.some(([name]) => !existsSync(join(folder, name)))) return null;
@@ -17,8 +20,8 @@ export function boundaryDigest(folder: string): string | null {
       .filter((file) => pattern.test(file))
       .map((file) => `${name}/${file}`),
   );
-  const digest = (data: string | Buffer) => createHash("sha256").update(data).digest("hex");
-  const lines = files.sort().map((file) => `${file} ${digest(readFileSync(join(folder, file)))}\n`);
+  const digest = (data: string) => createHash("sha256").update(data).digest("hex");
+  const lines = files.sort().map((file) => `${file} ${digest(bare(readFileSync(join(folder, file), "utf8")))}\n`);
   return digest(lines.join(""));
 }
 
