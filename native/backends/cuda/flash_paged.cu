@@ -2,7 +2,7 @@
 // that the cache is read once for 128 queries. Rows of several sequences may share a block, which goes over the keys of one
 // after the other; rows that are alone in their sequence, or nearly, are paged_attention.cu's.
 #include "backends/cuda/fault.h"
-#include "backends/cuda/flash_tile.h"
+#include "backends/cuda/flash_keys.h"
 #include "backends/cuda/paged_rows.h"
 
 namespace nibble::cuda {
@@ -11,66 +11,18 @@ namespace {
 
 using namespace flash;
 
-constexpr int kKeys = 64, kFragments = kKeys / 8;
-
 // Rows [key, key + kKeys) of a head of sequence s become a tile; zeros from `end` on. Does not wait.
 template <int kColumns>
-__device__ void begin_pages(BF16* tile, const PagedRows& a, const void* cache, int64_t s, int kv, int key, int end) {
+__device__ void begin_pages(BF16* tile, const PagedRows& a, const BF16* cache, int64_t s, int kv, int key, int end) {
   constexpr int kChunks = kColumns / kChunk;
   NIBBLE_UNROLL
   for (int i = 0; i < kKeys * kChunks; i += kThreadsOfBlock) {
     const int at = i + int(threadIdx.x), r = at / kChunks, c = at % kChunks;
     int64_t row = -1;
     if (key + r < end && c * kChunk < a.size) row = a.row_of(s, kv, key + r);
-    const BF16* const from = static_cast<const BF16*>(cache);
-    copy_async(chunk_at<kColumns>(tile, r, c), row < 0 ? from : from + row + c * kChunk, row < 0 ? 0 : 16);
+    copy_async(chunk_at<kColumns>(tile, r, c), row < 0 ? cache : cache + row + c * kChunk, row < 0 ? 0 : 16);
   }
 }
-
-// Of the lane's two rows: their sequence and position, and their running softmax, in powers of two.
-struct Softmax {
-  int sequence[2], position[2];
-  float top[2] = {-INFINITY, -INFINITY}, total[2] = {};
-
-  // Of the warp's rows.
-  __device__ Softmax(const int* sequences, const int* positions) {
-    NIBBLE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      sequence[half] = sequences[lane_id() / 4 + 8 * half];
-      position[half] = positions[lane_id() / 4 + 8 * half];
-    }
-  }
-
-  // Scores of keys `key` and up of sequence s become weights; `fade` is what older sums are multiplied with.
-  __device__ void add(float (&score)[kFragments][4], int s, int key, int window, float scale, float (&fade)[2]) {
-    NIBBLE_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      float high = top[half];
-      const int last = sequence[half] == s ? position[half] : -1, first = window > 0 ? last - window + 1 : 0;
-      NIBBLE_UNROLL
-      for (int n = 0; n < kFragments; ++n) {
-        NIBBLE_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int j = key + 8 * n + lane_id() % 4 * 2 + i;
-          float& v = score[n][2 * half + i];
-          v = j <= last && j >= first ? v * scale : -INFINITY;
-          high = fmaxf(high, v);
-        }
-      }
-      for (int mask = 1; mask < 4; mask *= 2) high = fmaxf(high, __shfl_xor_sync(kFullWarp, high, mask));
-      const float base = high == -INFINITY ? 0.0f : high;
-      fade[half] = exp2f(top[half] - base);
-      top[half] = high;
-      float sum = 0;
-      NIBBLE_UNROLL
-      for (int n = 0; n < kFragments; ++n) {
-        NIBBLE_UNROLL
-        for (int i = 0; i < 2; ++i) sum += score[n][2 * half + i] = exp2f(score[n][2 * half + i] - base);
-      }
-      total[half] = fmaf(total[half], fade[half], sum);
-    }
-  }
-};
 
 // Which rows of a block are of one sequence, and what keys they see.
 struct Run {
@@ -97,23 +49,36 @@ __device__ void share_rows(const PagedRows& a, int64_t block_row, int* sequence,
   position[threadIdx.x] = int(at);
 }
 
+// What the warp's rows see of sequence s; rows of others see nothing of it.
+__device__ inline Sight sight_of(const int* sequence, const int* position, int s, const Run& run, int warp_row, int window) {
+  Sight sight{.warp_first = run.first_key};
+  NIBBLE_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp_row + lane_id() / 4 + 8 * half;
+    sight.last[half] = sequence[row] == s ? position[row] : -1;
+    sight.first[half] = window > 0 ? sight.last[half] - window + 1 : 0;
+  }
+  const bool any = run.begin < warp_row + kWarpRows && run.end > warp_row;
+  sight.warp_last = any ? run.last_key : -1;
+  return sight;
+}
+
 template <int kColumns>
 __global__ void __launch_bounds__(kThreadsOfBlock) paged_kernel(const __grid_constant__ PagedRows a) {
   __shared__ int sequence[kBlockRows], position[kBlockRows];
   BF16 *const q_tile = dynamic_shared<BF16>(), *const k_tile = q_tile + kBlockRows * kColumns;
-  BF16* const v_tile = k_tile + kKeys * kColumns;
-  constexpr int kSteps = kColumns / 16;
   const int head = int(blockIdx.y), kv = int(head / a.group), warp_row = int(threadIdx.x) / kWarpThreads * kWarpRows;
   const int64_t block_row = int64_t(blockIdx.x) * kBlockRows, q_width = a.heads * a.size;
+  const BF16 *const k = static_cast<const BF16*>(a.k), *const v = static_cast<const BF16*>(a.v);
   share_rows(a, block_row, sequence, position);
   begin_tile<kColumns, kBlockRows>(q_tile, static_cast<const BF16*>(a.q) + head * a.size, q_width, block_row, a.n, int(a.size));
   commit_copies();
   wait_copies<0>();
   __syncthreads();
-  uint32_t query[kSteps][4];
+  uint32_t query[kColumns / 16][4];
   NIBBLE_UNROLL
-  for (int step = 0; step < kSteps; ++step) load_left<kColumns>(query[step], q_tile, warp_row, step);
-  Softmax softmax(sequence + warp_row, position + warp_row);
+  for (int step = 0; step < kColumns / 16; ++step) load_left<kColumns>(query[step], q_tile, warp_row, step);
+  Softmax softmax;
   float sum[kColumns / 8][4] = {};
   for (int begin = 0; begin < kBlockRows;) {
     const int s = sequence[begin];
@@ -121,46 +86,18 @@ __global__ void __launch_bounds__(kThreadsOfBlock) paged_kernel(const __grid_con
     begin = run.end;
     if (s < 0) continue;
     const int end = run.last_key + 1;
-    const bool seen = run.begin < warp_row + kWarpRows && run.end > warp_row;  // by this warp
-    begin_pages<kColumns>(k_tile, a, a.k, s, kv, run.first_key, end);
+    const auto begin_rows = [&](BF16* tile, const BF16* from, int key) {
+      begin_pages<kColumns>(tile, a, from, s, kv, key, end);
+    };
+    begin_rows(k_tile, k, run.first_key);
     commit_copies();
-    for (int key = run.first_key; key < end; key += kKeys) {
-      wait_copies<0>();
-      __syncthreads();  // the keys are there, and all have read the last values
-      begin_pages<kColumns>(v_tile, a, a.v, s, kv, key, end);
-      commit_copies();
-      float score[kFragments][4] = {}, fade[2] = {};
-      if (seen) {
-        // [1] scores
-        NIBBLE_UNROLL
-        for (int step = 0; step < kSteps; ++step) times_rows<kColumns>(score, query[step], k_tile, step);
-        // [2] softmax over what was seen so far
-        softmax.add(score, s, key, int(a.window), a.scale * kLog2e, fade);
-        NIBBLE_UNROLL
-        for (int n = 0; n < kColumns / 8; ++n) {
-          NIBBLE_UNROLL
-          for (int i = 0; i < 4; ++i) sum[n][i] *= fade[i / 2];
-        }
-      }
-      wait_copies<0>();
-      __syncthreads();  // the values are there, and all have read the keys
-      if (key + kKeys < end) begin_pages<kColumns>(k_tile, a, a.k, s, kv, key + kKeys, end);
-      commit_copies();
-      if (!seen) continue;
-      // [3] mean of the values
-      NIBBLE_UNROLL
-      for (int step = 0; step < kKeys / 16; ++step) {
-        uint32_t weights[4];
-        as_left(weights, score[2 * step], score[2 * step + 1]);
-        sum_of_rows<kColumns>(sum, weights, v_tile, step);
-      }
-    }
+    const Sight sight = sight_of(sequence, position, s, run, warp_row, int(a.window));
+    sum_over_keys<kColumns>(softmax, sum, query, sight, run.first_key, end, a.scale * kLog2e, k_tile, k, v, begin_rows);
   }
   float inverse[2];
   NIBBLE_UNROLL
   for (int half = 0; half < 2; ++half) {
-    float total = softmax.total[half];
-    for (int mask = 1; mask < 4; mask *= 2) total += __shfl_xor_sync(kFullWarp, total, mask);
+    const float total = softmax.row_total(half);
     inverse[half] = total > 0 ? 1.0f / total : 0.0f;
   }
   store_rows<kColumns>(sum, inverse, q_tile + warp_row * kColumns, static_cast<BF16*>(a.o) + head * a.size, q_width,
