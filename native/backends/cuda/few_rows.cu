@@ -4,7 +4,7 @@
 // other. Bound by reading W: 0.52 bytes a weight with double quantization.
 #include "backends/cuda/few_rows.h"
 
-#include "unroll.h"
+#include "backends/cuda/packs.h"
 
 namespace nibble::cuda {
 
@@ -28,7 +28,7 @@ __device__ inline void load_part(const T* from, float* to) {
   struct alignas(16) Part {
     T value[kPart];
   };
-  const Part part = *reinterpret_cast<const Part*>(from);
+  const Part part = read_at(reinterpret_cast<const Part*>(from));
   NIBBLE_UNROLL
   for (int k = 0; k < kPart; ++k) to[k] = to_float(part.value[k]);
 }
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kWarps* kWarpThreads) few_rows_kernel(FewRows 
       NIBBLE_UNROLL
       for (int o = 0; o < kOutputs; ++o) {
         const int64_t e = least(first + o, a.w.out - 1) * in + i;  // past the last output: the last again, not stored
-        codes[o] = *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.w.data) + e / 2);
+        codes[o] = read_at(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.w.data) + e / 2));
         constant[o] = constant_of(a.w, tables, fetch_constant(a.w, e >> a.w.block_shift));
       }
     }
@@ -125,7 +125,7 @@ void run(const FewRows& a) {
 }  // namespace
 
 bool takes_few_rows(const Tensor& x, const WeightView& w) {
-  return x.dim(0) <= kFewRows && w.in % kLaneInputs == 0;
+  return x.dim(0) <= kFewRows && w.in % kLaneInputs == 0 && all_aligned({x.data, w.data});
 }
 
 void multiply_few_rows(const Tensor& x, const WeightView& w, const float* bias, const Tensor& y) {

@@ -25,12 +25,12 @@ constexpr int kPackOf = 16 / int(std::max({sizeof(T)...}));
 
 template <int N, typename T>
 __device__ inline Pack<T, N> load_pack(const T* from) {
-  return *reinterpret_cast<const Pack<T, N>*>(from);
+  return read_at(reinterpret_cast<const Pack<T, N>*>(from));
 }
 
 template <int N, typename T>
 __device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  write_at(reinterpret_cast<Pack<T, N>*>(to), pack);
 }
 
 template <typename T, int N>

@@ -12,6 +12,7 @@ struct CodeTiles {
   using B = typename Product::B;
   // A run is 32 codes that lie one after the other: of a row of W, 16 bytes, one constant.
   static constexpr int kRuns = S::kN * S::kDepth / kRunCodes, kWords = 4 * kRuns;
+  static constexpr int kSlices = S::kDepth / kRunCodes;  // runs of a row
   static constexpr int kConstants = (kRuns + S::kThreads - 1) / S::kThreads;  // of a thread
   static constexpr int kStage = Product::A::kBytes + 16 * kRuns;
   static constexpr int kDecoded = S::kStages * kStage, kOfConstants = kDecoded + 2 * B::kBytes;
@@ -35,10 +36,21 @@ struct CodeTiles {
     return reinterpret_cast<float*>(shared + kOfConstants) + tile % 2 * kRuns;
   }
 
-  // Where a run lies in the tile: its row of the layout and its first chunk there.
-  __device__ static int outer_of(int run) { return kBColumns ? run / (S::kN / kRunCodes) : run % S::kN; }
+  // Where a run lies in the tile: its row of the layout and its first chunk there. By rows, runs of a second slice of the depth
+  // have their rows permuted, so that both runs of a row lie in banks of their own.
+  __device__ static int outer_of(int run) {
+    return kBColumns ? run / (S::kN / kRunCodes) : (run % S::kN) ^ (run / S::kN * 4);
+  }
   __device__ static int inner_of(int run) {
     return (kBColumns ? run % (S::kN / kRunCodes) : run / S::kN) * (kRunCodes / kChunk);
+  }
+  // The run that a thread copies: neighbours take those of a row, which share 32 bytes of memory.
+  __device__ static int run_of(int at) {
+    if constexpr (kBColumns || kSlices == 1) {
+      return at;
+    } else {
+      return at % kSlices * S::kN + (at / kSlices ^ (at % kSlices * 4));
+    }
   }
   // Its first code in W, flat; -1 past the ends. Tiles are counted from the first of this block.
   __device__ int64_t flat(int64_t tile, int run) const {
@@ -53,7 +65,8 @@ struct CodeTiles {
       const int64_t k = (block.first + tile) * S::kDepth;
       Product::A::template copy<S::kThreads>(stage(tile), block.p.a[0], block.row0, block.p.p.m, k, block.p.p.term[0].depth);
       NIBBLE_UNROLL
-      for (int run = int(threadIdx.x); run < kRuns; run += S::kThreads) {
+      for (int at = int(threadIdx.x); at < kRuns; at += S::kThreads) {
+        const int run = run_of(at);
         const int64_t e = flat(tile, run);
         copy_async(stage(tile) + Product::A::kBytes + 16 * run, static_cast<const uint8_t*>(w.data) + most(e, 0) / 2,
                    e < 0 ? 0 : 16);
@@ -87,8 +100,8 @@ struct CodeTiles {
     NIBBLE_UNROLL
     for (int j = 0; j < kTurns; ++j) {
       const int at = int(threadIdx.x) + (step * kTurns + j) * S::kThreads, run = at / 4;
-      const uint4 values = decode_pairs(words[at], constants(tile)[run], tables.value);
-      *reinterpret_cast<uint4*>(decoded(tile) + B::offset(outer_of(run), inner_of(run) + at % 4)) = values;
+      const uint4 values = decode_pairs(read_at(&words[at]), read_at(&constants(tile)[run]), tables.value);
+      write_at(reinterpret_cast<uint4*>(decoded(tile) + B::offset(outer_of(run), inner_of(run) + at % 4)), values);
     }
   }
 

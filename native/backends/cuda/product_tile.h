@@ -64,7 +64,9 @@ struct TileLayout {
     const int64_t inner0 = kColumns ? row0 : k0, inner_end = kColumns ? rows : depth;
     NIBBLE_UNROLL
     for (int j = 0; j < kChunks / kThreads; ++j) {
-      const int q = int(threadIdx.x) + j * kThreads, outer = q / kInner, inner = q % kInner;
+      const int q = int(threadIdx.x) + j * kThreads;
+      // Of a slice eight lanes fill two rows, which is all banks; of two slices they would meet in half of them.
+      const int outer = kColumns ? q / kInner : q / 4 % kRows, inner = kColumns ? q % kInner : q / (4 * kRows) * 4 + q % 4;
       const int64_t first = inner0 + kChunk * inner, left = outer0 + outer < outer_end ? inner_end - first : 0;
       const int bytes = int(2 * most(0, least(left, kChunk)));
       const uint16_t* const from = bytes == 0 ? panel.data : panel.data + (outer0 + outer) * panel.pitch + first;

@@ -90,7 +90,7 @@ __global__ void quantize_kernel(Quantize<T> a, int lanes) {
       packed |= uint32_t(pack4(first, second)) << (4 * k);
     }
     if (kAligned && at + kOfThread <= a.count) {
-      *reinterpret_cast<uint32_t*>(a.codes + at / 2) = packed;
+      write_at(reinterpret_cast<uint32_t*>(a.codes + at / 2), packed);
     } else {
       for (int64_t k = 0; k < kOfThread / 2 && at + 2 * k < a.count; ++k) a.codes[at / 2 + k] = uint8_t(packed >> (8 * k));
     }
@@ -109,7 +109,7 @@ __global__ void dequantize_kernel(const uint8_t* codes, const float* absmax, T* 
   const bool whole = kAligned && at + kOfThread <= count;
   uint32_t packed = 0;
   if (whole) {
-    packed = *reinterpret_cast<const uint32_t*>(codes + at / 2);
+    packed = read_at(reinterpret_cast<const uint32_t*>(codes + at / 2));
   } else {
     for (int k = 0; k < kOfThread && at + k < count; k += 2) packed |= uint32_t(codes[(at + k) / 2]) << (4 * k);
   }

@@ -15,6 +15,15 @@ char* allocate(int64_t bytes) {
 
 void release(char* data) { std::free(data); }
 
+std::vector<Traffic> traffic_of(const std::function<void()>& work) {
+  cuda::emulation::start_counting();
+  work();
+  std::vector<Traffic> all;
+  for (const cuda::emulation::Traffic& t : cuda::emulation::stop_counting())
+    all.push_back({t.shared_cycles, t.shared_least, t.global_bytes, t.global_wanted});
+  return all;
+}
+
 Reversed::Reversed() { cuda::emulation::set_reversed(true); }
 Reversed::~Reversed() { cuda::emulation::set_reversed(false); }
 

@@ -41,6 +41,16 @@ __device__ inline T* dynamic_shared() {
   return reinterpret_cast<T*>(nibble_shared_bytes);
 }
 
+// Accesses that the emulation counts, as lanes of a warp do them together (emulation/traffic.cpp).
+template <typename T>
+__device__ inline T read_at(const T* at) {
+  return *at;
+}
+template <typename T>
+__device__ inline void write_at(T* at, const T& value) {
+  *at = value;
+}
+
 // Two numbers rounded to bfloat16, to nearest, ties to even; the first in the low half.
 __device__ inline uint32_t pack_bf16(float low, float high) {
   uint32_t pair;

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "backends/cuda/emulation/traffic.h"
 #include "fragments.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -117,6 +118,7 @@ class Block {
   void wait(State at);
   void work(Fiber& self);
   unsigned char* shared() const { return shared_.get(); }
+  int thread() const { return now_->thread; }
   // Two slots a lane, in turn: who gives the next value has heard that all have read the one before the last.
   unsigned char* slot(int lane) { return slots_.data() + size_t(2 * (now_->thread / kWarp * kWarp + lane) + turn()) * 64; }
   void next_turn() { turns_[size_t(now_->thread)] ^= 1; }
@@ -287,7 +289,9 @@ void Block::run(bool reversed) {
 void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void()>& kernel) {
   if (threads < 1 || threads > 1024) fail("expected 1..1024 threads a block");
   if (shared_bytes > (227 << 10)) fail("expected at most 227 KiB of shared memory");
+  if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) fail("expected a grid of at most 2^31 - 1 by 65535 by 65535");
   const std::lock_guard<std::mutex> lock(one_launch);
+  if (is_counting) begin_launch_traffic();
   gridDim = grid;
   blockDim = {unsigned(threads), 1, 1};
   for (unsigned z = 0; z < grid.z; ++z)
@@ -297,6 +301,7 @@ void run(Grid grid, int threads, int64_t shared_bytes, const std::function<void(
         Block block(threads, shared_bytes, kernel);
         running = &block;
         block.run(is_reversed);
+        if (is_counting) end_block_traffic(block.shared(), shared_bytes);
       }
   running = nullptr;
 }
@@ -308,6 +313,10 @@ void warp_barrier() { running->wait(State::kAtWarp); }
 unsigned char* slot(int lane) { return running->slot(lane); }
 void next_turn() { running->next_turn(); }
 int lane() { return running->lane(); }
+
+__attribute__((noinline)) void note(const void* at, int bytes) {
+  note_access(at, bytes, running->thread(), __builtin_return_address(0));
+}
 
 void require_aligned(const void* address) {
   if (reinterpret_cast<uintptr_t>(address) % 16 != 0) fail("expected an address that is a multiple of 16");

@@ -29,6 +29,7 @@ void wait_copies(int groups);
 // Rows that the lanes gave, 16 bytes each; then what this lane gets of `count` matrices.
 inline void take_matrices(uint32_t* to, int count, const void* row, bool transposed) {
   require_aligned(row);
+  if (is_counting && lane() < 8 * count) note(row, 16);
   std::memcpy(slot(lane()), row, 16);
   warp_barrier();
   const int g = lane() / 4, t = lane() % 4;
@@ -72,7 +73,13 @@ inline void load_matrices(uint32_t (&to)[2], const void* row) { emulation::take_
 inline void load_matrices_transposed(uint32_t (&to)[4], const void* row) { emulation::take_matrices(to, 4, row, true); }
 inline void load_matrices_transposed(uint32_t (&to)[2], const void* row) { emulation::take_matrices(to, 2, row, true); }
 
-inline void copy_async(void* shared, const void* from, int bytes) { emulation::begin_copy(shared, from, bytes); }
+inline void copy_async(void* shared, const void* from, int bytes) {
+  if (emulation::is_counting) {
+    emulation::note(shared, 16);
+    emulation::note(from, bytes);
+  }
+  emulation::begin_copy(shared, from, bytes);
+}
 inline void commit_copies() { emulation::commit_copies(); }
 template <int kGroups>
 void wait_copies() {

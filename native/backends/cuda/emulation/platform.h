@@ -61,6 +61,10 @@ unsigned char* slot(int lane);
 void next_turn();
 int lane();
 
+extern bool is_counting;
+// An access of the running thread by the code that calls this, where they are counted (traffic.cpp).
+void note(const void* at, int bytes);
+
 // Every lane's value, as lane `from` gave it.
 template <typename T>
 T exchange(T value, int from) {
@@ -134,6 +138,17 @@ T atomicMax(T* at, T value) {
   const T old = *at;
   if (value > old) *at = value;
   return old;
+}
+
+template <typename T>
+T read_at(const T* at) {
+  if (emulation::is_counting) emulation::note(at, int(sizeof(T)));
+  return *at;
+}
+template <typename T>
+void write_at(T* at, const T& value) {
+  if (emulation::is_counting) emulation::note(at, int(sizeof(T)));
+  *at = value;
 }
 
 template <typename T>
