@@ -7,10 +7,6 @@ set(NIBBLE_CUDA "auto" CACHE STRING "CUDA backend: auto, on or off")
 set(NIBBLE_NVCC "$ENV{CUDACXX}" CACHE STRING "CUDA compiler")
 set(NIBBLE_TEST_DEVICE real)
 file(GLOB CUDA_OPS CONFIGURE_DEPENDS backends/cuda/*.cu)
-if(NIBBLE_TESTS)  # kernels that only tests need
-  file(GLOB CUDA_OF_TESTS CONFIGURE_DEPENDS test/cuda/*.cu)
-  list(APPEND CUDA_OPS ${CUDA_OF_TESTS})
-endif()
 file(GLOB CUDA_HOST CONFIGURE_DEPENDS backends/cuda/*.cpp)
 
 if(NOT NIBBLE_CUDA STREQUAL "off" AND NOT NIBBLE_NVCC)
@@ -30,13 +26,18 @@ if(NIBBLE_NVCC AND NOT NIBBLE_CUDA STREQUAL "off")
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   endif()
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
+  function(nibble_cuda_library name)
+    add_library(${name} OBJECT EXCLUDE_FROM_ALL ${ARGN})
+    target_include_directories(${name} PRIVATE . backends/cuda/device)
+    set_target_properties(${name} PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+    # -fmad=false, as the host's -ffp-contract=off: kernels call fmaf where they mean it.
+    target_compile_options(${name} PRIVATE -fmad=false --threads 0 -Werror all-warnings
+                           -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers)
+  endfunction()
   file(GLOB CUDA_RUNTIME CONFIGURE_DEPENDS backends/cuda/device/*.cu)
-  add_library(nibble_cuda OBJECT ${CUDA_OPS} ${CUDA_RUNTIME})
-  target_include_directories(nibble_cuda PRIVATE . backends/cuda/device)
-  set_target_properties(nibble_cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
-  # -fmad=false, as the host's -ffp-contract=off: kernels call fmaf where they mean it.
-  target_compile_options(nibble_cuda PRIVATE -fmad=false --threads 0 -Werror all-warnings
-                         -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers)
+  file(GLOB CUDA_OF_TESTS CONFIGURE_DEPENDS test/cuda/*.cu)
+  nibble_cuda_library(nibble_cuda ${CUDA_OPS} ${CUDA_RUNTIME})
+  nibble_cuda_library(nibble_cuda_of_tests ${CUDA_OF_TESTS})  # kernels that only tests need
   set(NIBBLE_DEVICE_SOURCES $<TARGET_OBJECTS:nibble_cuda> ${CUDA_HOST})
   find_package(CUDAToolkit REQUIRED)
   set(NIBBLE_DEVICE_LIBRARIES CUDA::cudart_static)

@@ -24,7 +24,6 @@ import {
   fail,
   installGoogleTest,
   isStamped,
-  nativeDigest,
   root,
   run,
   say,
@@ -46,29 +45,15 @@ const runtimePackages = [
 /** Of the whole folder: what the machines that we know take along, 64 MiB, less a checkout of 24 MB. */
 const bytesMax = 41 * 2 ** 20;
 
-/** The C++ tests for a card. */
+/** The C++ tests for a card, in the addon's build folder: its kernels, which take longest, are compiled once. */
 function buildTests() {
-  const name = "native-test-cuda";
-  const folder = join(root, "build", name);
-  const binary = join(folder, "nibble_test");
-  const digest = nativeDigest(["core", "ops", "backends", "test"]);
-  if (isStamped(name, digest) && existsSync(binary)) return binary;
   installGoogleTest();
-  say("building the C++ tests for a card (some minutes)…");
-  // The C++ library is linked in: the other machine may have an older one.
-  const link = "-DCMAKE_EXE_LINKER_FLAGS=-static-libstdc++ -static-libgcc";
-  const options = [
-    "-DNIBBLE_TESTS=ON",
-    "-DNIBBLE_SANITIZE=",
-    "-DNIBBLE_CUDA=on",
-    `-DNIBBLE_NVCC=${installNvcc()}`,
-    link,
-  ];
-  run("cmake", ["-S", join(root, "native"), "-B", folder, ...options], "configuring the C++ tests");
-  const parallel = ["--parallel", String(availableParallelism())];
-  say(`…done in ${run("cmake", ["--build", folder, ...parallel], "building the C++ tests")} s`);
-  stamp(name, digest);
-  return binary;
+  const folder = join(root, "build", "native");
+  say("building the C++ tests for a card (a minute or two)…");
+  run("cmake", ["-B", folder, "-DNIBBLE_CARD_TESTS=ON"], "configuring the C++ tests");
+  const build = ["--build", folder, "--target", "nibble_test", "--parallel", String(availableParallelism())];
+  say(`…done in ${run("cmake", build, "building the C++ tests")} s`);
+  return join(folder, "nibble_test");
 }
 
 /** With what they depend on. */
