@@ -135,6 +135,17 @@ TEST(Linear, LoraAddTouchesItsRowsOnly) {
     });
 }
 
+TEST(Linear, LoraAddOfRowsThatLieAsPacks) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (DType stored : {DType::kF32, DType::kBF16})
+      for (int64_t in : {8, 264, 1032})
+        for (int64_t out : {8, 48, 2056})
+          expect_like_reference("lora_add", 3e-6, [&](Bench& b) {
+            lora_add({.x = b.random(dtype, {5, in}), .a = b.random(stored, {3, in}), .b = b.random(stored, {3, out}),
+                      .scaling = 2, .begin = 1, .end = 4, .y = b.compared(b.random(dtype, {5, out}))});
+          });
+}
+
 TEST(Linear, ScaleColumnsTouchesItsRowsOnly) {
   for (DType dtype : {DType::kF32, DType::kBF16})
     for (bool has_bias : {false, true})
