@@ -18,17 +18,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { installNvcc } from "../infra/cuda/toolkit.mjs";
-import {
-  bootstrap,
-  digestOf,
-  fail,
-  installGoogleTest,
-  isStamped,
-  root,
-  run,
-  say,
-  stamp,
-} from "./bootstrap.mjs";
+import { bootstrap, digestOf, fail, installGoogleTest, isStamped, root, run, say, stamp } from "./bootstrap.mjs";
 
 export const packFolder = join(root, "build", "gpu");
 
@@ -73,14 +63,17 @@ function copyPackages(folder) {
   }
 }
 
-/** A file without symbols, compressed: a fifth of it. Python's lzma is what the other machine unpacks with too. */
-function compress(from, to) {
-  const bare = `${to}.bare`;
-  if (spawnSync("strip", ["-o", bare, from]).status !== 0) copyFileSync(from, bare);
+/** A program without symbols. */
+function stripped(from, to) {
+  if (spawnSync("strip", ["-o", to, from]).status !== 0) copyFileSync(from, to);
+}
+
+/** FILE becomes FILE.xz, a fifth of it. Python's lzma is what the other machine unpacks with too. */
+function compress(file) {
   const script =
-    "import lzma,shutil,sys; shutil.copyfileobj(open(sys.argv[1],'rb'), lzma.open(sys.argv[2],'wb',preset=9))";
-  run("python3", ["-c", script, bare, `${to}.xz`], `compressing ${from}`);
-  rmSync(bare);
+    "import lzma,shutil,sys; shutil.copyfileobj(open(sys.argv[1],'rb'), lzma.open(sys.argv[1]+'.xz','wb',preset=9))";
+  run("python3", ["-c", script, file], `compressing ${file}`);
+  rmSync(file);
 }
 
 const inPack = (name) => join(packFolder, name);
@@ -89,15 +82,17 @@ function packNode(node) {
   const digest = digestOf([join(root, "package-lock.json")]);
   if (isStamped("gpu-node", digest) && existsSync(inPack("node.xz"))) return;
   say("compressing the pinned Node (once; a minute)…");
-  compress(node, inPack("node"));
+  stripped(node, inPack("node"));
+  compress(inPack("node"));
   stamp("gpu-node", digest);
 }
 
-function packModules() {
+/** What `fill` writes to a folder becomes NAME.tar.xz. */
+function packFolderOf(name, fill) {
   const at = mkdtempSync(join(tmpdir(), "nibble-pack-"));
-  copyPackages(at);
-  run("tar", ["-cf", join(at, "all.tar"), "-C", at, "node_modules"], "packing node_modules");
-  compress(join(at, "all.tar"), inPack("node_modules.tar"));
+  fill(at);
+  run("tar", ["-cf", inPack(`${name}.tar`), "-C", at, "."], `packing ${name}`);
+  compress(inPack(`${name}.tar`));
   rmSync(at, { recursive: true });
 }
 
@@ -106,10 +101,15 @@ export function pack() {
   installNvcc();
   const node = bootstrap();
   mkdirSync(packFolder, { recursive: true });
+  for (const name of readdirSync(packFolder)) if (name !== "node.xz") rmSync(inPack(name)); // of a pack before
   packNode(node);
-  packModules();
-  compress(join(root, "build/native/Release/nibble.node"), inPack("nibble.node"));
-  compress(buildTests(), inPack("nibble_test"));
+  packFolderOf("packages", copyPackages);
+  const tests = buildTests();
+  packFolderOf("programs", (at) => {
+    // In one file the kernels, which both have, take their room once.
+    stripped(join(root, "build/native/Release/nibble.node"), join(at, "nibble.node"));
+    stripped(tests, join(at, "nibble_test"));
+  });
   copyFileSync(join(root, "infra/cuda/run-gpu.sh"), inPack("run.sh"));
   const commit = spawnSync("git", ["describe", "--always", "--dirty=+"], { cwd: root, encoding: "utf8" }).stdout ?? "";
   writeFileSync(inPack("commit"), commit);

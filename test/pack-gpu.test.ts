@@ -72,10 +72,11 @@ describe("run.sh, of a pack whose tests pass, fail, crash and hang", () => {
     esac
     echo '{"tests": 1}' >"$json"`;
   const written = { nibble_test: tests, node: `#!/bin/sh\nexec ${process.execPath} "$@"\n`, "nibble.node": "" };
-  for (const [name, text] of Object.entries(written)) writeFileSync(join(pack, name), text);
-  spawnSync("tar", ["-cf", join(pack, "node_modules.tar"), "-T", "/dev/null"]);
+  for (const [name, text] of Object.entries(written)) writeFileSync(join(pack, name), text, { mode: 0o755 });
+  spawnSync("tar", ["-cf", "programs.tar", "nibble_test", "nibble.node"], { cwd: pack });
+  spawnSync("tar", ["-cf", "packages.tar", "-T", "/dev/null"], { cwd: pack });
   const compress = "import lzma,sys\nfor f in sys.argv[1:]: lzma.open(f + '.xz', 'wb').write(open(f, 'rb').read())";
-  const files = ["nibble_test", "node", "nibble.node", "node_modules.tar"].map((name) => join(pack, name));
+  const files = ["node", "programs.tar", "packages.tar"].map((name) => join(pack, name));
   const made = spawnSync("python3", ["-c", compress, ...files]);
   const skip = made.status === 0 ? false : "it unpacks with python3, which is not here";
   writeFileSync(join(pack, "commit"), "packed\n");

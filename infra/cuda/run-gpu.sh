@@ -38,12 +38,12 @@ unpack() { # FILE: FILE.xz of the pack into $work, by xz or, where there is none
   xz -dc "$pack/$1.xz" >"$work/$1" 2>/dev/null ||
     python3 -c 'import lzma,shutil,sys; shutil.copyfileobj(lzma.open(sys.argv[1]), open(sys.argv[2],"wb"))' \
       "$pack/$1.xz" "$work/$1" || return 1
-  chmod +x "$work/$1"
 }
-for file in node nibble.node nibble_test node_modules.tar; do
+for file in node programs.tar packages.tar; do
   unpack "$file" || { echo "run.sh: $pack/$file.xz cannot be unpacked" >&2 && exit 2; }
 done
-[ -e "$checkout/node_modules" ] || tar -xf "$work/node_modules.tar" -C "$checkout"
+chmod +x "$work/node" && tar -xf "$work/programs.tar" -C "$work"
+[ -e "$checkout/node_modules" ] || tar -xf "$work/packages.tar" -C "$checkout"
 export NIBBLE_ADDON=${NIBBLE_ADDON:-$work/nibble.node} NIBBLE_COMMIT=$(cat "$pack/commit")
 # PyTorch's wheels bring cuBLASLt where the loader does not look.
 library=$(python3 -c 'import glob,site; print(next(iter(sorted((f for d in site.getsitepackages() for f in glob.glob(d+"/nvidia/*/lib/libcublasLt.so.1[23]")), reverse=True)), ""))' 2>/dev/null)
