@@ -187,34 +187,37 @@ class Tile {
   }
 
   void score(int64_t rows, int64_t vectors, const Strided& q, const Product& p) {
-#if defined(__AVX512BF16__)
-    if constexpr (LANE == Lane::kPair) {
-      if (in_pairs_) {
-        score_groups(rows, vectors, q, keys_, p);
-        keys_.next[0] = nullptr;
-        return;
-      }
-    }
-#endif
+    if (in_pairs_) return score_in_pairs(rows, vectors, q, p);
     multiply<LANE>(rows, vectors, q, {s_.keys, block_}, p);
   }
 
-  void add_mean(int64_t rows, [[maybe_unused]] int64_t seen, const Product& p) {
-    const Strided weights{s_.weights, kBlockMax, 1};
+  void add_mean(int64_t rows, int64_t seen, const Product& p) {
+    if (in_pairs_) return add_mean_in_pairs(rows, seen, p);
+    multiply<LANE>(rows, padded_ / kWidth, {s_.weights, kBlockMax, 1}, {s_.values, padded_}, p);
+  }
+
+  // Apart, so that products of documents are inlined as they were.
+  __attribute__((noinline)) void score_in_pairs([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t vectors,
+                                                [[maybe_unused]] const Strided& q, [[maybe_unused]] const Product& p) {
 #if defined(__AVX512BF16__)
+    if constexpr (LANE == Lane::kPair) score_groups(rows, vectors, q, keys_, p);
+#endif
+    keys_.next[0] = nullptr;
+  }
+
+  __attribute__((noinline)) void add_mean_in_pairs(int64_t rows, int64_t seen, const Product& p) {
+    const int64_t pairs = seen / 2;
+#if defined(__AVX512BF16__)
+    const Strided weights{s_.weights, kBlockMax, 1};
     if constexpr (LANE == Lane::kPair) {
-      if (in_pairs_) {
-        const int64_t pairs = seen / 2, odd = seen % 2;
-        if (pairs > 0) mean_groups(rows, weights, values_, padded_, {p.c, p.c_step, pairs, p.add});
-        values_.next[0] = nullptr;
-        // The partner of an odd row may be anything.
-        if (odd != 0) multiply<LANE>(rows, padded_ / kWidth, {s_.weights + pairs, kBlockMax, 1}, {even_rows(pairs), padded_},
-                                     {p.c, p.c_step, 1, p.add || pairs > 0});
-        return;
-      }
+      if (pairs > 0) mean_groups(rows, weights, values_, padded_, {p.c, p.c_step, pairs, p.add});
     }
 #endif
-    multiply<LANE>(rows, padded_ / kWidth, weights, {s_.values, padded_}, p);
+    values_.next[0] = nullptr;
+    if (seen % 2 == 0) return;
+    // The partner of an odd row may be anything.
+    multiply<LANE>(rows, padded_ / kWidth, {s_.weights + pairs, kBlockMax, 1}, {even_rows(pairs), padded_},
+                   {p.c, p.c_step, 1, p.add || pairs > 0});
   }
 
   // A row of pairs of values with zeros for the second of each.
