@@ -32,6 +32,8 @@ export const memory = {
   resetPeak: (device: Device = "cpu"): void => addon.memoryResetPeak(indexOf(device)),
   /** Bytes; 0 = no limit. Allocations beyond it fail with RESOURCE_EXHAUSTED. */
   setLimit: (bytes: number, device: Device = "cpu"): void => addon.memorySetLimit(bytes, indexOf(device)),
+  /** Bytes that an allocation of so many takes. */
+  sizeOf: (bytes: number): number => addon.memorySize(bytes),
   /** Gives cached blocks back to the system; bytes given back. */
   trim: (device: Device = "cpu"): number => addon.memoryTrim(indexOf(device)),
 };

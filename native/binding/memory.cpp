@@ -154,6 +154,11 @@ Napi::Value memory_trim(Napi::Env env, const Arguments& a) {
   return Napi::Number::New(env, double(memory_of(a.choice<Device>(0, kDevices)).trim()));
 }
 
+// (bytes)
+Napi::Value memory_size(Napi::Env env, const Arguments& a) {
+  return Napi::Number::New(env, double(allocated_size(a.integer(0))));
+}
+
 // null where there is no device: cudaUnavailable says why.
 Napi::Value cuda_device(Napi::Env env, const Arguments&) {
   if (!cuda::unavailable().empty()) return env.Null();
@@ -218,6 +223,7 @@ void define_memory(Napi::Object exports) {
   define<memory_reset_peak>(exports, "memoryResetPeak");
   define<memory_set_limit>(exports, "memorySetLimit");
   define<memory_trim>(exports, "memoryTrim");
+  define<memory_size>(exports, "memorySize");
   define<cuda_device>(exports, "cudaDevice");
   define<cuda_unavailable>(exports, "cudaUnavailable");
   define<cuda_synchronize>(exports, "cudaSynchronize");

@@ -20,14 +20,13 @@ constexpr int64_t kPage = 4096;
 // From here a block is a mapping of its own: the system has it back as soon as it is given back, whatever lies around it.
 constexpr int64_t kMappedMin = 1 << 17;
 
-// Rounds up to a size class at most 1/8 above the request, so that freed blocks fit later requests.
-int64_t size_class(int64_t bytes) {
+}  // namespace
+
+int64_t allocated_size(int64_t bytes) {
   int64_t step = kAlignment;
   while (step * 16 < bytes) step *= 2;
   return std::max(kAlignment, (bytes + step - 1) / step * step);
 }
-
-}  // namespace
 
 void* Memory::from_system(int64_t size, Kind kind) {
   if (source_ == Source::kNowhere) return reinterpret_cast<void*>(nowhere_ += kAlignment);
@@ -99,7 +98,7 @@ void Memory::count(const Block& block) {
 
 void* Memory::allocate(int64_t bytes, Kind kind) {
   require(bytes >= 0, "allocate", "bytes: expected >= 0, got ", bytes);
-  const int64_t size = size_class(bytes);
+  const int64_t size = allocated_size(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
   if (void* const pooled = take_pooled(size)) return pooled;
   if (limit_ > 0 && total_ + size > limit_) {

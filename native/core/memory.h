@@ -45,6 +45,9 @@ struct Pool {
   std::unordered_map<int64_t, std::vector<void*>> free;  // by size
 };
 
+// What an allocation of so many bytes takes: a size class at most 1/8 above it, so that freed blocks fit later requests.
+int64_t allocated_size(int64_t bytes);
+
 class Memory {
  public:
   explicit Memory(Source source = Source::kSystem) : source_(source) {}

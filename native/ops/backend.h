@@ -27,6 +27,8 @@ struct Backend {
   void (*linears_forward)(const LinearForwardArgs*, int);
   void (*linears_backward)(const LinearBackwardArgs*, int);
   void (*lora_adds)(const LoraAddArgs*, int);
+  // Null, or false: it has done nothing, linears_forward and lora_adds will do.
+  bool (*linears_adapted)(const LinearForwardArgs*, int, const LoraAddArgs*, int);
   void (*scale_columns)(const ScaleColumnsArgs&);
   void (*linear_cross_entropy)(const CrossEntropyArgs&);
   void (*embedding_forward)(const EmbeddingForwardArgs&);

@@ -96,9 +96,7 @@ void check_layer_count(const char* op, int count) {
   require(count >= 1 && count <= kLinearsMax, op, "layers: expected 1..", kLinearsMax, ", got ", count);
 }
 
-}  // namespace
-
-void linears_forward(const LinearForwardArgs* args, int count) {
+void check_linears_forward(const LinearForwardArgs* args, int count) {
   const char* op = "linear_forward";
   check_layer_count(op, count);
   const Check check = start(op, "x", args[0].x);
@@ -106,7 +104,13 @@ void linears_forward(const LinearForwardArgs* args, int count) {
     require(args[i].x.data == args[0].x.data, op, "x: expected one tensor for all layers");
     check_forward(op, check, args[i]);
   }
-  if (args[0].x.dim(0) > 0) backend_of(check.device).linears_forward(args, count);
+}
+
+}  // namespace
+
+void linears_forward(const LinearForwardArgs* args, int count) {
+  check_linears_forward(args, count);
+  if (args[0].x.dim(0) > 0) backend_of(args[0].x.device).linears_forward(args, count);
 }
 
 void linears_backward(const LinearBackwardArgs* args, int count) {
@@ -140,14 +144,44 @@ void check_lora_add(const LoraAddArgs& a) {
 
 }  // namespace
 
-void lora_adds(const LoraAddArgs* args, int count) {
-  if (count == 0) return;
+namespace {
+
+void check_lora_adds(const LoraAddArgs* args, int count) {
   for (int i = 0; i < count; ++i) {
     check_lora_add(args[i]);
     check_device("lora_add", "x", args[i].x, args[0].x.device);
     check_dtype("lora_add", "x", args[i].x, args[0].x.dtype);
   }
+}
+
+// Each add has x and y of one of the layers, none of a layer before that of the add before it.
+void check_order(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count) {
+  int layer = 0;
+  for (int i = 0; i < adds_count; ++i) {
+    while (layer < count && args[layer].y.data != adds[i].y.data) ++layer;
+    require(layer < count && args[layer].x.data == adds[i].x.data, "lora_add",
+            "x, y: expected those of the layers, in their order, got another's at ", i);
+  }
+}
+
+}  // namespace
+
+void lora_adds(const LoraAddArgs* args, int count) {
+  if (count == 0) return;
+  check_lora_adds(args, count);
   backend_of(args[0].x.device).lora_adds(args, count);
+}
+
+void linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count) {
+  check_linears_forward(args, count);
+  check_lora_adds(adds, adds_count);
+  check_order(args, count, adds, adds_count);
+  if (args[0].x.dim(0) == 0) return;
+  const Backend& backend = backend_of(args[0].x.device);
+  const auto together = backend.linears_adapted;
+  if (adds_count > 0 && together != nullptr && together(args, count, adds, adds_count)) return;
+  backend.linears_forward(args, count);
+  if (adds_count > 0) backend.lora_adds(adds, adds_count);
 }
 
 void scale_columns(const ScaleColumnsArgs& a) {

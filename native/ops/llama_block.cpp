@@ -98,8 +98,7 @@ class BlockRun {
     int count = 0;
     for (LlamaLinear l : layers)
       args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
-    linears_forward(args, count);
-    lora_adds(adapters.data(), int(adapters.size()));
+    linears_adapted(args, count, adapters.data(), int(adapters.size()));
     for (LlamaLinear l : layers) {
       for (const LlamaSegment& s : a_.segments) {
         if (!s.lora[l].factor) continue;

@@ -171,6 +171,62 @@ TEST(Linear, LoraAddsOfManyRowsRanksAndLayers) {
     });
 }
 
+// Three layers of one x, adapters of differing ranks and rows on some of them; y of each layer.
+std::vector<Tensor> run_adapted(Bench& b, const Form& form, DType dtype, int64_t rows, bool together) {
+  const int64_t outs[] = {150, 40, 64}, in = 128;
+  const Tensor x = b.random(dtype, {rows, in});
+  std::vector<LinearForwardArgs> layers;
+  std::vector<LoraAddArgs> adds;
+  std::vector<Tensor> ys;
+  for (int64_t out : outs) {
+    ys.push_back(b.out(dtype, {rows, out}));
+    layers.push_back({.x = x, .w = make_weight(b, form, out, in), .y = ys.back()});
+    for (int64_t row = 0, i = 0; row < rows; row += 1 + i % 3, ++i) {
+      if ((i + out) % 4 == 0) continue;  // this adapter leaves the layer out
+      const int64_t rank = i % 2 == 0 ? 16 : 1 + i % 19, end = row + 1 + i % 3;
+      const DType stored = i % 5 == 4 ? DType::kF32 : DType::kBF16;
+      adds.push_back({.x = x, .a = b.random(stored, {rank, in}), .b = b.random(stored, {rank, out}), .scaling = 0.5f,
+                      .begin = row, .end = end < rows ? end : rows, .y = ys.back()});
+    }
+  }
+  const int layers_count = int(layers.size()), adds_count = int(adds.size());
+  if (together) {
+    linears_adapted(layers.data(), layers_count, adds.data(), adds_count);
+  } else {
+    linears_forward(layers.data(), layers_count);
+    lora_adds(adds.data(), adds_count);
+  }
+  return ys;
+}
+
+TEST(Linear, LayersWithAdaptersLikeReference) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (int64_t rows : {1, 7, 32, 40})
+      expect_like_reference("linears_adapted", 5e-6, [&](Bench& b) { run_adapted(b, kForms[4], dtype, rows, true); });
+}
+
+TEST(Linear, LayersWithAdaptersAreTheOnesThenTheOthers) {
+  for_each_isa([&](const std::string& isa) {
+    for (const Form& form : {kForms[1], kForms[3], kForms[4]})
+      for (DType dtype : {DType::kF32, DType::kBF16})
+        for (int64_t rows : {1, 5, 13, 32, 40}) {
+          Bench one(Device::kCpu), other(Device::kCpu);
+          const auto got = run_adapted(one, form, dtype, rows, true), want = run_adapted(other, form, dtype, rows, false);
+          for (size_t i = 0; i < got.size(); ++i)
+            for (int64_t k = 0; k < got[i].count(); ++k) ASSERT_EQ(get(got[i], k), get(want[i], k)) << isa << " " << rows;
+        }
+  });
+}
+
+TEST(Linear, AdaptersOfOtherLayersAreRefused) {
+  Bench b(Device::kCpu);
+  const Tensor x = b.random(DType::kF32, {3, 8}), y = b.random(DType::kF32, {3, 4}), other = b.random(DType::kF32, {3, 4});
+  const LinearForwardArgs layer{.x = x, .w = make_weight(b, kForms[0], 4, 8), .y = y};
+  const LoraAddArgs add{.x = x, .a = b.random(DType::kF32, {2, 8}), .b = b.random(DType::kF32, {2, 4}), .end = 3, .y = other};
+  expect_error("[lora_add] x, y: expected those of the layers, in their order, got another's at 0",
+               [&] { linears_adapted(&layer, 1, &add, 1); });
+}
+
 TEST(CrossEntropy, LikeReference) {
   for (const Form& form : kForms)
     for (DType dtype : {DType::kF32, DType::kBF16})

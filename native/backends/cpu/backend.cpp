@@ -16,6 +16,7 @@ const Backend& backend() {
       .linears_forward = linears_forward,
       .linears_backward = linears_backward,
       .lora_adds = lora_adds,
+      .linears_adapted = linears_adapted,
       .scale_columns = scale_columns,
       .linear_cross_entropy = linear_cross_entropy,
       .embedding_forward = embedding_forward,

@@ -3,6 +3,7 @@
 // that holds all its bits, so products are those of float32; only what is below the least normal number counts as 0.
 #pragma once
 
+#include "backends/cpu/ahead.h"
 #include "backends/cpu/elements.h"
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/transpose.h"
@@ -208,7 +209,8 @@ struct CodeRows {
 
 // x is laid out with the even elements of a chunk before the odd ones.
 template <int W, int M>
-static inline void dot_pairs(const CodeRows& w, const Run& x, __m512* to) {
+static inline void dot_pairs(const CodeRows& w, const Run& x, __m512* to, Ahead& ahead) {
+  ahead.step();
   PairSums<W, M> sums;
   const __m512 book = _mm512_loadu_ps(w.book);
   const uint16_t* from = x.data;
@@ -239,7 +241,7 @@ static inline __m512i load_some(const uint16_t* from, int64_t count) {
 
 // One row at a time: memory is read in order, at the speed at which it comes.
 template <int W, int M>
-static inline void dot_pairs(const DenseRows& w, const Run& x, __m512* to) {
+static inline void dot_pairs(const DenseRows& w, const Run& x, __m512* to, Ahead&) {
   for (int c = 0; c < W; ++c) {
     PairSums<1, M> sums;
     const uint16_t *from = x.data, *row = w.data + c * w.pitch;
@@ -284,17 +286,17 @@ static inline void add_turned(const __m512* totals, float* out) {
 
 // out[r * kGroup + c] += row r of x . row c of w, for c < count <= kGroup
 template <int M, typename Rows>
-static void dot_run(Rows w, int64_t count, const Run& x, float* out) {
+static void dot_run(Rows w, int64_t count, const Run& x, float* out, Ahead& ahead) {
   constexpr int kColumns = kGroup / M;                 // whose sums fill 16 vectors
   constexpr int kAtOnce = kColumns < 4 ? kColumns : 4;  // as many as registers hold
   __m512 turned[kGroup] = {};
   for (int64_t column = 0; column < count; column += kColumns) {
     __m512 sums[16];
     if (column + kColumns <= count) {
-      for (int c = 0; c < kColumns; c += kAtOnce, w.skip(kAtOnce)) dot_pairs<kAtOnce, M>(w, x, sums + c);
+      for (int c = 0; c < kColumns; c += kAtOnce, w.skip(kAtOnce)) dot_pairs<kAtOnce, M>(w, x, sums + c, ahead);
     } else {
       memset(sums, 0, sizeof sums);
-      for (int c = 0; column + c < count; ++c, w.skip(1)) dot_pairs<1, M>(w, x, sums + c);
+      for (int c = 0; column + c < count; ++c, w.skip(1)) dot_pairs<1, M>(w, x, sums + c, ahead);
     }
     if constexpr (M == kGroup) turned[column] = sums_of(sums);
     else add_totals<M>(sums_of(sums), out + column);
@@ -324,7 +326,8 @@ struct Decoder {
 // decoded, from row `next` on: look-ups and products use different units of a core.
 template <int BESIDE>
 static inline void dot_tile(const uint16_t* decoded, int64_t depth, const Run& x, int first, const Decoder& decoder,
-                            int next, __m512* to) {
+                            int next, __m512* to, Ahead& ahead) {
+  ahead.step();
   __m512 sum[kTile][kTile] = {};
   const uint16_t* from = x.data + first * kChunk;
   for (int64_t k = 0; k < depth; k += kChunk, decoded += kTile * kChunk) {
@@ -351,7 +354,7 @@ static inline void dot_tile(const uint16_t* decoded, int64_t depth, const Run& x
 // The same sums as dot_run's, for M = 8 or 16 rows of x and count a multiple of kTile: codes are decoded once for all
 // rows, and a vector from memory serves kTile products. (Rows of a dense matrix come from memory faster one by one.)
 template <int M>
-static void dot_decoded(const CodeRows& w, int64_t count, const Run& x, float* out) {
+static void dot_decoded(const CodeRows& w, int64_t count, const Run& x, float* out, Ahead& ahead) {
   constexpr int kBeside = kTile * kTile / M;
   alignas(64) uint16_t space[2][kTile * kDecodedMax];
   Decoder decoder(w, space[0]);
@@ -364,34 +367,35 @@ static void dot_decoded(const CodeRows& w, int64_t count, const Run& x, float* o
     const bool more = column + kTile < count;
     for (int first = 0; first < M; first += kTile) {
       __m512 sums[kTile * kTile];
-      if (more) dot_tile<kBeside>(decoded, w.depth, x, first, decoder, first / kTile * kBeside, sums);
-      else dot_tile<0>(decoded, w.depth, x, first, decoder, 0, sums);
+      if (more) dot_tile<kBeside>(decoded, w.depth, x, first, decoder, first / kTile * kBeside, sums, ahead);
+      else dot_tile<0>(decoded, w.depth, x, first, decoder, 0, sums, ahead);
       add_totals<kTile>(sums_of(sums), out + first * kGroup + column);
     }
   }
 }
 
 template <typename Rows>
-static void dot_pairs_of(const Rows& w, int64_t count, const Run& x, float* out) {
-  if (x.rows == 1) dot_run<1>(w, count, x, out);
-  if (x.rows == 2) dot_run<2>(w, count, x, out);
-  if (x.rows == 4) dot_run<4>(w, count, x, out);
-  if (x.rows == 8) dot_run<8>(w, count, x, out);
-  if (x.rows == 16) dot_run<16>(w, count, x, out);
+static void dot_pairs_of(const Rows& w, int64_t count, const Run& x, float* out, Ahead& ahead) {
+  if (x.rows == 1) dot_run<1>(w, count, x, out, ahead);
+  if (x.rows == 2) dot_run<2>(w, count, x, out, ahead);
+  if (x.rows == 4) dot_run<4>(w, count, x, out, ahead);
+  if (x.rows == 8) dot_run<8>(w, count, x, out, ahead);
+  if (x.rows == 16) dot_run<16>(w, count, x, out, ahead);
 }
 
 // The products of the rows n ... n + count of b.
-static inline void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t depth, const Run& x, float* out) {
+static inline void dot_rows(const Matrix& b, int64_t n, int64_t count, int64_t depth, const Run& x, float* out,
+                            Ahead& ahead) {
   if (b.codes == nullptr)
-    return dot_pairs_of(DenseRows{static_cast<const uint16_t*>(b.data) + n * b.columns, depth, b.columns}, count, x, out);
+    return dot_pairs_of(DenseRows{static_cast<const uint16_t*>(b.data) + n * b.columns, depth, b.columns}, count, x, out, ahead);
   const int64_t blocks = b.columns >> b.codes->shift();
   float constants[kGroup * kBlocksMax];
   b.codes->constants(n * blocks, count * blocks, constants);
   const CodeRows rows{b.codes->bytes + n * b.columns / 2, b.codes->book(), constants, blocks, depth, b.columns / 2,
                       b.codes->shift()};
   if (x.rows >= 2 * kTile && count % kTile == 0 && depth <= kDecodedMax)
-    return x.rows == 8 ? dot_decoded<8>(rows, count, x, out) : dot_decoded<16>(rows, count, x, out);
-  dot_pairs_of(rows, count, x, out);
+    return x.rows == 8 ? dot_decoded<8>(rows, count, x, out, ahead) : dot_decoded<16>(rows, count, x, out, ahead);
+  dot_pairs_of(rows, count, x, out, ahead);
 }
 
 #endif

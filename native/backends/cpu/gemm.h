@@ -40,6 +40,8 @@ void gemm(const Term* terms, int count, const Result& result);
 constexpr int64_t kFewRows = 8;
 bool is_for_few_rows(const Term* terms, int count, const Result& result);
 constexpr int kProductsMax = 4;
-void gemm_few_rows(const Product* products, int count);  // all for few rows, and of as many rows
+// All for few rows, and of as many rows. `pieces`: of adapters on their rows, which ride along, in the products' order.
+class LoraPieces;
+void gemm_few_rows(const Product* products, int count, const LoraPieces* pieces = nullptr);
 
 }  // namespace nibble::cpu::NIBBLE_ISA

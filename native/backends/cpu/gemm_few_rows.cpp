@@ -1,5 +1,6 @@
 // Products with few rows, as in decoding: the weights' way from memory is all that counts.
 #include "backends/cpu/few_rows_chunks.h"
+#include "backends/cpu/lora.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
 
@@ -9,6 +10,9 @@ namespace {
 
 constexpr int64_t kTaskElements = 1 << 15;  // weights read by one task for few rows
 constexpr int64_t kTaskProducts = 1 << 18;  // of weights and rows, made by one task for many
+// Of a task beside which adapters are read: a row of B has a line of the cache for it.
+constexpr int64_t kRiddenColumns = 2 * kWidth;
+constexpr int64_t kRiddenTasksMin = 4;
 constexpr int64_t kAheadBytes = 2048;       // of weights asked for before their turn
 constexpr int kPair = 2 * kWidth;
 
@@ -187,13 +191,13 @@ int64_t space_of(const Term& t, int64_t m) {
 }
 
 // out[r * kGroup + c] += x[r] . row n + c of b, for all m rows of x and c < count.
-void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out) {
+void dot_term(const LaidTerm& t, int64_t m, int64_t n, int64_t count, float* out, [[maybe_unused]] Ahead& ahead) {
 #if defined(__AVX512BF16__)
   if (t.parts > 0) {
     auto* x = reinterpret_cast<const uint16_t*>(t.x);
     for (int64_t r = 0; r < m;) {
       const int rows = run_rows_of(m - r, t.depth, t.b->codes != nullptr);
-      dot_rows(*t.b, n, count, t.depth, {x, rows, t.parts}, out + r * kGroup);
+      dot_rows(*t.b, n, count, t.depth, {x, rows, t.parts}, out + r * kGroup, ahead);
       x += rows * chunks_of(t.depth) * t.parts * kChunk;
       r += rows;
     }
@@ -239,7 +243,8 @@ bool are_laid_alike(const Term& s, const Term& t) {
          x.rounded == y.rounded;
 }
 
-Prepared prepare(const Product& product, int64_t m, const Term& first, const LaidTerm* first_laid, float* space) {
+Prepared prepare(const Product& product, int64_t m, const Term& first, const LaidTerm* first_laid, float* space,
+                 bool rides) {
   Prepared p{&product.result, {}, product.count, 0, 0};
   int64_t depth = 0;
   for (int t = 0; t < product.count; ++t) {
@@ -255,31 +260,122 @@ Prepared prepare(const Product& product, int64_t m, const Term& first, const Lai
   }
   const int64_t weights = least(kTaskElements, kTaskProducts / m);
   const int64_t fit = weights / (depth > 0 ? depth : 1) / kGroup * kGroup;
-  p.columns = fit < kGroup ? kGroup : fit;
+  p.columns = rides ? kRiddenColumns : fit < kGroup ? kGroup : fit;
   p.tasks = (product.result.c.dim(1) + p.columns - 1) / p.columns;
   return p;
 }
 
-void run_task(const Prepared& p, int64_t m, int64_t task) {
+// Columns [begin, end) of one of the products.
+struct Columns {
+  const Prepared* of;
+  int64_t begin, end;
+};
+
+Columns columns_of(const Prepared* p, int64_t task) {
+  for (; task >= p->tasks; ++p) task -= p->tasks;
+  return {p, task * p->columns, least((task + 1) * p->columns, p->result->c.dim(1))};
+}
+
+void run_columns(const Columns& columns, int64_t m, Ahead& ahead) {
+  const Prepared& p = *columns.of;
   const Result& result = *p.result;
-  const int64_t n = result.c.dim(1), end = least((task + 1) * p.columns, n);
-  for (int64_t j = task * p.columns; j < end; j += kGroup) {
+  const int64_t n = result.c.dim(1), end = columns.end;
+  for (int64_t j = columns.begin; j < end; j += kGroup) {
     const int64_t group = least(kGroup, end - j);
     alignas(64) float sums[kFewRowsMax * kGroup];
     for (int64_t i = 0; i < m * kGroup; i += kWidth) store(sums + i, Vec{});
-    for (int t = 0; t < p.terms; ++t) dot_term(p.laid[t], m, j, group, sums);
+    for (int t = 0; t < p.terms; ++t) dot_term(p.laid[t], m, j, group, sums, ahead);
     for (int64_t r = 0; r < m; ++r) {
       float* row = sums + r * kGroup;
       for (int64_t c = 0; c < group && result.bias != nullptr; ++c) row[c] += result.bias[j + c];
       put_row(result.c, r * n + j, group, row, result.add);
     }
   }
+  ahead.finish();
 }
+
+// How often dot_term steps ahead for `columns` of one term.
+int64_t steps_of(const Columns& columns, int64_t m) {
+  int64_t tiles = 0;
+  const LaidTerm& t = columns.of->laid[0];
+  for (int64_t r = 0, rows; r < m; r += rows) {
+    rows = run_rows_of(m - r, t.depth, true);
+    tiles += rows >= 8 ? rows / 4 : 1;
+  }
+  return tiles * (columns.end - columns.begin) / 4;
+}
+
+// The pieces of adapters on products that run as `tasks` tasks. What they read comes from memory beside the products' sums:
+// the first tasks take turns with [1] of all pieces; the others with [2] for their own columns, and for those of the first ones.
+class Riders {
+ public:
+  Riders(const Prepared* products, int count, int64_t tasks, int64_t m, const LoraPieces& pieces)
+      : products_(products), pieces_(pieces), m_(m), tasks_(tasks) {
+    int64_t a = 0, b = 0;
+    for (int64_t i = 0; i < pieces.count(); ++i) a += pieces[i].a_bytes(), b += pieces[i].b_bytes();
+    // Even numbers leave no thread of two without work.
+    const int64_t share = tasks * a / (a + b) / 2 * 2;
+    early_ = share < 2 ? 2 : least(share, tasks - 2);
+    for (int p = 0; p < count; ++p) {
+      const Tensor& y = products[p].result->c;
+      int64_t i = 0;
+      while (i < pieces.count() && !pieces[i].is_of(y)) ++i;
+      first_[p] = i;
+      while (i < pieces.count() && pieces[i].is_of(y)) ++i;
+      last_[p] = i;
+    }
+  }
+
+  void run() const {
+    parallel_for(early_, [&](int64_t task) { run_early(task); });
+    parallel_for(tasks_ - early_, [&](int64_t task) { run_late(task); });
+  }
+
+ private:
+  void run_early(int64_t task) const {
+    const int64_t begin = task * pieces_.count() / early_, end = (task + 1) * pieces_.count() / early_;
+    Ahead ahead;
+    for (int64_t i = begin; i < end; ++i) pieces_[i].ask_a(ahead);
+    run_beside(columns_of(products_, task), ahead);
+    for (int64_t i = begin; i < end; ++i) pieces_[i].shrink();
+  }
+
+  void run_late(int64_t task) const {
+    const int64_t late = tasks_ - early_;
+    const Columns own = columns_of(products_, early_ + task);
+    Ahead ahead;
+    const auto each = [&](auto body) {
+      for (int64_t t = task * early_ / late; t < (task + 1) * early_ / late; ++t) each_piece(columns_of(products_, t), body);
+      each_piece(own, body);
+    };
+    each([&](const LoraPiece& piece, const Columns& of) { piece.ask_b(of.begin, of.end, ahead); });
+    run_beside(own, ahead);
+    each([&](const LoraPiece& piece, const Columns& of) { piece.expand(of.begin, of.end); });
+  }
+
+  void run_beside(const Columns& columns, Ahead& ahead) const {
+    ahead.spread(steps_of(columns, m_));
+    run_columns(columns, m_, ahead);
+  }
+
+  template <typename Body>
+  void each_piece(const Columns& columns, Body body) const {
+    const int64_t p = columns.of - products_;
+    for (int64_t i = first_[p]; i < last_[p]; ++i) body(pieces_[i], columns);
+  }
+
+  const Prepared* products_;
+  const LoraPieces& pieces_;
+  const int64_t m_, tasks_;
+  int64_t early_;
+  int64_t first_[kProductsMax], last_[kProductsMax];
+};
 
 }  // namespace
 
-void gemm_few_rows(const Product* products, int count) {
+void gemm_few_rows(const Product* products, int count, const LoraPieces* pieces) {
   const int64_t m = products[0].result.c.dim(0);
+  const bool rides = pieces != nullptr;
   int64_t floats = 0, tasks = 0;
   for (int i = 0; i < count; ++i)
     for (int t = 0; t < products[i].count; ++t) floats += space_of(products[i].terms[t], m);
@@ -287,15 +383,16 @@ void gemm_few_rows(const Product* products, int count) {
   Prepared prepared[kProductsMax];
   float* at = space.data();
   for (int i = 0; i < count; ++i) {
-    prepared[i] = prepare(products[i], m, products[0].terms[0], i > 0 ? prepared[0].laid : nullptr, at);
+    prepared[i] = prepare(products[i], m, products[0].terms[0], i > 0 ? prepared[0].laid : nullptr, at, rides);
     for (int t = 0; t < products[i].count; ++t) at += space_of(products[i].terms[t], m);
     tasks += prepared[i].tasks;
   }
+  if (rides && tasks >= kRiddenTasksMin) return Riders(prepared, count, tasks, m, *pieces).run();
   parallel_for(tasks, [&](int64_t task) {
-    const Prepared* p = prepared;
-    for (; task >= p->tasks; ++p) task -= p->tasks;
-    run_task(*p, m, task);
+    Ahead ahead;
+    run_columns(columns_of(prepared, task), m, ahead);
   });
+  if (rides) pieces->run();
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

@@ -6,6 +6,7 @@
 #include "backends/cpu/elements.h"
 #include "backends/cpu/few.h"
 #include "backends/cpu/gemm.h"
+#include "backends/cpu/lora.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
 #include "core/thread_pool.h"
@@ -150,7 +151,7 @@ using ForwardLayers = Few<ForwardLayer, kLinearsMax>;
 using BackwardLayers = Few<BackwardLayer, kLinearsMax>;
 
 // Of few rows, one wait for the threads serves all layers, and x is laid out once.
-bool run_few_rows(ForwardLayers& layers) {
+bool run_few_rows(ForwardLayers& layers, const LoraPieces* pieces = nullptr) {
   Term terms[kLinearsMax];
   Product products[kLinearsMax];
   for (int i = 0; i < layers.count(); ++i) {
@@ -159,7 +160,7 @@ bool run_few_rows(ForwardLayers& layers) {
     products[i] = {terms + i, 1, {.c = a.y, .bias = a.bias.f32()}};
     if (layers[i].adapts() || !is_for_few_rows(terms + i, 1, products[i].result)) return false;
   }
-  gemm_few_rows(products, layers.count());
+  gemm_few_rows(products, layers.count(), pieces);
   return true;
 }
 
@@ -203,6 +204,14 @@ void linears_forward(const LinearForwardArgs* args, int count) {
     all.add(layer.adapts() ? 2 : 1, {.c = layer.a.y, .bias = layer.a.bias.f32()});
   }
   all.run();
+}
+
+bool linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count) {
+  if (!kMultipliesPairs) return false;
+  ForwardLayers layers;
+  for (int i = 0; i < count; ++i) layers.add(args[i]);
+  const LoraPieces pieces(adds, adds_count);
+  return run_few_rows(layers, &pieces);
 }
 
 void linears_backward(const LinearBackwardArgs* args, int count) {

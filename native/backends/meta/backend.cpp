@@ -227,7 +227,9 @@ void linears_backward(const LinearBackwardArgs* args, int count) {
 
 void lora_adds(const LoraAddArgs* args, int count) {
   int64_t floats = 0;
-  for (const LoraAddArgs* a = args; a < args + count; ++a) floats += (a->end - a->begin) * a->a.dim(0);
+  // h, and its parts: backends/cpu/lora_pairs.h.
+  for (const LoraAddArgs* a = args; a < args + count; ++a)
+    floats += (a->end - a->begin) * (a->a.dim(0) + 3 * blocks_of(a->a.dim(0), machine().width) * machine().width / 2);
   const Space h(floats);
 }
 
