@@ -3,8 +3,8 @@
 import { freeOnThrow, Tensor } from "#native";
 import type { AdapterFolder, FloatDType, LlamaConfig, SavedModule } from "#packages/hub";
 import { addAdapter, denseValues, floatsOf } from "./dense.ts";
-import type { LinearLayer } from "./layers.ts";
-import { type Adapter, type AdapterDType, adapterInPieces, freeAdapter, inOne, loadAdapter } from "./lora.ts";
+import type { LinearLayer, LoraLayer } from "./layers.ts";
+import { type Adapter, type AdapterDType, loadAdapter } from "./lora.ts";
 import { denseWeight } from "./model-load.ts";
 import { type LlamaModel, linearsOf } from "./models/llama.ts";
 
@@ -67,47 +67,30 @@ class ExtrasReader {
   }
 }
 
+/** What DoRA's magnitudes make of a module's rows; null: it has none. Whoever calls frees it. */
+export function factorOf(folder: AdapterFolder, model: LlamaModel, module: string, lora: LoraLayer): Tensor | null {
+  const key = folder.extras.magnitudes.get(module);
+  const layer = key === undefined ? undefined : model.blocks.flatMap(linearsOf).find(({ name }) => name === module);
+  return key === undefined || !layer ? null : new ExtrasReader(model, folder).factor({ ...layer, lora }, key);
+}
+
 /**
  * An adapter that will not be trained, with all that it brings. A tied head stays the base's when only the embedding
  * was saved, and follows rows that were trained, as in PEFT.
  */
 export function loadWholeAdapter(folder: AdapterFolder, model: LlamaModel): Adapter {
-  return inOne(wholeAdapterInPieces(folder, model));
-}
-
-/**
- * The same, giving way after each module; LoRA's matrices in the dtype. Whoever leaves it half-way, or an error, frees what
- * was read by then.
- */
-export function* wholeAdapterInPieces(
-  folder: AdapterFolder,
-  model: LlamaModel,
-  dtype: AdapterDType = "float32",
-): Generator<undefined, Adapter> {
-  const adapter = yield* adapterInPieces(folder, model.embed.device, false, dtype);
-  let isWhole = false;
-  try {
-    const reader = new ExtrasReader(model, folder);
-    for (const layer of model.blocks.flatMap(linearsOf)) {
-      const [key, lora] = [folder.extras.magnitudes.get(layer.name), adapter.layers.get(layer.name)];
-      if (key === undefined || !lora) continue;
-      lora.factor = freeOnThrow(() => reader.factor({ ...layer, lora }, key));
-      yield;
-    }
-    addTables(adapter, reader, model);
-    isWhole = true;
-    return adapter;
-  } finally {
-    if (!isWhole) freeAdapter(adapter);
-  }
+  return freeOnThrow(() => {
+    const adapter = loadAdapter(folder, model.embed.device, false);
+    for (const [module, lora] of adapter.layers) lora.factor = factorOf(folder, model, module, lora);
+    return { ...adapter, ...readTables(folder, model) };
+  });
 }
 
 /** An adapter to train further: LoRA's matrices learn, an embedding and a head of its own stay as they are. */
 export function loadTrainableAdapter(folder: AdapterFolder, model: LlamaModel, dtype: AdapterDType): Adapter {
   return freeOnThrow(() => {
     const adapter = loadAdapter(folder, model.embed.device, true, dtype);
-    addTables(adapter, new ExtrasReader(model, folder), model);
-    return adapter;
+    return { ...adapter, ...readTables(folder, model) };
   });
 }
 
@@ -117,7 +100,7 @@ export interface TableShape {
   shape: readonly number[];
 }
 
-/** What addTables makes, in shapes alone: the head is the embedding itself where it follows it. */
+/** What readTables makes, in shapes alone: the head is the embedding itself where it follows it. */
 export function tableShapes(
   { file, extras }: AdapterFolder,
   base: LlamaConfig,
@@ -135,14 +118,16 @@ export function tableShapes(
   return { embed: trained, head: base.tieWordEmbeddings ? trained : head };
 }
 
-function addTables(adapter: Adapter, reader: ExtrasReader, model: LlamaModel): void {
-  adapter.embed = reader.table("embed_tokens");
-  adapter.head = reader.table("lm_head");
-  const trained = freeOnThrow(() => reader.withTokens(adapter.embed ?? model.embed));
-  if (trained === null) return;
-  adapter.embed?.free();
-  adapter.embed = trained;
-  if (model.head.weight.data === model.embed) adapter.head = trained;
+/** The embedding and the head of its own. Whoever calls frees them; they may be one. */
+export function readTables(folder: AdapterFolder, model: LlamaModel): Pick<Adapter, "embed" | "head"> {
+  return freeOnThrow(() => {
+    const reader = new ExtrasReader(model, folder);
+    const [embed, head] = [reader.table("embed_tokens"), reader.table("lm_head")];
+    const trained = reader.withTokens(embed ?? model.embed);
+    if (trained === null) return { embed, head };
+    embed?.free();
+    return { embed: trained, head: model.head.weight.data === model.embed ? trained : head };
+  });
 }
 
 /** The model as the adapter has it: with its embedding and head, if it has any. Their owners stay who they were. */

@@ -100,43 +100,17 @@ export function loadAdapter(
   trainable: boolean,
   dtype: AdapterDType = "float32",
 ): Adapter {
-  return inOne(adapterInPieces(folder, device, trainable, dtype));
-}
-
-/** Work that gives way now and then, done at once. */
-export function inOne<T>(pieces: Generator<undefined, T>): T {
-  for (;;) {
-    const { done, value } = pieces.next();
-    if (done) return value;
-  }
-}
-
-/** As loadAdapter, a module at a time. Whoever leaves it half-way, or an error, frees what was read by then. */
-export function* adapterInPieces(
-  folder: AdapterFolder,
-  device: Device,
-  trainable: boolean,
-  dtype: AdapterDType = "float32",
-): Generator<undefined, Adapter> {
-  const adapter: Adapter = { config: folder.config, layers: new Map(), embed: null, head: null };
-  let isWhole = false;
-  try {
+  return freeOnThrow(() => {
+    const layers = new Map<string, LoraLayer>();
     for (const module of folder.modules.keys()) {
-      const stream = adapter.layers.size;
-      adapter.layers.set(
-        module,
-        freeOnThrow(() => readLayer(folder, module, { device, stream, trainable, dtype })),
-      );
-      yield;
+      layers.set(module, readLayer(folder, module, { device, stream: layers.size, trainable, dtype }));
     }
-    isWhole = true;
-    return adapter;
-  } finally {
-    if (!isWhole) freeAdapter(adapter);
-  }
+    return { config: folder.config, layers, embed: null, head: null };
+  });
 }
 
-function readLayer(
+/** A module's matrices; whoever calls frees them. */
+export function readLayer(
   folder: AdapterFolder,
   module: string,
   { device, stream, trainable, dtype }: { device: Device; stream: number; trainable: boolean; dtype: AdapterDType },

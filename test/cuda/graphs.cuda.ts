@@ -5,8 +5,8 @@ import { after, before, describe, test } from "node:test";
 import { DeviceGraphs, memory, normalFill, Tensor } from "#native";
 import { Scheduler, type SchedulerOptions } from "../../packages/engine/generation/scheduler.ts";
 import type { GeneratedToken, GenerationRequest } from "../../packages/engine/generation/sequence.ts";
-import { freeServed, type ServedAdapter, servedInPieces } from "../../packages/engine/generation/served-adapter.ts";
-import { createAdapter, inOne } from "../../packages/engine/lora.ts";
+import { freeServed, type ServedAdapter, servedOf } from "../../packages/engine/generation/served-adapter.ts";
+import { createAdapter } from "../../packages/engine/lora.ts";
 import { freeModel } from "../../packages/engine/model-load.ts";
 import type { LlamaModel } from "../../packages/engine/models/llama.ts";
 import { loadGoldenModel } from "../support/golden-model.ts";
@@ -23,7 +23,7 @@ function adapterOf(model: LlamaModel, seed: number): ServedAdapter {
   const adapter = createAdapter(config, model.config, device, seed);
   let stream = 0;
   for (const { b } of adapter.layers.values()) normalFill(b, { mean: 0, std: 0.3, seed, stream: stream++ });
-  return inOne(servedInPieces(adapter));
+  return servedOf(adapter);
 }
 
 interface Arrival {

@@ -2,8 +2,8 @@
 // beside the base alone.
 import { type Device, memory, type Tensor } from "#native";
 import { Scheduler } from "../../../packages/engine/generation/scheduler.ts";
-import { freeServed, type ServedAdapter, servedInPieces } from "../../../packages/engine/generation/served-adapter.ts";
-import { createAdapter, inOne } from "../../../packages/engine/lora.ts";
+import { freeServed, type ServedAdapter, servedOf } from "../../../packages/engine/generation/served-adapter.ts";
+import { createAdapter } from "../../../packages/engine/lora.ts";
 import { freeModel, linearFootprint } from "../../../packages/engine/model-load.ts";
 import type { LlamaModel } from "../../../packages/engine/models/llama.ts";
 import { median } from "../../harness/compare.ts";
@@ -133,7 +133,7 @@ function adapterOf(model: LlamaModel, device: Device, seed: number): ServedAdapt
   const adapter = createAdapter(loraOf(16), model.config, device, seed);
   const ones = (t: Tensor) => t.write(new Uint8Array(new Float32Array(t.count).fill(1e-3).buffer));
   for (const { b } of adapter.layers.values()) ones(b);
-  return inOne(servedInPieces(adapter));
+  return servedOf(adapter);
 }
 
 export const measureAdapters: MeasureRow = async (setting) => {

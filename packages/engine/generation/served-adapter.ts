@@ -1,10 +1,10 @@
 // An adapter as steps read it: all matrices in one tensor, so that they lie on large pages and a step names one of them; B
 // turned, so that the native op sums along memory (ops/linear.h, lora_adds).
-import { elementBytes, type LlamaLora, Tensor } from "#native";
-import type { AdapterFolder, LlamaConfig } from "#packages/hub";
-import { tableShapes, wholeAdapterInPieces } from "../adapter-extras.ts";
+import { type Device, elementBytes, freeOnThrow, type LlamaLora, memory, Tensor } from "#native";
+import type { AdapterFolder, AdapterModule, LlamaConfig } from "#packages/hub";
+import { factorOf, readTables, tableShapes } from "../adapter-extras.ts";
 import type { LoraLayer } from "../layers.ts";
-import { type Adapter, type AdapterDType, freeAdapter, freeMatrices } from "../lora.ts";
+import { type Adapter, type AdapterDType, freeMatrices, readLayer } from "../lora.ts";
 import type { LlamaModel } from "../models/llama.ts";
 
 export interface ServedAdapter {
@@ -16,27 +16,32 @@ export interface ServedAdapter {
   head: Tensor | null;
 }
 
-/** Of a layer's matrices, which begin on a line of the cache. */
+/** Of a line of the cache, whatever the dtype; a layer's matrices begin on one. */
+const lineElements = 32;
 const elementsOf = (rank: number, inFeatures: number, out: number): number =>
-  Math.ceil((rank * (inFeatures + out)) / 32) * 32;
+  Math.ceil((rank * (inFeatures + out)) / lineElements) * lineElements;
 
-/** As many bytes as native memory gives (core/memory.cpp, size_class), so that what is counted is what is taken. */
-function allocated(bytes: number): number {
-  let step = 64;
-  while (step * 16 < bytes) step *= 2;
-  return Math.ceil(bytes / step) * step;
-}
+/** From one adapter's beginning to the next one's. */
+const staggerLines = 37;
+let made = 0;
 
-/** Where each layer's matrices begin, and how many elements there are. */
-function layOut(layers: Adapter["layers"]): { places: Map<string, LlamaLora>; count: number } {
-  const places = new Map<string, LlamaLora>();
-  let count = 0;
-  for (const [name, { a, b, scaling, factor }] of layers) {
-    const [[rank = 0, inFeatures = 0], [out = 0]] = [a.shape, b.shape];
-    places.set(name, { offset: count, rank, in: inFeatures, out, scaling, factor });
-    count += elementsOf(rank, inFeatures, out);
+type Sizes = Pick<AdapterModule, "rank" | "inFeatures" | "outFeatures" | "scaling">;
+
+/**
+ * With room for the layers' matrices. Those that lie alike in all adapters would share the few lines of a cache that their
+ * addresses may use: each adapter begins elsewhere in what its allocation has to spare.
+ */
+function empty(modules: ReadonlyMap<string, Sizes>, dtype: AdapterDType, device: Device): ServedAdapter {
+  const used = sum([...modules.values()].map((m) => elementsOf(m.rank, m.inFeatures, m.outFeatures)));
+  const count = memory.sizeOf(used * elementBytes[dtype]) / elementBytes[dtype];
+  const spareLines = Math.floor((count - used) / lineElements);
+  let offset = ((made++ * staggerLines) % (spareLines + 1)) * lineElements;
+  const layers = new Map<string, LlamaLora>();
+  for (const [name, { rank, inFeatures, outFeatures: out, scaling }] of modules) {
+    layers.set(name, { offset, rank, in: inFeatures, out, scaling, factor: null });
+    offset += elementsOf(rank, inFeatures, out);
   }
-  return { places, count };
+  return { matrices: Tensor.empty(dtype, [count], { device, kind: "adapter" }), layers, embed: null, head: null };
 }
 
 /** The bytes of the transposed matrix. */
@@ -51,34 +56,25 @@ function turned(b: Tensor): Uint8Array {
   return new Uint8Array(to.buffer);
 }
 
-function put(matrices: Tensor, { offset, rank, in: columns }: LlamaLora, { a, b }: LoraLayer): void {
+/** Takes a layer's matrices to their place, and frees them. */
+function put({ matrices, layers }: ServedAdapter, module: string, lora: LoraLayer): void {
+  const { offset, rank, in: columns } = layers.get(module)!;
   const size = elementBytes[matrices.dtype];
-  matrices.write(a.read(), offset * size);
-  matrices.write(turned(b), (offset + rank * columns) * size);
+  matrices.write(lora.a.read(), offset * size);
+  matrices.write(turned(lora.b), (offset + rank * columns) * size);
+  freeMatrices(lora);
 }
 
-/** Uses the adapter up: what is its own beside LoRA's matrices goes over. Whoever leaves it half-way, or an error, frees all of it. */
-export function* servedInPieces(adapter: Adapter): Generator<undefined, ServedAdapter> {
-  let matrices: Tensor | null = null;
-  let isWhole = false;
-  try {
-    const { places, count } = layOut(adapter.layers);
-    const { dtype = "float32", device = "cpu" } = adapter.layers.values().next().value?.a ?? {};
-    const size = elementBytes[dtype];
-    matrices = Tensor.empty(dtype, [allocated(count * size) / size], { device, kind: "adapter" });
-    for (const [name, layer] of adapter.layers) {
-      put(matrices, places.get(name)!, layer);
-      yield;
-    }
-    isWhole = true;
-    for (const layer of adapter.layers.values()) freeMatrices(layer);
-    return { matrices, layers: places, embed: adapter.embed, head: adapter.head };
-  } finally {
-    if (!isWhole) {
-      matrices?.free();
-      freeAdapter(adapter);
-    }
-  }
+/** Of an adapter in memory, which has nothing but LoRA's matrices; it is used up. */
+export function servedOf({ layers }: Adapter): ServedAdapter {
+  const sizes = [...layers].map(([module, { a, b, scaling }]): [string, Sizes] => {
+    const [[rank = 0, inFeatures = 0], [outFeatures = 0]] = [a.shape, b.shape];
+    return [module, { rank, inFeatures, outFeatures, scaling }];
+  });
+  const { dtype = "float32", device = "cpu" } = layers.values().next().value?.a ?? {};
+  const served = empty(new Map(sizes), dtype as AdapterDType, device);
+  for (const [module, lora] of layers) put(served, module, lora);
+  return served;
 }
 
 /** What the adapter of a folder takes in memory once it is loaded. */
@@ -91,7 +87,7 @@ export function servedAdapterBytes(folder: AdapterFolder, base: LlamaConfig, dty
   // Where the head follows the embedding, they are one tensor.
   const tables = [...new Set(Object.values(tableShapes(folder, base)))].filter((table) => table !== null);
   return (
-    allocated(sum(matrices) * elementBytes[dtype]) +
+    memory.sizeOf(sum(matrices) * elementBytes[dtype]) +
     sum(factors) * elementBytes.float32 +
     sum(tables.map((table) => product(table.shape) * elementBytes[table.dtype]))
   );
@@ -100,13 +96,31 @@ export function servedAdapterBytes(folder: AdapterFolder, base: LlamaConfig, dty
 const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1);
 
-/** Of a folder, giving way after each module. */
+/** Of a folder, giving way after each module. Whoever leaves it half-way, or an error, frees what was read by then. */
 export function* loadServedAdapter(
   folder: AdapterFolder,
   model: LlamaModel,
   dtype: AdapterDType,
 ): Generator<undefined, ServedAdapter> {
-  return yield* servedInPieces(yield* wholeAdapterInPieces(folder, model, dtype));
+  const { device } = model.embed;
+  const served = empty(folder.modules, dtype, device);
+  let isWhole = false;
+  try {
+    for (const [module, place] of served.layers) {
+      freeOnThrow(() => {
+        const lora = readLayer(folder, module, { device, stream: 0, trainable: false, dtype });
+        const factor = factorOf(folder, model, module, lora);
+        put(served, module, lora);
+        place.factor = factor;
+      });
+      yield;
+    }
+    Object.assign(served, readTables(folder, model));
+    isWhole = true;
+    return served;
+  } finally {
+    if (!isWhole) freeServed(served);
+  }
 }
 
 function tensorsOf({ matrices, layers, embed, head }: ServedAdapter): Tensor[] {
