@@ -142,10 +142,6 @@ void check_lora_add(const LoraAddArgs& a) {
           a.begin, " and ", a.end);
 }
 
-}  // namespace
-
-namespace {
-
 void check_lora_adds(const LoraAddArgs* args, int count) {
   for (int i = 0; i < count; ++i) {
     check_lora_add(args[i]);
