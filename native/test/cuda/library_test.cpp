@@ -42,7 +42,7 @@ class CudaLibrary : public testing::Test {
   }
   // An entry point of the fake; null on a card.
   template <typename F>
-  static F* fake(const char* name) {
+  static F* fake([[maybe_unused]] const char* name) {
 #ifdef NIBBLE_FAKE_CUBLASLT
     return reinterpret_cast<F*>(dlsym(dlopen(NIBBLE_FAKE_CUBLASLT, RTLD_NOW), name));
 #else
