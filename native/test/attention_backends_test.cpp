@@ -41,16 +41,6 @@ struct Queries {
   int sequence, from, count;
 };
 
-// Entries of pages that lie before every window of their sequence are of no page.
-void take_pages_away(const Tensor& table, const std::vector<Queries>& queries, int64_t window, int64_t page, int64_t columns) {
-  for (const Queries& q : queries) {
-    int64_t first = q.from;
-    for (const Queries& other : queries)
-      if (other.sequence == q.sequence && other.from < first) first = other.from;
-    for (int64_t p = 0; (p + 1) * page <= first - window + 1; ++p) put(table, q.sequence * columns + p, double(1 << 30));
-  }
-}
-
 // Of three sequences whose pages lie in no order, some longer than a part of what a device's block reads.
 void run_paged(Bench& b, const Case& c, const std::vector<Queries>& queries) {
   constexpr int64_t kPage = 16, kColumns = 20, kSequences = 3, kPages = kColumns * kSequences, kSlots = kPages * kPage;
@@ -68,7 +58,6 @@ void run_paged(Bench& b, const Case& c, const std::vector<Queries>& queries) {
   kv_write({.k = tokens(kSlots), .v = tokens(kSlots), .slot = slots, .k_cache = k_cache, .v_cache = v_cache});
   kv_write({.k = tokens(4), .v = tokens(4), .slot = b.values(DType::kI32, {0, 959, 37 * 16 + 15, 500}), .k_cache = k_cache,
             .v_cache = v_cache});
-  if (c.window > 0) take_pages_away(table, queries, c.window, kPage, kColumns);
   int64_t n = 0;
   for (const Queries& q : queries) n += q.count;
   const Tensor sequence = b.indices(n, 1), position = b.indices(n, 1);

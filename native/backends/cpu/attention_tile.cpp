@@ -61,16 +61,13 @@ Block block_at(const Attend& a, const Task& task, int64_t from) {
     for (int64_t t = 0; t < block.count; ++t) block.at[t] = ((task.run->source + from + t) * kv_heads + kv) * size;
     return block;
   }
-  // Pages that lie before the window of all rows may be gone: the first that is there stands for them, and has no weight.
-  const int64_t there = first_seen(a.shape.window, 0, task.run->position) / a.cache.page;
-  const int32_t* const pages = a.pages + task.run->source * a.pages_max;
-  int64_t page = from / a.cache.page;
+  const int32_t* page = a.pages + task.run->source * a.pages_max + from / a.cache.page;
   for (int64_t t = 0, row = from % a.cache.page; t < block.count; ++t, ++row) {
     if (row == a.cache.page) {
       row = 0;
       ++page;
     }
-    block.at[t] = a.cache.row(pages[page < there ? there : page], kv, row);
+    block.at[t] = a.cache.row(*page, kv, row);
   }
   return block;
 }
