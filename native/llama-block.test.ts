@@ -156,7 +156,8 @@ function compare(device: Device): void {
         const expected = opByOp(bench, make(bench, form, dtype, adapted), dtype);
         const made = make(bench, form, dtype, adapted);
         const segments = packLlamaSegments(made.segments.map((s) => ({ ...s, lora: packed(bench, s.lora) })));
-        llamaBlock(packLlamaBlock(made.block), segments, shape, { x: made.x, ...made.call });
+        const next = adapted ? null : { kCache: made.call.vCache, vCache: made.call.kCache };
+        llamaBlock(packLlamaBlock(made.block), segments, shape, { x: made.x, ...made.call, next });
         assert.deepEqual(valuesOf(made.x), valuesOf(expected), JSON.stringify({ form, dtype, adapted }));
         bench.free();
       }
@@ -191,6 +192,13 @@ describe("what a block refuses", () => {
     const segments = packLlamaSegments([{ begin: 0, end: 1, lora }]);
     const call = () => llamaBlock(block, segments, shape, { x: made.x, ...made.call });
     assert.throws(call, /lora: expected matrices within 100 elements, got rank 1 of 128 and 128 at 8/);
+  });
+  test("a next cache of another shape", () => {
+    const { kCache, vCache } = made.call;
+    const other = bench.filled(0, [pages, kvHeads, page, 2 * headSize]);
+    const next = (change: object) => ({ next: { kCache, vCache, ...change } });
+    assert.throws(() => run(block, next({ kCache: other })), /next_k_cache: expected the shape of k_cache/);
+    assert.throws(() => run(block, next({ vCache: other })), /next_v_cache: expected the shape of v_cache/);
   });
   test("another model's width", () => {
     const { q } = made.block;

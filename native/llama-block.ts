@@ -78,6 +78,8 @@ export interface LlamaBlockCall {
   blockTable: Tensor;
   kCache: Tensor;
   vCache: Tensor;
+  /** Those of the block that is called next with the same block table: memory is asked for them ahead. */
+  next?: { kCache: Tensor; vCache: Tensor } | null;
 }
 
 /** `block` and `segments` as packLlamaBlock and packLlamaSegments gave them. */
@@ -85,8 +87,9 @@ export function llamaBlock(
   block: Float64Array,
   segments: Float64Array,
   shape: AttentionShape,
-  { x, cos, sin, position, slot, sequence, blockTable, kCache, vCache }: LlamaBlockCall,
+  { x, cos, sin, position, slot, sequence, blockTable, kCache, vCache, next }: LlamaBlockCall,
 ): void {
   const tensors = [x, cos, sin, position, slot, sequence, blockTable, kCache, vCache].map((t) => t.handle);
-  addon.llamaBlock(block, segments, ...shapeArguments(shape), ...tensors);
+  const ahead = [next?.kCache.handle ?? null, next?.vCache.handle ?? null];
+  addon.llamaBlock(block, segments, ...shapeArguments(shape), ...tensors, ...ahead);
 }

@@ -81,7 +81,7 @@ std::vector<LlamaSegment> segments_of(BlockNumbers n) {
   return segments;
 }
 
-// (block, segments, heads, kvHeads, scale, window, x, cos, sin, position, slot, sequence, blockTable, kCache, vCache)
+// (block, segments, heads, kvHeads, scale, window, x, cos, sin, position, slot, sequence, blockTable, kCache, vCache, nextKCache, nextVCache)
 Napi::Value llama_block(Napi::Env env, const Arguments& a) {
   const LlamaBlock block = block_of({a.value(0), handles(env)});
   const std::vector<LlamaSegment> segments = segments_of({a.value(1), handles(env)});
@@ -89,7 +89,8 @@ Napi::Value llama_block(Napi::Env env, const Arguments& a) {
                              .window = a.integer(5)};
   nibble::llama_block({.block = block, .segments = segments, .shape = shape, .x = a.tensor(6), .cos = a.tensor(7),
                        .sin = a.tensor(8), .position = a.tensor(9), .slot = a.tensor(10), .sequence = a.tensor(11),
-                       .block_table = a.tensor(12), .k_cache = a.tensor(13), .v_cache = a.tensor(14)});
+                       .block_table = a.tensor(12), .k_cache = a.tensor(13), .v_cache = a.tensor(14),
+                       .next_k_cache = a.maybe_tensor(15), .next_v_cache = a.maybe_tensor(16)});
   return env.Undefined();
 }
 

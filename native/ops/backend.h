@@ -28,7 +28,7 @@ struct Backend {
   void (*linears_backward)(const LinearBackwardArgs*, int);
   void (*lora_adds)(const LoraAddArgs*, int);
   // Null, or false: it has done nothing, linears_forward and lora_adds will do.
-  bool (*linears_adapted)(const LinearForwardArgs*, int, const LoraAddArgs*, int);
+  bool (*linears_adapted)(const LinearForwardArgs*, int, const LoraAddArgs*, int, const Soon*, int);
   void (*scale_columns)(const ScaleColumnsArgs&);
   void (*linear_cross_entropy)(const CrossEntropyArgs&);
   void (*embedding_forward)(const EmbeddingForwardArgs&);

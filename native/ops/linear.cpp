@@ -168,14 +168,16 @@ void lora_adds(const LoraAddArgs* args, int count) {
   backend_of(args[0].x.device).lora_adds(args, count);
 }
 
-void linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count) {
+void linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count, const Soon* soon,
+                     int soon_count) {
   check_linears_forward(args, count);
   check_lora_adds(adds, adds_count);
   check_order(args, count, adds, adds_count);
   if (args[0].x.dim(0) == 0) return;
   const Backend& backend = backend_of(args[0].x.device);
   const auto together = backend.linears_adapted;
-  if (adds_count > 0 && together != nullptr && together(args, count, adds, adds_count)) return;
+  const bool beside = adds_count > 0 || soon_count > 0;
+  if (beside && together != nullptr && together(args, count, adds, adds_count, soon, soon_count)) return;
   backend.linears_forward(args, count);
   if (adds_count > 0) backend.lora_adds(adds, adds_count);
 }

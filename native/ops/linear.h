@@ -95,9 +95,17 @@ struct LoraAddArgs {
 void lora_adds(const LoraAddArgs* args, int count);
 inline void lora_add(const LoraAddArgs& args) { lora_adds(&args, 1); }
 
+// Host memory that what follows an op will read.
+struct Soon {
+  const void* at;
+  int64_t bytes;
+};
+
 // linears_forward of layers without adapters of their own, then lora_adds on their y: with the same results, but what adapters
-// are read from may come from memory beside the layers' products. `adds`: x and y are those of the layers, in their order.
-void linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count);
+// are read from may come from memory beside the layers' products, and so may what is read `soon`. `adds`: x and y are those of
+// the layers, in their order.
+void linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count,
+                     const Soon* soon = nullptr, int soon_count = 0);
 
 // y[rows] = bias + factor * (y[rows] - bias) for the rows [begin, end): after lora_add, what an adapter with magnitudes
 // makes of its rows, where factor is m / ||W + scaling * B A|| by rows (DoRA, arXiv:2402.09353, equation 5). No gradient.

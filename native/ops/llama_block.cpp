@@ -60,7 +60,7 @@ class BlockRun {
                      .block_table = a_.block_table, .sequence = a_.sequence, .position = a_.position, .o = attended_});
     multiply(attended_, {kO});
     normalize(out_[kO], a_.x, w.post_norm, w.post_eps, stream_);
-    multiply(y_, {kGate, kUp});
+    multiply(y_, {kGate, kUp}, next_pages());
     activation_forward({.kind = Activation::kSilu, .g = out_[kGate], .u = out_[kUp], .y = out_[kUp]});
     multiply(out_[kUp], {kDown});
     add({.x = stream_, .y = a_.x});
@@ -84,7 +84,7 @@ class BlockRun {
   }
 
   // The layers of one x: together, then each adapter's rows.
-  void multiply(const Tensor& x, std::initializer_list<LlamaLinear> layers) {
+  void multiply(const Tensor& x, std::initializer_list<LlamaLinear> layers, const std::vector<Soon>& soon = {}) {
     std::vector<LoraAddArgs> adapters;
     for (LlamaLinear l : layers) {
       for (const LlamaSegment& s : a_.segments) {
@@ -98,7 +98,7 @@ class BlockRun {
     int count = 0;
     for (LlamaLinear l : layers)
       args[count++] = {.x = x, .w = a_.block.weight[l], .bias = a_.block.bias[l], .y = out_[l]};
-    linears_adapted(args, count, adapters.data(), int(adapters.size()));
+    linears_adapted(args, count, adapters.data(), int(adapters.size()), soon.data(), int(soon.size()));
     for (LlamaLinear l : layers) {
       for (const LlamaSegment& s : a_.segments) {
         if (!s.lora[l].factor) continue;
@@ -107,6 +107,26 @@ class BlockRun {
       }
     }
   }
+
+  // What the next block's attention reads of its cache, the last rows first, as the CPU takes them. The longest products are
+  // made meanwhile: those of many rows leave memory idle, and attention would wait for nothing else.
+  std::vector<Soon> next_pages() const {
+    std::vector<Soon> soon;
+    if (!a_.next_k_cache || a_.x.device != Device::kCpu) return soon;
+    const CacheShape cache = cache_shape(a_.next_k_cache);
+    const int64_t bytes = cache.kv_heads * cache.page * cache.size * size_of(a_.x.dtype);
+    const int32_t *sequence = a_.sequence.i32(), *position = a_.position.i32();
+    for (int64_t n = rows_ - 1, left = kSoonBytes; n >= 0; --n) {
+      if (n + 1 < rows_ && sequence[n] == sequence[n + 1]) continue;
+      const int64_t window = a_.shape.window, first = window > 0 && position[n] >= window ? position[n] - window + 1 : 0;
+      const int32_t* const pages = a_.block_table.i32() + sequence[n] * a_.block_table.dim(1);
+      for (int64_t p = first / cache.page; p <= position[n] / cache.page && left > 0; ++p, left -= 2 * bytes)
+        for (const Tensor& of : {a_.next_k_cache, a_.next_v_cache}) soon.push_back({of.u8() + pages[p] * bytes, bytes});
+    }
+    return soon;
+  }
+
+  static constexpr int64_t kSoonBytes = 4 << 20;  // more would drive itself out of the cache
 
   const LlamaBlockArgs& a_;
   int64_t rows_;
@@ -124,6 +144,8 @@ void llama_block(const LlamaBlockArgs& a) {
   // What the ops of the block do not check for themselves.
   require(a.block.weight[kDown].out == a.x.dim(1), op, "down: expected ", a.x.dim(1), " rows as x has columns, got ",
           a.block.weight[kDown].out);
+  if (a.next_k_cache) check_like(op, "next_k_cache", a.next_k_cache, "k_cache", a.k_cache);
+  if (a.next_k_cache) check_like(op, "next_v_cache", a.next_v_cache, "v_cache", a.v_cache);
   if (a.x.dim(0) > 0) BlockRun(a).run();
 }
 

@@ -44,6 +44,8 @@ struct LlamaBlockArgs {
   Tensor position, slot, sequence;     // [N] int32
   Tensor block_table;                  // [sequences, pages of a sequence at most] int32
   Tensor k_cache, v_cache;             // in/out [pages, K, page, D], dtype of x
+  // Those of the block that runs next with the same block_table: memory may be asked for them. May be empty.
+  Tensor next_k_cache, next_v_cache;
 };
 
 void llama_block(const LlamaBlockArgs& args);

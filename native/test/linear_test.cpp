@@ -218,6 +218,26 @@ TEST(Linear, LayersWithAdaptersAreTheOnesThenTheOthers) {
   });
 }
 
+// Asking for memory, of any length, none or more pieces than a task takes, changes no result.
+TEST(Linear, WhatIsReadSoonChangesNothing) {
+  for_each_isa([&](const std::string& isa) {
+    for (const Form& form : {kForms[1], kForms[4]})
+      for (int64_t rows : {1, 8, 13, 32, 40})
+        for (int pieces : {1, 3, 2000}) {
+          Bench b(Device::kCpu);
+          const Tensor x = b.random(DType::kBF16, {rows, 128}), y = b.out(DType::kBF16, {rows, 150});
+          const LinearForwardArgs layer{.x = x, .w = make_weight(b, form, 150, 128), .y = y};
+          std::vector<Soon> soon;
+          for (int i = 0; i < pieces; ++i) soon.push_back({x.u8(), i % 3 == 0 ? 0 : i});
+          linears_forward(&layer, 1);
+          const std::vector<uint16_t> want(y.u16(), y.u16() + y.count());
+          std::fill_n(y.u16(), y.count(), uint16_t(0x7fc0));
+          linears_adapted(&layer, 1, nullptr, 0, soon.data(), pieces);
+          for (int64_t i = 0; i < y.count(); ++i) ASSERT_EQ(y.u16()[i], want[size_t(i)]) << isa << " " << rows << " " << i;
+        }
+  });
+}
+
 TEST(Linear, AdaptersOfOtherLayersAreRefused) {
   Bench b(Device::kCpu);
   const Tensor x = b.random(DType::kF32, {3, 8}), y = b.random(DType::kF32, {3, 4}), other = b.random(DType::kF32, {3, 4});

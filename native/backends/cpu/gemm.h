@@ -40,8 +40,14 @@ void gemm(const Term* terms, int count, const Result& result);
 constexpr int64_t kFewRows = 8;
 bool is_for_few_rows(const Term* terms, int count, const Result& result);
 constexpr int kProductsMax = 4;
-// All for few rows, and of as many rows. `pieces`: of adapters on their rows, which ride along, in the products' order.
+// What is done beside products of few rows, where memory is read more slowly than it could be.
 class LoraPieces;
-void gemm_few_rows(const Product* products, int count, const LoraPieces* pieces = nullptr);
+struct Beside {
+  const LoraPieces* pieces = nullptr;  // of adapters on their rows, which ride along, in the products' order
+  const Soon* soon = nullptr;          // what is read afterwards
+  int soon_count = 0;
+};
+// All for few rows, and of as many rows.
+void gemm_few_rows(const Product* products, int count, const Beside& beside = {});
 
 }  // namespace nibble::cpu::NIBBLE_ISA

@@ -305,6 +305,14 @@ int64_t steps_of(const Columns& columns, int64_t m) {
   return tiles * (columns.end - columns.begin) / 4;
 }
 
+constexpr int64_t kIdleRows = 8;  // of x, from which on products leave memory idle for most of the time
+
+// A task's share of what is read soon, in order: who does the first tasks here is likely to do the first ones there.
+void add_share(const Beside& beside, int64_t task, int64_t tasks, Ahead& ahead) {
+  for (int64_t i = beside.soon_count * task / tasks; i < beside.soon_count * (task + 1) / tasks; ++i)
+    ahead.add(beside.soon[i].at, beside.soon[i].bytes);
+}
+
 // The pieces of adapters on products that run as `tasks` tasks. What they read comes from memory beside the products' sums:
 // the first tasks take turns with [1] of all pieces; the others with [2] for their own columns, and for those of the first ones.
 class Riders {
@@ -373,8 +381,9 @@ class Riders {
 
 }  // namespace
 
-void gemm_few_rows(const Product* products, int count, const LoraPieces* pieces) {
+void gemm_few_rows(const Product* products, int count, const Beside& beside) {
   const int64_t m = products[0].result.c.dim(0);
+  const LoraPieces* const pieces = beside.pieces;
   const bool rides = pieces != nullptr;
   int64_t floats = 0, tasks = 0;
   for (int i = 0; i < count; ++i)
@@ -389,8 +398,11 @@ void gemm_few_rows(const Product* products, int count, const LoraPieces* pieces)
   }
   if (rides && tasks >= kRiddenTasksMin) return Riders(prepared, count, tasks, m, *pieces).run();
   parallel_for(tasks, [&](int64_t task) {
+    const Columns columns = columns_of(prepared, task);
     Ahead ahead;
-    run_columns(columns_of(prepared, task), m, ahead);
+    if (m >= kIdleRows) add_share(beside, task, tasks, ahead);
+    ahead.spread(steps_of(columns, m));
+    run_columns(columns, m, ahead);
   });
   if (rides) pieces->run();
 }

@@ -151,7 +151,7 @@ using ForwardLayers = Few<ForwardLayer, kLinearsMax>;
 using BackwardLayers = Few<BackwardLayer, kLinearsMax>;
 
 // Of few rows, one wait for the threads serves all layers, and x is laid out once.
-bool run_few_rows(ForwardLayers& layers, const LoraPieces* pieces = nullptr) {
+bool run_few_rows(ForwardLayers& layers, const Beside& beside = {}) {
   Term terms[kLinearsMax];
   Product products[kLinearsMax];
   for (int i = 0; i < layers.count(); ++i) {
@@ -160,7 +160,7 @@ bool run_few_rows(ForwardLayers& layers, const LoraPieces* pieces = nullptr) {
     products[i] = {terms + i, 1, {.c = a.y, .bias = a.bias.f32()}};
     if (layers[i].adapts() || !is_for_few_rows(terms + i, 1, products[i].result)) return false;
   }
-  gemm_few_rows(products, layers.count(), pieces);
+  gemm_few_rows(products, layers.count(), beside);
   return true;
 }
 
@@ -206,12 +206,13 @@ void linears_forward(const LinearForwardArgs* args, int count) {
   all.run();
 }
 
-bool linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count) {
+bool linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count, const Soon* soon,
+                     int soon_count) {
   if (!kMultipliesPairs) return false;
   ForwardLayers layers;
   for (int i = 0; i < count; ++i) layers.add(args[i]);
   const LoraPieces pieces(adds, adds_count);
-  return run_few_rows(layers, &pieces);
+  return run_few_rows(layers, {adds_count > 0 ? &pieces : nullptr, soon, soon_count});
 }
 
 void linears_backward(const LinearBackwardArgs* args, int count) {

@@ -12,7 +12,8 @@ void quantize_absmax(const QuantizeAbsmaxArgs& a);
 void linears_forward(const LinearForwardArgs* args, int count);
 inline void linear_forward(const LinearForwardArgs& a) { NIBBLE_ISA::linears_forward(&a, 1); }
 void linears_backward(const LinearBackwardArgs* args, int count);
-bool linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count);
+bool linears_adapted(const LinearForwardArgs* args, int count, const LoraAddArgs* adds, int adds_count, const Soon* soon,
+                     int soon_count);
 void lora_adds(const LoraAddArgs* args, int count);
 void scale_columns(const ScaleColumnsArgs& a);
 void linear_cross_entropy(const CrossEntropyArgs& a);

@@ -62,7 +62,9 @@ export function hiddenStates(
   model.blocks.forEach((layer, i) => {
     const [kCache, vCache] = [cache.keys[i], cache.values[i]];
     if (!kCache || !vCache) throw new RangeError(`[generate] layer ${i} has no cache`);
-    const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache };
+    const [nextKCache, nextVCache] = [cache.keys[i + 1], cache.values[i + 1]];
+    const next = nextKCache && nextVCache ? { kCache: nextKCache, vCache: nextVCache } : null;
+    const call = { x, ...model.tables, position, slot, sequence, blockTable, kCache, vCache, next };
     const block = getOrMake(packedBlocks, layer, () => packLlamaBlock(layer));
     llamaBlock(block, packedSegments(layer, segments), shape, call);
   });
