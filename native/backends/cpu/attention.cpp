@@ -1,6 +1,6 @@
 // Attention over packed documents. The backward pass meets query blocks with key blocks along the
 // diagonals of their square: pairs of one diagonal share no block, so they run side by side and add
-// into d_q, d_k and d_v in an order that no number of threads changes.
+// into d_q, d_k and d_v in an order that no number of threads changes. The first diagonal has every row in it: it writes.
 #include "ops/attention.h"
 
 #include "backends/cpu/attention_tile.h"
@@ -42,11 +42,12 @@ struct Gradients {
   const float* delta;      // [N, H]
 };
 
-void add_rows(const float* from, int64_t from_step, int64_t rows, int64_t size, float* to, int64_t to_step) {
+// to = from, or `add`: to += from.
+void put_rows(const float* from, int64_t from_step, int64_t rows, int64_t size, bool add, float* to, int64_t to_step) {
   for (int64_t r = 0; r < rows; ++r, from += from_step, to += to_step) {
-    int64_t c = 0;
-    for (; c + kWidth <= size; c += kWidth) store(to + c, load(to + c) + load(from + c));
-    for (; c < size; ++c) to[c] += from[c];
+    each_vector(0, size, [&](int64_t c, int n) NIBBLE_INLINE {
+      store(to + c, add ? load(to + c, n) + load(from + c, n) : load(from + c, n), n);
+    });
   }
 }
 
@@ -58,7 +59,7 @@ class Pair {
        Scratch& s)
       : a_(a), out_(out), queries_(queries), keys_(keys), s_(s), kv_(kv), heads_(a.shape.heads),
         size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth),
-        block_(block_keys(size_)) {}
+        block_(block_keys(size_)), is_first_(queries.row == keys.row) {}
 
   void run() {
     const int64_t group = heads_ / a_.shape.kv_heads;
@@ -71,11 +72,10 @@ class Pair {
       if (h + 1 < (kv_ + 1) * group) ask_queries(h + 1);
       for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
       add_to_keys(h > kv_ * group);
-      if (padded_ != size_) add_rows(s_.d_q, padded_, queries_.count, size_, out_.d_q + query_at(h, 0), heads_ * size_);
+      if (padded_ != size_) put(s_.d_q, queries_.count, out_.d_q + query_at(h, 0), heads_);
     }
-    const int64_t at = key_at(0), step = a_.shape.kv_heads * size_;
-    add_rows(s_.d_k, padded_, keys_.count, size_, out_.d_k + at, step);
-    add_rows(s_.d_v, padded_, keys_.count, size_, out_.d_v + at, step);
+    put(s_.d_k, keys_.count, out_.d_k + key_at(0), a_.shape.kv_heads);
+    put(s_.d_v, keys_.count, out_.d_v + key_at(0), a_.shape.kv_heads);
   }
 
  private:
@@ -83,6 +83,10 @@ class Pair {
   int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
   int64_t query_at(int64_t h, int64_t r) const { return ((queries_.row + r) * heads_ + h) * size_; }
   int64_t position_of(int64_t r) const { return queries_.position + r; }
+
+  void put(const float* from, int64_t rows, float* to, int64_t heads) const {
+    put_rows(from, padded_, rows, size_, !is_first_, to, heads * size_);
+  }
 
   // Asks memory for `rows` rows of a head: short pieces far apart are no stream that the processor sees by itself.
   void ask(const Tensor& t, int64_t at, int64_t heads, int64_t rows) const {
@@ -149,7 +153,7 @@ class Pair {
     const bool in_place = padded_ == size_;
     float* const d_q = in_place ? out_.d_q + query_at(h, r) : s_.d_q + r * padded_;
     multiply<LANE>(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {keys_deep_, padded_},
-                   {d_q, in_place ? heads_ * size_ : padded_, lanes_of(LANE, seen), in_place});
+                   {d_q, in_place ? heads_ * size_ : padded_, lanes_of(LANE, seen), in_place && !is_first_});
   }
 
   void weigh(int64_t h, int64_t r, float* p, float* d_s, int64_t vectors) {
@@ -200,7 +204,7 @@ class Pair {
     for (int64_t t = 0; t < keys_.count; t += kTileRows) {
       const int64_t rows = keys_.count - t < kTileRows ? keys_.count - t : kTileRows;
       // On the diagonal, the queries before key t do not see it.
-      const int64_t first = queries_.row == keys_.row ? t / elements_of(LANE) : 0, at = first * kBlockMax + t;
+      const int64_t first = is_first_ ? t / elements_of(LANE) : 0, at = first * kBlockMax + t;
       multiply<LANE>(rows, vectors, {s_.p + at, 1, kBlockMax}, {d_o_deep_ + first * padded_, padded_},
                      {s_.d_v + t * padded_, padded_, all - first, add});
       multiply<LANE>(rows, vectors, {s_.d_s + at, 1, kBlockMax}, {q_deep_ + first * padded_, padded_},
@@ -213,6 +217,7 @@ class Pair {
   const QueryRun &queries_, &keys_;
   Scratch& s_;
   int64_t kv_, heads_, size_, padded_, lanes_, block_;
+  const bool is_first_;  // nobody has put anything in these rows of the gradients
   Strided q_{}, d_o_{};
   const float *keys_deep_ = nullptr, *q_deep_ = nullptr, *d_o_deep_ = nullptr;
 };
@@ -261,9 +266,9 @@ void run_diagonals(const AttentionBackwardArgs& a, const Gradients& out) {
   }
 }
 
-void narrow_all(const float* from, const Tensor& to) {
+void narrow_row(const float* from, const Tensor& to, int64_t row) {
   const int64_t columns = to.dim(1);
-  parallel_for(to.dim(0), [&](int64_t i) { store_row(from + i * columns, columns, to, i * columns); });
+  store_row(from + row * columns, columns, to, row * columns);
 }
 
 }  // namespace
@@ -285,16 +290,15 @@ void attention_backward(const AttentionBackwardArgs& a) {
                          .d_k = in_place ? a.d_k.f32() : wide + queries,
                          .d_v = in_place ? a.d_v.f32() : wide + queries + keys,
                          .delta = memory.data()};
-  memset(out.d_q, 0, size_t(queries) * 4);
-  memset(out.d_k, 0, size_t(keys) * 4);
-  memset(out.d_v, 0, size_t(keys) * 4);
   // [1] delta
   compute_delta(a, memory.data());
   run_diagonals(a, out);
   if (in_place) return;
-  narrow_all(out.d_q, a.d_q);
-  narrow_all(out.d_k, a.d_k);
-  narrow_all(out.d_v, a.d_v);
+  parallel_for(a.q.dim(0), [&](int64_t row) {
+    narrow_row(out.d_q, a.d_q, row);
+    narrow_row(out.d_k, a.d_k, row);
+    narrow_row(out.d_v, a.d_v, row);
+  });
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA
