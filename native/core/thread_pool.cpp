@@ -16,9 +16,9 @@ namespace {
 
 thread_local bool inside_task = false;
 
-// How long a thread looks for work before it sleeps. Ops of a step follow each other within this time, and
-// waking a sleeping thread takes longer than a small op.
-constexpr std::chrono::microseconds kAlertTime{50};
+// How long a thread looks for work before it sleeps. Ops of a step follow each other within this time, JavaScript between
+// them included, and waking a sleeping thread takes longer than a small op.
+constexpr std::chrono::microseconds kAlertTime{250};
 
 // Not sched_yield: on a busy machine that gives the core away for a whole time slice.
 void pause() {
