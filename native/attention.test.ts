@@ -204,6 +204,34 @@ test("the reference's paged attention equals attention over the documents", () =
   });
 });
 
+/** The pages that `queries` see: those that lie before their windows are given back. */
+function seenBy(queries: t.Query[], window: number, cache: t.Cache): t.Cache {
+  const gone = 2 ** 30;
+  const table = cache.table.map((pages, sequence) => {
+    const positions = queries.filter((query) => query.sequence === sequence).map((query) => query.position);
+    const first = window === 0 ? 0 : Math.min(...positions) - window + 1;
+    return pages.map((page, at) => ((at + 1) * cache.page <= first ? gone : page));
+  });
+  return { ...cache, table };
+}
+
+function checkChunks(c: t.Case, page: number): void {
+  const inputs = t.inputsOf(c, 3);
+  const cache = t.cacheOf(c, page, 3);
+  const caches = written("cpu", c, cache, inputs);
+  const queries = allQueries(c, 1).sort((a, b) => a.row - b.row);
+  const whole = t.paged("cpu", c, cache, caches, inputs.q, queries);
+  for (const chunk of [1, 7, 64]) {
+    const parts: Uint8Array[] = [];
+    for (let i = 0; i < queries.length; i += chunk) {
+      setThreadCount(1 + (parts.length % 3));
+      const some = queries.slice(i, i + chunk);
+      parts.push(t.paged("cpu", c, seenBy(some, c.window, cache), caches, inputs.q, some));
+    }
+    assert.deepEqual(Buffer.concat(parts), Buffer.from(whole), `chunks of ${chunk}, pages of ${page}, ${nameOf(c)}`);
+  }
+}
+
 for (const name of supportedIsas()) {
   test(`cpu/${name} paged attention equals the reference's attention over the documents`, () => {
     chooseIsa(name);
@@ -216,20 +244,9 @@ for (const name of supportedIsas()) {
     chooseIsa(name);
     const c: t.Case = { starts: [0, 150, 171], heads: 6, kvHeads: 2, headSize: 20, window: 0, dtype: "float32" };
     const inPairs: t.Case = { ...c, starts: [0, 151, 172], headSize: 64, dtype: "bfloat16" };
-    for (const at of [c, inPairs].flatMap((one) => [one, { ...one, window: 37 }])) {
-      const inputs = t.inputsOf(at, 3);
-      const cache = t.cacheOf(at, 16, 3);
-      const caches = written("cpu", at, cache, inputs);
-      const queries = allQueries(at, 1).sort((a, b) => a.row - b.row);
-      const whole = t.paged("cpu", at, cache, caches, inputs.q, queries);
-      for (const chunk of [1, 7, 64]) {
-        const parts: Uint8Array[] = [];
-        for (let i = 0; i < queries.length; i += chunk) {
-          setThreadCount(1 + (parts.length % 3));
-          parts.push(t.paged("cpu", at, cache, caches, inputs.q, queries.slice(i, i + chunk)));
-        }
-        assert.deepEqual(Buffer.concat(parts), Buffer.from(whole), `chunks of ${chunk}, ${nameOf(at)}`);
-      }
+    for (const one of [c, inPairs]) {
+      checkChunks(one, 16);
+      for (const page of [1, 4, 13, 16, 32]) checkChunks({ ...one, window: 37 }, page);
     }
   });
 }

@@ -55,7 +55,8 @@ inline CacheShape cache_shape(const Tensor& cache) { return {cache.dim(0), cache
 // of a head lie next to each other in it, so that reading a head's page is reading memory in order. How the numbers of a
 // head's page lie is the backend's own, and its instruction set's: what kv_write wrote, paged_attention of the same reads.
 // Row n is a query of sequence sequence[n] at position[n] and sees positions 0 ... position[n] (all of
-// them already written by kv_write), within the window. Prefill and decode are the same op.
+// them already written by kv_write), within the window. Entries of pages that no row sees may hold anything.
+// Prefill and decode are the same op.
 struct PagedAttentionArgs {
   AttentionShape shape;
   Tensor q;                 // [N, H * D]

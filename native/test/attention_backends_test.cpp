@@ -41,23 +41,35 @@ struct Queries {
   int sequence, from, count;
 };
 
+constexpr int64_t kSequences = 3, kLength = 320, kSlots = kSequences * kLength;
+
+// Pages that lie before every window of their sequence may be gone: their entries are of no page.
+void take_pages_away(const Tensor& table, const std::vector<Queries>& queries, int64_t window, int64_t page) {
+  std::array<int64_t, kSequences> first;
+  first.fill(kLength);
+  for (const Queries& q : queries) first[q.sequence] = std::min<int64_t>(first[q.sequence], q.from);
+  for (int64_t s = 0; s < kSequences; ++s)
+    for (int64_t p = 0; (p + 1) * page <= first[s] - window + 1; ++p) put(table, s * kLength / page + p, double(1 << 30));
+}
+
 // Of three sequences whose pages lie in no order, some longer than a part of what a device's block reads.
-void run_paged(Bench& b, const Case& c, const std::vector<Queries>& queries) {
-  constexpr int64_t kPage = 16, kColumns = 20, kSequences = 3, kPages = kColumns * kSequences, kSlots = kPages * kPage;
+void run_paged(Bench& b, const Case& c, const std::vector<Queries>& queries, int64_t page = 16) {
+  const int64_t columns = kLength / page, page_count = kSlots / page;
   const AttentionShape shape{c.heads, c.kv_heads, 1 / std::sqrt(float(c.size)), c.window};
-  const auto cache = [&] { return b.random(c.dtype, {kPages, c.kv_heads, kPage, c.size}, 2); };
+  const auto cache = [&] { return b.random(c.dtype, {page_count, c.kv_heads, page, c.size}, 2); };
   const auto tokens = [&](int64_t count) { return b.random(c.dtype, {count, c.kv_heads * c.size}, 2); };
-  const Tensor k_cache = cache(), v_cache = cache(), table = b.indices(kPages, 1);
-  for (int64_t i = 0; i < kPages; ++i) put(table, i, double(i * 37 % kPages));
+  const Tensor k_cache = cache(), v_cache = cache(), table = b.indices(page_count, 1);
+  for (int64_t i = 0; i < page_count; ++i) put(table, i, double(i * 37 % page_count));
   Tensor pages = table;
   pages.rank = 2;
-  pages.shape = {kSequences, kColumns};
+  pages.shape = {kSequences, columns};
   // Every slot is written, in no order, and some of them again.
   const Tensor slots = b.indices(kSlots, 1);
   for (int64_t i = 0; i < kSlots; ++i) put(slots, i, double(i * 77 % kSlots));
   kv_write({.k = tokens(kSlots), .v = tokens(kSlots), .slot = slots, .k_cache = k_cache, .v_cache = v_cache});
   kv_write({.k = tokens(4), .v = tokens(4), .slot = b.values(DType::kI32, {0, 959, 37 * 16 + 15, 500}), .k_cache = k_cache,
             .v_cache = v_cache});
+  if (c.window > 0) take_pages_away(table, queries, c.window, page);
   int64_t n = 0;
   for (const Queries& q : queries) n += q.count;
   const Tensor sequence = b.indices(n, 1), position = b.indices(n, 1);
@@ -118,6 +130,19 @@ TEST(AttentionBackends, PromptsOverTheCacheLikeReference) {
          std::vector<std::array<int64_t, 4>>{{2, 1, 64, 0}, {4, 2, 24, 0}, {2, 2, 128, 40}, {1, 1, 72, 0}})
       expect_like_reference("prompts over the cache, heads of " + std::to_string(size), dtype == DType::kBF16 ? 0x1p-7 : 2e-6,
                             [&](Bench& b) { run_paged(b, {{}, heads, kv_heads, size, window, dtype}, prompts); });
+}
+
+// Windows that begin within a group of 16 keys, within a block of 64 and in its last group; runs whose rows' windows begin
+// apart; pages that are part of a group, a group and more.
+TEST(AttentionBackends, PagesBeforeAWindowAreNotRead) {
+  const std::vector<Queries> rows = {{0, 319, 1}, {1, 150, 20}, {2, 99, 3}};
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for (int64_t page : {1, 4, 16, 32})
+      for (auto [size, window] : std::vector<std::array<int64_t, 2>>{{64, 37}, {24, 64}})
+        expect_like_reference("window " + std::to_string(window) + " over pages of " + std::to_string(page) + ", heads of " +
+                                  std::to_string(size),
+                              dtype == DType::kBF16 ? 0x1p-7 : 2e-6,
+                              [&](Bench& b) { run_paged(b, {{}, 2, 1, size, window, dtype}, rows, page); });
 }
 
 }  // namespace nibble::test

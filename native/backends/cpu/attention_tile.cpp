@@ -52,11 +52,11 @@ int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 int64_t last_seen(const QueryRun& run) { return run.position + run.count - 1; }
 
-// Of the positions [from, from + block_keys), those that the run has.
+// Of the positions from `from` to the end of their block, those that the run has.
 Block block_at(const Attend& a, const Task& task, int64_t from) {
   const int64_t kv_heads = a.shape.kv_heads, kv = task.head / (a.shape.heads / kv_heads), size = a.q.dim(1) / a.shape.heads;
-  const int64_t left = last_seen(*task.run) + 1 - from, most = block_keys(size);
-  Block block{.from = from, .count = left < most ? left : most, .at = {}};
+  const int64_t most = block_keys(size), past = from & (most - 1);  // a power of two
+  Block block{.from = from, .count = least_of(last_seen(*task.run) + 1 - from, most - past), .at = {}};
   if (a.pages == nullptr) {
     for (int64_t t = 0; t < block.count; ++t) block.at[t] = ((task.run->source + from + t) * kv_heads + kv) * size;
     return block;
@@ -72,9 +72,16 @@ Block block_at(const Attend& a, const Task& task, int64_t from) {
   return block;
 }
 
+// Begins where the window of the first row does, rounded down to whole vectors, whatever their width, and groups of pages:
+// the lanes and pairs of keys are then those of the whole block.
 Block first_block(const Attend& a, const Task& task) {
-  const int64_t keys = block_keys(a.q.dim(1) / a.shape.heads);
-  return block_at(a, task, first_seen(a.shape.window, 0, task.run->position) / keys * keys);
+  const int64_t first = first_seen(a.shape.window, 0, task.run->position), from = first / kGroupRows * kGroupRows;
+  Block block = block_at(a, task, from);
+  if (a.pages == nullptr) return block;
+  // Pages before the window may be gone: their keys have no weight, and the first one that is seen is read for them.
+  const int64_t there = first / a.cache.page * a.cache.page;
+  for (int64_t t = 0; from + t < there; ++t) block.at[t] = block.at[first - from];
+  return block;
 }
 
 template <Lane LANE>
@@ -92,8 +99,9 @@ class Tile {
     load_queries();
     const int64_t last = last_seen(run_);
     for (Block now = first_block(a_, task_);; now = ahead_) {
-      const bool more = now.from + block_ <= last;
-      ahead_ = more ? block_at(a_, task_, now.from + block_) : first_block(a_, next);
+      const int64_t end = now.from + now.count;
+      const bool more = end <= last;
+      ahead_ = more ? block_at(a_, task_, end) : first_block(a_, next);
       asked_ = 0;
       if (in_pairs_) find_groups(now);
       else load_keys(now);
