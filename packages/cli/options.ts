@@ -1,7 +1,7 @@
 // Options that several commands share, and checks of their values.
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { baseQuantTypes, blockSizes } from "#packages/data";
 import { deviceChoices, type QuantOptions } from "#packages/engine";
+import { quantBlockSizes, quantTypes } from "#packages/hub";
 
 function number(text: string, expected: string, ok: (n: number) => boolean): number {
   const value = text.trim() === "" ? Number.NaN : Number(text);
@@ -28,6 +28,16 @@ export function tokenIds(text: string): number[] {
 /** For options that may be given again. */
 export const collect = (value: string, before: string[]): string[] => [...before, value];
 
+/** What a command writes. An empty path would be the current folder. */
+export function outOption(placeholder: string, help: string): Option {
+  const check = (path: string) => {
+    if (path !== "") return path;
+    throw new InvalidArgumentError("expected a path, got an empty text");
+  };
+  const option = new Option(`--out <${placeholder}>`, `${help}; it appears whole or not at all`);
+  return option.argParser(check).makeOptionMandatory();
+}
+
 export const endpointOption = () =>
   new Option("--endpoint <host:port>", "work through a running stack (nibble start); paths are the server's");
 
@@ -52,9 +62,11 @@ export interface QuantFlags {
 /** How linear layers are stored in 4 bits. `when` is said of the type: "with --bits 4". */
 export function addQuantOptions(command: Command, when = ""): Command {
   return command
-    .addOption(new Option("--type <type>", `4-bit type${when}`).choices(baseQuantTypes).default("nf4"))
+    .addOption(new Option("--type <type>", `4-bit type${when}`).choices(quantTypes).default("nf4"))
     .addOption(
-      new Option("--block-size <n>", "weights that share one absmax").choices(blockSizes.map(String)).default("64"),
+      new Option("--block-size <n>", "weights that share one absmax")
+        .choices(quantBlockSizes.map(String))
+        .default("64"),
     )
     .option("--no-double-quant", "keep each block's absmax in 32 bits");
 }

@@ -27,8 +27,6 @@ export { type DataReport, type DataRequest, type PrepareOptions, prepareData } f
 export { alpacaPrompt } from "./prompts.ts";
 export { parseRecipe, printRecipe, type RecipeSources, readRecipe, stepsOf, withFolders } from "./recipe.ts";
 export {
-  baseQuantTypes,
-  blockSizes,
   flagName,
   optimizers,
   type RecipeField,

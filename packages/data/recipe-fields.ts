@@ -2,6 +2,7 @@
 // the command line and the validation all come from this table. Defaults are QLoRA's (arXiv:2305.14314
 // and its code) unless a comment says otherwise. "Upstream" names are those of transformers and PEFT.
 
+import { quantBlockSizes, quantTypes } from "#packages/hub";
 import { datasetFormats } from "./dataset.ts";
 import { type TrainTurns, trainTurns } from "./examples.ts";
 
@@ -9,9 +10,7 @@ export const schedules = ["constant", "linear", "cosine"] as const;
 /** What the backward pass computes again: nothing; norms and activations; whole blocks. */
 export const checkpointings = ["none", "selective", "full", "offload"] as const;
 const computeDTypes = ["float32", "bfloat16"] as const;
-export const baseQuantTypes = ["nf4", "fp4", "int4"] as const;
 export const optimizers = ["adamw_32bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] as const;
-export const blockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 
 export interface TrainRecipe {
   model: string;
@@ -23,8 +22,8 @@ export interface TrainRecipe {
   /** Train every weight of a 16-bit model instead of an adapter. */
   full: boolean;
   bits: 4 | 16;
-  quantType: (typeof baseQuantTypes)[number];
-  blockSize: (typeof blockSizes)[number];
+  quantType: (typeof quantTypes)[number];
+  blockSize: (typeof quantBlockSizes)[number];
   doubleQuant: boolean;
   rank: number;
   alpha: number;
@@ -173,8 +172,8 @@ export const recipeFields: readonly RecipeField[] = [
   { key: "initAdapter", fallback: null, check: text, help: "adapter folder or org/name of the Hub to start from" },
   { key: "full", fallback: false, check: yesNo, help: "train every weight (needs bits 16)" },
   { key: "bits", fallback: 4, check: choice([4, 16]), help: "bits of the frozen base" },
-  { key: "quantType", fallback: "nf4", check: choice(baseQuantTypes), help: "4-bit type of a base quantized on load" },
-  { key: "blockSize", fallback: 64, check: choice(blockSizes), help: "weights that share one absmax" },
+  { key: "quantType", fallback: "nf4", check: choice(quantTypes), help: "4-bit type of a base quantized on load" },
+  { key: "blockSize", fallback: 64, check: choice(quantBlockSizes), help: "weights that share one absmax" },
   { key: "doubleQuant", fallback: true, check: yesNo, help: "quantize the absmax too" },
   // The paper's runs use rank 64; its finding is that the rank does not matter once all layers are adapted.
   { key: "rank", fallback: 16, check: whole(1), help: "LoRA r" },

@@ -52,6 +52,7 @@ export {
   type FloatDType,
   type QuantState,
   type QuantStateTensors,
+  quantBlockSizes,
   quantStateJson,
   quantStateNames,
   quantStateSpecs,

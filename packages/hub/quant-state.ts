@@ -9,7 +9,7 @@ import type { TensorInfo, TensorSpec } from "./safetensors-header.ts";
 export const quantTypes = ["nf4", "fp4", "int4"] as const;
 export type StoredQuantType = (typeof quantTypes)[number];
 
-const quantBlockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
+export const quantBlockSizes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 
 const floatTypes = ["float32", "bfloat16", "float16"] as const;
 export type FloatDType = (typeof floatTypes)[number];
