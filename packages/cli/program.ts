@@ -14,7 +14,7 @@ import { addPush } from "./commands/push.ts";
 import { addQuantize } from "./commands/quantize.ts";
 import { addStart } from "./commands/start.ts";
 import { addTrain } from "./commands/train.ts";
-import { commanderErrorLine } from "./errors.ts";
+import { commanderErrorLine, usageError } from "./errors.ts";
 import type { Io } from "./io.ts";
 
 /** Settings that commander hands on to the commands made after. */
@@ -29,11 +29,25 @@ function configured(io: Io): Command {
     .configureHelp({ helpWidth: 120 });
 }
 
+/** commander's own help command prints the whole help for a name that it does not know, and no error. */
+function addHelp(parent: Command): void {
+  const children = [...parent.commands];
+  for (const child of children) if (child.commands.length > 0) addHelp(child);
+  parent
+    .command("help [command]")
+    .description("print the help of a command")
+    .action((name: string | undefined) => {
+      const asked = name === undefined ? parent : children.find((child) => child.name() === name);
+      const names = children.map((child) => child.name()).join(", ");
+      if (asked === undefined) throw usageError(`help: expected one of ${names}, got ${name}`);
+      asked.outputHelp();
+    });
+}
+
 export function createProgram(io: Io): Command {
   const program = configured(io)
     .description("Fine-tunes and serves language models whose frozen base is stored in 4 bits (QLoRA).")
     .version(nibble.version, "--version", "print the version")
-    .helpCommand("help [command]", "print the help of a command")
     .addHelpText(
       "after",
       "\nExit codes: 0 done, 1 failure, 2 wrong usage or bad input, 130 Ctrl-C." +
@@ -52,5 +66,6 @@ export function createProgram(io: Io): Command {
   addAdapters(program, io);
   addJobs(program, io);
   addStart(program, io);
+  addHelp(program);
   return program;
 }

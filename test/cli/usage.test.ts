@@ -19,6 +19,8 @@ test("help and version go to stdout with exit code 0", async () => {
   for (const command of ["quantize", "train", "estimate", "generate", "chat", "adapters", "jobs", "start"]) {
     assert.match(help.stdout, new RegExp(`^  ${command} `, "m"));
   }
+  assert.equal((await nibble(["help"])).stdout, help.stdout);
+  assert.match((await nibble(["adapters", "help", "push"])).stdout, /^Usage: nibble adapters push /);
   const version = await nibble(["--version"]);
   assert.deepEqual([version.code, version.stderr], [0, ""]);
   assert.match(version.stdout, /^\d+\.\d+\.\d+\n$/);
@@ -45,12 +47,17 @@ test("wrong command lines", async () => {
   const generate = ["generate", "--model", "m"];
   await refused(["train", "--rnk", "4"], /\[usage\] unknown option '--rnk' \(Did you mean --rank\?\)/);
   await refused(["qantize"], /unknown command 'qantize' \(Did you mean quantize\?\)/);
+  await refused(["help", "foo"], /\[usage\] help: expected one of quantize, train, .*, start, got foo/);
+  await refused(["adapters", "help", "foo"], /\[usage\] help: expected one of list, push, pull, alias, got foo/);
   await refused(["quantize", "m"], /required option '--out <dir>' not specified/);
   await refused(
     ["quantize", "m", "--out", "o", "--type", "nf5"],
     /'nf5' is invalid. Allowed choices are nf4, fp4, int4/,
   );
   await refused(["quantize", "m", "--out", "o", "--block-size", "60"], /'60' is invalid/);
+  for (const command of [["quantize", "m"], ["merge"], ["export"], ["adapters", "pull", "a"]])
+    await refused([...command, "--out", ""], /'--out <\w+>' .*expected a path, got an empty text/);
+  await refused(["train", "--model", "m", "--data", "d", "--out", ""], /out: expected a text that is not empty/);
   await refused(generate, /expected one of --prompt and --input-ids/);
   await refused([...generate, "--prompt", "a", "--input-ids", "1"], /expected one of/);
   await refused([...generate, "--input-ids", "1,x"], /expected token ids such as 1,2,3/);

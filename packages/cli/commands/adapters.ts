@@ -1,7 +1,7 @@
 // nibble adapters: versions of adapters in the registry, of a running stack or of this machine's own folder.
 import type { Command } from "commander";
 import type { Io } from "../io.ts";
-import { collect, endpointOption, jsonOption } from "../options.ts";
+import { collect, endpointOption, jsonOption, outOption } from "../options.ts";
 
 export interface AdapterOptions {
   endpoint?: string;
@@ -38,7 +38,7 @@ export function addAdapters(program: Command, io: Io): void {
     .option("--base-digest <digest>", "digest of its base, for an adapter that does not say")
     .action(async (dir: string, options: PushOptions) => (await work()).runPush(io, options, dir));
   command("pull <adapter>", "fetch a version into a folder")
-    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
+    .addOption(outOption("dir", "folder to write"))
     .action(async (adapter: string, options: AdapterOptions & { out: string }) =>
       (await work()).runPull(io, options, adapter, options.out),
     );

@@ -4,7 +4,7 @@ import type { ExportGgufOptions } from "#packages/engine";
 import { bytes, count, duration } from "../format.ts";
 import { localFolder } from "../hub-folder.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { jsonOption, threadsOption } from "../options.ts";
+import { jsonOption, outOption, threadsOption } from "../options.ts";
 import { addTrainedAs, type TrainedAsFlags, trainedAs, withEngine } from "./local-engine.ts";
 
 interface Options extends TrainedAsFlags {
@@ -28,7 +28,7 @@ export function addExport(program: Command, io: Io): void {
       "model folder with its tokenizer.json, 16-bit or quantized, or org/name at the Hub",
     )
     .option("--adapter <dir>", "adapter folder to merge on the way, or org/name at the Hub")
-    .requiredOption("--out <file>", "file to write, such as model.gguf; it appears whole or not at all")
+    .addOption(outOption("file", "file to write, such as model.gguf"))
     .addOption(
       new Option("--format <format>", "of the weights; q4_0 has the embedding and the head in q8_0")
         .choices(formats)

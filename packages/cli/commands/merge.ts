@@ -4,7 +4,7 @@ import type { LogitDrift, MergeReport } from "#packages/engine";
 import { bytes, count, duration, percent } from "../format.ts";
 import { localFolder } from "../hub-folder.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { jsonOption, threadsOption } from "../options.ts";
+import { jsonOption, outOption, threadsOption } from "../options.ts";
 import { addTrainedAs, type TrainedAsFlags, trainedAs, withEngine } from "./local-engine.ts";
 
 interface Options extends TrainedAsFlags {
@@ -31,7 +31,7 @@ export function addMerge(program: Command, io: Io): void {
     .description("merge an adapter into its base, and say how far the answers moved")
     .requiredOption("--model <dir>", "base model folder, 16-bit or quantized, or org/name at the Hub")
     .requiredOption("--adapter <dir>", "adapter folder, or org/name at the Hub")
-    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all")
+    .addOption(outOption("dir", "folder to write"))
     .addOption(
       new Option("--into <weights>", "the base's values as trained on, or as before quantization")
         .choices(["trained", "original"])

@@ -2,7 +2,15 @@
 import type { Command } from "commander";
 import { bytes, count, duration } from "../format.ts";
 import { type Io, line, printJson } from "../io.ts";
-import { addQuantOptions, endpointOption, jsonOption, type QuantFlags, quantOf, threadsOption } from "../options.ts";
+import {
+  addQuantOptions,
+  endpointOption,
+  jsonOption,
+  outOption,
+  type QuantFlags,
+  quantOf,
+  threadsOption,
+} from "../options.ts";
 import { StatusLine, tensorBar } from "../progress.ts";
 import { withBackend } from "./run.ts";
 
@@ -18,7 +26,7 @@ export function addQuantize(program: Command, io: Io): void {
     .command("quantize")
     .description("store a model's linear layers in 4 bits")
     .argument("<model-dir>", "model folder to read: config.json and safetensors; or org/name[@revision] of the Hub")
-    .requiredOption("--out <dir>", "folder to write; it appears whole or not at all");
+    .addOption(outOption("dir", "folder to write"));
   addQuantOptions(command)
     .addOption(threadsOption())
     .addOption(endpointOption())
