@@ -1,6 +1,6 @@
 // Jobs from files to files on a tiny model: what they write, that they repeat, and what they refuse.
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
@@ -223,6 +223,17 @@ describe("memory", () => {
     const inFile = await train(paged);
     assert.deepEqual(weights(inFile.outDir), weights(whole.outDir));
     assert.ok(inFile.memory.peakTotal < whole.memory.peakTotal);
+  });
+
+  test("a refused run leaves none of the folders that it made", { skip: !existsSync("/dev/shm") }, async () => {
+    const root = mkdtempSync("/dev/shm/nibble-train-");
+    after(() => rmSync(root, { recursive: true }));
+    const [out, pagingDir] = [join(root, "runs/out"), join(root, "paging")];
+    await assert.rejects(train({ ...paged, out, pagingDir: null }), /expected a folder on a disk, got one in memory/);
+    assert.deepEqual(readdirSync(root), []);
+    mkdirSync(pagingDir);
+    await assert.rejects(train({ ...paged, out, pagingDir }), /expected a folder on a disk/);
+    assert.deepEqual(readdirSync(root), ["paging"]);
   });
 
   test("a run that cannot fit is refused before it writes anything, with the numbers and what would help", async () => {

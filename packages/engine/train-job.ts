@@ -6,7 +6,14 @@ import { join, resolve } from "node:path";
 import { type Device, type MemoryReport, memory, setThreadCount } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
-import { checkFolderTarget, checkModelTarget, type ModelFolder, ModelHasher, openModelFolder } from "#packages/hub";
+import {
+  checkFolderTarget,
+  checkModelTarget,
+  type ModelFolder,
+  ModelHasher,
+  openModelFolder,
+  withoutEmptyFolders,
+} from "#packages/hub";
 import { loadTrainableAdapter, withTables } from "./adapter-extras.ts";
 import { admit, kindsText, sizeText } from "./admission.ts";
 import { checkForDevice, type DeviceChoice, usableDevice } from "./device.ts";
@@ -128,8 +135,10 @@ function prepareFull(job: TrainJob, model: LlamaModel): Trainable {
 
 /** @throws what loading, the rows and the steps throw; CANCELLED when the signal aborts. */
 export async function runTrainJob(job: TrainJob, context: RunContext): Promise<TrainReport> {
+  const { out, pagingDir } = job.recipe;
   try {
-    return await run({ ...job, device: usableDevice(job.device) }, context);
+    const placed = { ...job, device: usableDevice(job.device) };
+    return await withoutEmptyFolders([out, pagingDir ?? out], () => run(placed, context));
   } catch (thrown) {
     throw NibbleError.from(thrown, op);
   }

@@ -3,7 +3,7 @@
 // event loop that answers health checks.
 import { randomUUID } from "node:crypto";
 import * as fs from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { NibbleError } from "#packages/errors";
 
 /** One read or write system call moves at most this much (Linux stops a little below 2 GiB). */
@@ -114,6 +114,30 @@ export function checkFolderTarget(target: string): void {
     if (parent !== target) checkFolderTarget(parent);
   } else if (!fs.statSync(target).isDirectory()) {
     throw new NibbleError(`${target}: expected a folder, got a file`, { code: "FAILED_PRECONDITION", op: "output" });
+  }
+}
+
+/** The folders on the way to `target` that are not there, `target` itself first. */
+function absentFolders(target: string): string[] {
+  return fs.existsSync(target) ? [] : [target, ...absentFolders(dirname(target))];
+}
+
+/** What `work` gives. Where it throws, folders on the way to `targets` that it made and left empty are removed. */
+export async function withoutEmptyFolders<T>(targets: readonly string[], work: () => Promise<T>): Promise<T> {
+  const absent = targets.flatMap((target) => absentFolders(resolve(target)));
+  try {
+    return await work();
+  } catch (thrown) {
+    for (const folder of absent) removeIfEmpty(folder);
+    throw thrown;
+  }
+}
+
+function removeIfEmpty(folder: string): void {
+  try {
+    fs.rmdirSync(folder);
+  } catch {
+    // It is not there, or somebody's: what was thrown before says more.
   }
 }
 

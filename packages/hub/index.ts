@@ -15,7 +15,14 @@ export { adapterKey, type LoraMatrix } from "./adapter-keys.ts";
 export type { AdapterProbe } from "./adapter-probes.ts";
 export { digestOfModel, ModelHasher } from "./digest.ts";
 export * from "./dtypes.ts";
-export { checkFileTarget, checkFolderTarget, publishFolder, replaceFile, syncFolder } from "./files.ts";
+export {
+  checkFileTarget,
+  checkFolderTarget,
+  publishFolder,
+  replaceFile,
+  syncFolder,
+  withoutEmptyFolders,
+} from "./files.ts";
 export * from "./gguf/index.ts";
 export { checkInnerPaths, isInnerPath } from "./inner-path.ts";
 export { readObjectFile } from "./json.ts";
