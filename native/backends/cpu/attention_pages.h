@@ -48,27 +48,16 @@ static inline void score_tile(const Strided& a, const Groups& keys, const Produc
       other[v] = load(keys.at[v] + k * kWidth);
       if (asks) ask_for(keys.next[v] + k * kWidth);
     }
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-      const Vec factor = splat(from[r * a.row_step]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<Lane::kPair>(factor, other[v], sum[r][v]);
-    }
+    add_products<Lane::kPair>(from, a.row_step, other, sum);
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+  store_sums(sum, p);
 }
 
 // c (+)= the rows of a, which are weights of pairs of rows, times these of the groups: V vectors of them from `column` on.
 template <int R, int V>
 static inline void mean_tile(const Strided& a, const Groups& values, int64_t column, int64_t pitch, const Product& p) {
   Vec sum[R][V];
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sum[r][v] = p.add ? load(p.c + r * p.c_step + v * kWidth) : Vec{};
+  load_sums(p, sum);
   const bool asks = values.next[0] != nullptr;
   const float* from = a.data;
   for (int64_t g = 0, left = p.depth; left > 0; ++g, left -= kGroupRows / 2) {
@@ -80,18 +69,10 @@ static inline void mean_tile(const Strided& a, const Groups& values, int64_t col
         other[v] = load(row + v * kWidth);
         if (asks) ask_for(next + k * pitch + v * kWidth);
       }
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-        const Vec factor = splat(from[r * a.row_step]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<Lane::kPair>(factor, other[v], sum[r][v]);
-      }
+      add_products<Lane::kPair>(from, a.row_step, other, sum);
     }
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+  store_sums(sum, p);
 }
 
 // The same for up to R rows and V groups.

@@ -38,27 +38,45 @@ struct Product {
   bool add;  // to what c holds
 };
 
+// One step of depth of a tile: a factor of each row times V vectors.
 template <Lane LANE, int R, int V>
-static inline void product_tile(const Strided& a, const Packed& b, const Product& p) {
-  Vec sum[R][V];
+NIBBLE_INLINE static inline void add_products(const float* factors, int64_t step, const Vec (&other)[V], Vec (&sum)[R][V]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const Vec factor = splat(factors[r * step]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<LANE>(factor, other[v], sum[r][v]);
+  }
+}
+
+template <int R, int V>
+NIBBLE_INLINE static inline void load_sums(const Product& p, Vec (&sum)[R][V]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[r][v] = p.add ? load(p.c + r * p.c_step + v * kWidth) : Vec{};
+}
+
+template <int R, int V>
+NIBBLE_INLINE static inline void store_sums(const Vec (&sum)[R][V], const Product& p) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+}
+
+template <Lane LANE, int R, int V>
+static inline void product_tile(const Strided& a, const Packed& b, const Product& p) {
+  Vec sum[R][V];
+  load_sums(p, sum);
   const float* from = a.data;
   const float* row = b.data;
   for (int64_t k = 0; k < p.depth; ++k, from += a.column_step, row += b.row_step) {
     Vec other[V];
     for (int v = 0; v < V; ++v) other[v] = load(row + v * kWidth);
-    for (int r = 0; r < R; ++r) {
-      const Vec factor = splat(from[r * a.row_step]);
-      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add<LANE>(factor, other[v], sum[r][v]);
-    }
+    add_products<LANE>(from, a.row_step, other, sum);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
+  store_sums(sum, p);
 }
 
 template <Lane LANE, int R, int V>
