@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
 import {
   type AdamwHyper,
+  type AdamwParameter,
   adamw,
   chooseIsa,
   type Device,
@@ -53,7 +54,7 @@ function replay8(name: string, device: Device): void {
   const [mAbsmax, vAbsmax] = [bench.filled(0, [blocks]), bench.filled(0, [blocks])];
   for (let step = 1; step <= 6; step++) {
     const g = bench.of(floats(`${name}.g${step - 1}`), [start.length]);
-    adamw(p, g, { m, v, mAbsmax, vAbsmax }, { ...goldenHyper, step });
+    adamw({ ...goldenHyper, step }, { p, g, m, v, mAbsmax, vAbsmax });
     same(m, `${name}.state1.${step}`);
     same(v, `${name}.state2.${step}`);
     same(mAbsmax, `${name}.absmax1.${step}`);
@@ -73,7 +74,7 @@ function replay32(device: Device): void {
   const [m, v] = [bench.filled(0, [start.length]), bench.filled(0, [start.length])];
   for (let step = 1; step <= 6; step++) {
     const g = bench.of(floats(`small_4095.g${step - 1}`), [start.length]);
-    adamw(p, g, { m, v, mAbsmax: null, vAbsmax: null }, { ...goldenHyper, step });
+    adamw({ ...goldenHyper, step }, { p, g, m, v, mAbsmax: null, vAbsmax: null });
   }
   // The reference rounds to float32 once a step, and otherwise than bitsandbytes.
   const allowed = device === "cpu" ? 0 : 5e-9;
@@ -126,7 +127,7 @@ function threeSteps(device: Device, count: number): { p: Float32Array; expected:
   for (let step = 1; step <= 3; step++) {
     const g = numbers(rng, count);
     const hyper = { lr: 0.01, beta1: 0.8, beta2: 0.95, eps: 1e-6, weightDecay: 0.1, gradScale: 0.3, step };
-    adamw(p, bench.of(g, [count]), { m, v, mAbsmax: null, vAbsmax: null }, hyper);
+    adamw(hyper, { p, g: bench.of(g, [count]), m, v, mAbsmax: null, vAbsmax: null });
     stepInDoubles(doubles, g, hyper);
   }
   const result = { p: valuesOf(p), expected: doubles.p };
@@ -165,7 +166,7 @@ function twoSteps8(device: Device, count: number): Uint8Array[] {
   for (let step = 1; step <= 2; step++) {
     const g = numbers(rng, count).map((x) => (Math.abs(x) < 0.3 ? 0 : x * 10 ** (4 * x)));
     g.fill(0, 256, 512); // a block without a gradient
-    adamw(p, bench.of(g, [count]), { m, v, mAbsmax, vAbsmax }, { ...goldenHyper, gradScale: 0.37, step });
+    adamw({ ...goldenHyper, gradScale: 0.37, step }, { p, g: bench.of(g, [count]), m, v, mAbsmax, vAbsmax });
   }
   const bytes = [p, m, v, mAbsmax, vAbsmax].map((t) => t.read());
   bench.free();
@@ -185,6 +186,33 @@ describe("adamw: 8-bit state", () => {
       }
     });
   }
+});
+
+test("adamw of several parameters gives each the bits that it has alone, with any number of threads", () => {
+  const counts = [1, 40_000, 0, 257, 16_384];
+  const bench = new Bench("cpu");
+  const made = () => {
+    const rng = seeded(5);
+    return counts.map((count) => {
+      const [p, g, m] = [1, 2, 3].map(() => bench.of(numbers(rng, count), [count])) as [Tensor, Tensor, Tensor];
+      return { p, g, m, v: bench.filled(0.5, [count]), mAbsmax: null, vAbsmax: null };
+    });
+  };
+  const hyper = { ...goldenHyper, step: 2 };
+  const bits = (all: ReturnType<typeof made>) => all.flatMap(({ p, m, v }) => [p, m, v].map((t) => t.read()));
+  const alone = made();
+  for (const one of alone) adamw(hyper, one);
+  for (const threads of [1, 2, 4]) {
+    setThreadCount(threads);
+    const together = made();
+    adamw(hyper, ...together);
+    assert.deepEqual(bits(together), bits(alone), `${threads} threads`);
+  }
+  const [first, second] = made() as [AdamwParameter, AdamwParameter];
+  const before = first.p.read();
+  assert.throws(() => adamw(hyper, first, { ...second, g: first.g }), /\[adamw\] g: expected 40000 elements, got 1/);
+  assert.deepEqual(first.p.read(), before, "nothing changes when a later parameter is refused");
+  bench.free();
 });
 
 describe("sum of squares", () => {
@@ -224,21 +252,24 @@ describe("adamw: bad arguments", () => {
   const elsewhere = new Bench("reference");
   after(() => elsewhere.free());
   const wrong: [RegExp, () => void][] = [
-    [/\[adamw\] p: expected dtype float32, got bfloat16/, () => adamw(half, g, state, hyper)],
-    [/g: expected 300 elements, got 299 in shape \[299\]/, () => adamw(p, zeros(299), state, hyper)],
-    [/g: .* on cpu, got one on reference/, () => adamw(p, elsewhere.filled(0, [300]), state, hyper)],
-    [/m: expected float32 or uint8, got bfloat16/, () => adamw(p, g, { ...state, m: half }, hyper)],
-    [/v: expected the dtype of m, uint8, got float32/, () => adamw(p, g, { ...state8, v: state.v }, hyper)],
-    [/m_absmax: expected a tensor for state of uint8/, () => adamw(p, g, { ...state8, mAbsmax: null }, hyper)],
-    [/v_absmax: expected none for state of float32/, () => adamw(p, g, { ...state, vAbsmax: zeros(2) }, hyper)],
-    [/v_absmax: expected 2 elements, got 1/, () => adamw(p, g, { ...state8, vAbsmax: zeros(1) }, hyper)],
-    [/step: expected >= 1, got 0/, () => adamw(p, g, state, { ...hyper, step: 0 })],
-    [/lr: expected a finite number >= 0, got nan/, () => adamw(p, g, state, { ...hyper, lr: Number.NaN })],
-    [/beta1: expected 0 <= beta1 < 1, got 1/, () => adamw(p, g, state, { ...hyper, beta1: 1 })],
-    [/beta2: expected 0 <= beta2 < 1, got -0.5/, () => adamw(p, g, state, { ...hyper, beta2: -0.5 })],
-    [/eps: expected a finite number >= 0, got -1/, () => adamw(p, g, state, { ...hyper, eps: -1 })],
-    [/weight_decay: expected .* got -1/, () => adamw(p, g, state, { ...hyper, weightDecay: -1 })],
-    [/grad_scale: expected a finite number, got inf/, () => adamw(p, g, state, { ...hyper, gradScale: Infinity })],
+    [/\[adamw\] p: expected dtype float32, got bfloat16/, () => adamw(hyper, { p: half, g, ...state })],
+    [/g: expected 300 elements, got 299 in shape \[299\]/, () => adamw(hyper, { p, g: zeros(299), ...state })],
+    [/g: .* on cpu, got one on reference/, () => adamw(hyper, { p, g: elsewhere.filled(0, [300]), ...state })],
+    [/m: expected float32 or uint8, got bfloat16/, () => adamw(hyper, { p, g, ...state, m: half })],
+    [/v: expected the dtype of m, uint8, got float32/, () => adamw(hyper, { p, g, ...state8, v: state.v })],
+    [/m_absmax: expected a tensor for state of uint8/, () => adamw(hyper, { p, g, ...state8, mAbsmax: null })],
+    [/v_absmax: expected none for state of float32/, () => adamw(hyper, { p, g, ...state, vAbsmax: zeros(2) })],
+    [/v_absmax: expected 2 elements, got 1/, () => adamw(hyper, { p, g, ...state8, vAbsmax: zeros(1) })],
+    [/step: expected >= 1, got 0/, () => adamw({ ...hyper, step: 0 }, { p, g, ...state })],
+    [/lr: expected a finite number >= 0, got nan/, () => adamw({ ...hyper, lr: Number.NaN }, { p, g, ...state })],
+    [/beta1: expected 0 <= beta1 < 1, got 1/, () => adamw({ ...hyper, beta1: 1 }, { p, g, ...state })],
+    [/beta2: expected 0 <= beta2 < 1, got -0.5/, () => adamw({ ...hyper, beta2: -0.5 }, { p, g, ...state })],
+    [/eps: expected a finite number >= 0, got -1/, () => adamw({ ...hyper, eps: -1 }, { p, g, ...state })],
+    [/weight_decay: expected .* got -1/, () => adamw({ ...hyper, weightDecay: -1 }, { p, g, ...state })],
+    [
+      /grad_scale: expected a finite number, got inf/,
+      () => adamw({ ...hyper, gradScale: Infinity }, { p, g, ...state }),
+    ],
     [/\[sum_squares\] x: expected float32 or bfloat16, got uint8/, () => sumSquares(bench.uint8(4))],
   ];
   for (const [message, call] of wrong) {

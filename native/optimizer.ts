@@ -11,6 +11,12 @@ export interface AdamwState {
   vAbsmax: Tensor | null;
 }
 
+/** A parameter, which is updated, and its gradient, float32 both. */
+export interface AdamwParameter extends AdamwState {
+  p: Tensor;
+  g: Tensor;
+}
+
 export interface AdamwHyper {
   lr: number;
   beta1: number;
@@ -23,17 +29,13 @@ export interface AdamwHyper {
   step: number;
 }
 
-export function adamw(p: Tensor, g: Tensor, state: AdamwState, hyper: AdamwHyper): void {
+/** One step of all parameters, which lie on one device. When an argument is refused, none has changed. */
+export function adamw(hyper: AdamwHyper, ...all: readonly AdamwParameter[]): void {
   const { lr, beta1, beta2, eps, weightDecay, gradScale, step } = hyper;
-  const tensors = [
-    p.handle,
-    g.handle,
-    state.m.handle,
-    state.v.handle,
-    handleOf(state.mAbsmax),
-    handleOf(state.vAbsmax),
-  ];
-  addon.adamw(...tensors, lr, beta1, beta2, eps, weightDecay, gradScale, step);
+  const tensors = all.flatMap(({ p, g, m, v, mAbsmax, vAbsmax }) => {
+    return [p.handle, g.handle, m.handle, v.handle, handleOf(mAbsmax), handleOf(vAbsmax)];
+  });
+  addon.adamw(lr, beta1, beta2, eps, weightDecay, gradScale, step, ...tensors);
 }
 
 /** Sum of the squares of all tensors, which lie on one device, in double precision. A device is waited for once. */

@@ -189,3 +189,8 @@ export class Tensor {
     this.#isFree = true;
   }
 }
+
+/** Clears all of them. */
+export function zeroAll(all: readonly Tensor[]): void {
+  addon.tensorZero(...all.map((t) => t.handle));
+}

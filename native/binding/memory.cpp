@@ -56,8 +56,8 @@ Napi::Value tensor_mapped(Napi::Env env, const Arguments& a) {
 }
 
 // What is written to a mapped file's memory would be a crash.
-void refuse_mapped(Napi::Env env, const Arguments& a, const char* op) {
-  if (!handles(env).is_mapped(uint32_t(a.number(0)))) return;
+void refuse_mapped(Napi::Env env, const Arguments& a, const char* op, size_t i = 0) {
+  if (!handles(env).is_mapped(uint32_t(a.number(i)))) return;
   throw Error(Code::kFailedPrecondition, op, "expected a tensor of its own, got one that is a file's");
 }
 
@@ -105,13 +105,16 @@ Napi::Value tensor_read(Napi::Env env, const Arguments& a) {
   return env.Undefined();
 }
 
+// (handle, ...)
 Napi::Value tensor_zero(Napi::Env env, const Arguments& a) {
-  refuse_mapped(env, a, "tensor_zero");
-  const Tensor t = a.tensor(0);
-  if (t.device == Device::kCuda) {
-    cuda::clear(t.data, t.bytes());
-  } else if (has_bytes(t)) {
-    std::memset(t.data, 0, size_t(t.bytes()));
+  for (size_t i = 0; i < a.count(); ++i) refuse_mapped(env, a, "tensor_zero", i);
+  for (size_t i = 0; i < a.count(); ++i) {
+    const Tensor t = a.tensor(i);
+    if (t.device == Device::kCuda) {
+      cuda::clear(t.data, t.bytes());
+    } else if (has_bytes(t)) {
+      std::memset(t.data, 0, size_t(t.bytes()));
+    }
   }
   return env.Undefined();
 }

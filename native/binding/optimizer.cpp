@@ -9,12 +9,16 @@ namespace nibble::binding {
 
 namespace {
 
-// (p, g, m, v, mAbsmax, vAbsmax, lr, beta1, beta2, eps, weightDecay, gradScale, step)
+// (lr, beta1, beta2, eps, weightDecay, gradScale, step), and of each parameter (p, g, m, v, mAbsmax, vAbsmax)
 Napi::Value adamw(Napi::Env env, const Arguments& a) {
-  nibble::adamw({.p = a.tensor(0), .g = a.tensor(1), .m = a.tensor(2), .v = a.tensor(3),
-                 .m_absmax = a.maybe_tensor(4), .v_absmax = a.maybe_tensor(5), .lr = a.number(6),
-                 .beta1 = a.number(7), .beta2 = a.number(8), .eps = a.number(9), .weight_decay = a.number(10),
-                 .grad_scale = a.number(11), .step = a.integer(12)});
+  constexpr size_t kHyper = 7, kOwn = 6;
+  std::vector<AdamwArgs> all;
+  for (size_t at = kHyper; at + kOwn <= a.count(); at += kOwn)
+    all.push_back({.p = a.tensor(at), .g = a.tensor(at + 1), .m = a.tensor(at + 2), .v = a.tensor(at + 3),
+                   .m_absmax = a.maybe_tensor(at + 4), .v_absmax = a.maybe_tensor(at + 5), .lr = a.number(0),
+                   .beta1 = a.number(1), .beta2 = a.number(2), .eps = a.number(3), .weight_decay = a.number(4),
+                   .grad_scale = a.number(5), .step = a.integer(6)});
+  nibble::adamw(all.data(), int(all.size()));
   return env.Undefined();
 }
 

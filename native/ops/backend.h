@@ -42,7 +42,7 @@ struct Backend {
   void (*attention_backward)(const AttentionBackwardArgs&);
   void (*paged_attention)(const PagedAttentionArgs&);
   void (*kv_write)(const KvWriteArgs&);
-  void (*adamw)(const AdamwArgs&);
+  void (*adamw)(const AdamwArgs* all, int count);
   double (*sum_squares)(const Tensor*, int);
   void (*add)(const AddArgs&);
   void (*scale)(const ScaleArgs&);

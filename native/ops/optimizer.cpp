@@ -55,13 +55,16 @@ AdamwFactors adamw_factors(const AdamwArgs& a) {
   };
 }
 
-void adamw(const AdamwArgs& a) {
+void adamw(const AdamwArgs* all, int count) {
   const char* op = "adamw";
-  check_dtype(op, "p", a.p, DType::kF32);
-  check_floats(op, "g", a.g, a.p.count(), a.p.device);
-  check_state(op, a);
-  check_hyper(op, a);
-  backend_of(a.p.device).adamw(a);
+  for (const AdamwArgs* a = all; a < all + count; ++a) {
+    check_dtype(op, "p", a->p, DType::kF32);
+    check_device(op, "p", a->p, all->p.device);
+    check_floats(op, "g", a->g, a->p.count(), a->p.device);
+    check_state(op, *a);
+    check_hyper(op, *a);
+  }
+  if (count > 0) backend_of(all->p.device).adamw(all, count);
 }
 
 double sum_squares(const Tensor* all, int count) {

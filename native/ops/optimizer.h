@@ -40,7 +40,9 @@ NIBBLE_HD inline float adamw_parameter(const AdamwFactors& f, float p, float m, 
   return p * f.decay - f.step_size * (m / (std::sqrt(v) / f.root + f.eps));
 }
 
-void adamw(const AdamwArgs& args);
+// Parameters of one device; every argument is checked before any parameter changes.
+void adamw(const AdamwArgs* all, int count);
+inline void adamw(const AdamwArgs& args) { adamw(&args, 1); }
 
 // Sum of squares of all elements of tensors of one device, in double precision, in an order that does not depend on the
 // number of threads. On a device the sum of all of them is waited for once.

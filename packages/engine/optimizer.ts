@@ -1,6 +1,6 @@
 // AdamW over a list of parameters, its state in 32 or 8 bits and, when paged, in spill files; the global norm is
 // clipped first as torch.nn.utils.clip_grad_norm_ does.
-import { type AdamwState, adamw, convert, freeOnThrow, sumSquares, Tensor } from "#native";
+import { type AdamwHyper, type AdamwState, adamw, convert, freeOnThrow, sumSquares, Tensor, zeroAll } from "#native";
 import type { TrainRecipe } from "#packages/data";
 import { NibbleError } from "#packages/errors";
 import type { Parameter } from "./parameters.ts";
@@ -97,20 +97,29 @@ export class Adamw {
     const { maxGradNorm, beta1, beta2, eps, weightDecay } = this.options;
     const gradScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
     this.step_++;
+    this.run({ lr, beta1, beta2, eps, weightDecay, gradScale, step: this.step_ });
+    zeroAll(this.parameters.map((p) => p.grad));
+    return norm;
+  }
+
+  private run(hyper: AdamwHyper): void {
+    const { parameters, states } = this;
+    const isWide = parameters.every(({ value, grad }) => value.dtype === "float32" && grad.dtype === "float32");
+    if (isWide && !isPaged(this.options.optimizer)) {
+      adamw(hyper, ...states.map((state, i) => ({ ...state, p: parameters[i]!.value, g: parameters[i]!.grad })));
+      return;
+    }
     this.advise(0, "soon");
-    this.parameters.forEach((p, i) => {
+    states.forEach((state, i) => {
       // The disk works ahead: the next parameter's state is read while this one's is used.
       this.advise(i + 1, "soon");
-      const state = this.states[i];
+      const p = parameters[i]!;
       const { grad, free } = wideGradient(p);
-      const value = state?.master ?? p.value;
-      if (state) adamw(value, grad, state, { lr, beta1, beta2, eps, weightDecay, gradScale, step: this.step_ });
-      if (state?.master) convert(state.master, p.value);
+      adamw(hyper, { ...state, p: state.master ?? p.value, g: grad });
+      if (state.master) convert(state.master, p.value);
       free();
       this.advise(i, "later");
-      p.grad.zero();
     });
-    return norm;
   }
 
   private advise(index: number, use: "soon" | "later"): void {

@@ -92,24 +92,20 @@ double sum_of_task(const T* x, int64_t begin, int64_t end) {
   return total;
 }
 
-}  // namespace
+int64_t tasks_of(const AdamwArgs& a) { return (a.p.count() + kTaskElements - 1) / kTaskElements; }
 
-void adamw(const AdamwArgs& a) {
+void update_part(const AdamwArgs& a, int64_t part) {
   const AdamwFactors factors = adamw_factors(a);
-  const int64_t count = a.p.count();
-  parallel_for((count + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
-    const int64_t begin = task * kTaskElements, end = begin + kTaskElements < count ? begin + kTaskElements : count;
-    if (a.m_absmax) {
-      for (int64_t i = begin; i < end; i += kBlock8) block8(a, factors, i, end - i < kBlock8 ? end - i : kBlock8);
-      return;
-    }
-    each_vector(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
-      update(factors, a.p.f32() + i, a.g.f32() + i, a.m.f32() + i, a.v.f32() + i, n);
-    });
+  const int64_t count = a.p.count(), begin = part * kTaskElements;
+  const int64_t end = begin + kTaskElements < count ? begin + kTaskElements : count;
+  if (a.m_absmax) {
+    for (int64_t i = begin; i < end; i += kBlock8) block8(a, factors, i, end - i < kBlock8 ? end - i : kBlock8);
+    return;
+  }
+  each_vector(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
+    update(factors, a.p.f32() + i, a.g.f32() + i, a.m.f32() + i, a.v.f32() + i, n);
   });
 }
-
-namespace {
 
 double sum_squares_of(const Tensor& x) {
   const int64_t count = x.count(), tasks = (count + kTaskElements - 1) / kTaskElements;
@@ -127,6 +123,17 @@ double sum_squares_of(const Tensor& x) {
 }
 
 }  // namespace
+
+// The parts of all parameters are shared out together: most parameters are one small part.
+void adamw(const AdamwArgs* all, int count) {
+  int64_t tasks = 0;
+  for (int i = 0; i < count; ++i) tasks += tasks_of(all[i]);
+  parallel_for(tasks, [&](int64_t task) {
+    const AdamwArgs* a = all;
+    for (; task >= tasks_of(*a); ++a) task -= tasks_of(*a);
+    update_part(*a, task);
+  });
+}
 
 double sum_squares(const Tensor* all, int count) {
   double total = 0;

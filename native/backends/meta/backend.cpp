@@ -310,7 +310,7 @@ const Backend& backend() {
       .attention_backward = attention_backward,
       .paged_attention = nothing,
       .kv_write = nothing,
-      .adamw = nothing,
+      .adamw = [](const AdamwArgs*, int) {},
       .sum_squares = sum_squares,
       .add = nothing,
       .scale = nothing,
