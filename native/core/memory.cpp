@@ -63,6 +63,19 @@ void* Memory::take_cached(int64_t size) {
   return pointer;
 }
 
+// The beginning of the smallest kept block that is larger, the rest of which the system gets back: pages that are there
+// already need no fault and no clearing.
+void* Memory::take_cut(int64_t size) {
+  if (source_ != Source::kSystem || size < kMappedMin) return nullptr;
+  int64_t larger = 0;
+  for (const auto& [of, keys] : of_size_)
+    if (of > size && !keys.empty() && (larger == 0 || of < larger)) larger = of;
+  if (larger == 0) return nullptr;
+  void* const pointer = take_cached(larger);
+  unmap_pages(static_cast<char*>(pointer) + size, larger - size);
+  return pointer;
+}
+
 void Memory::keep(void* pointer, int64_t size) {
   cached_[++releases_] = {pointer, size};
   of_size_[size].push_back(releases_);
@@ -108,6 +121,7 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
                     kKindNames[int(kind)] + ")" + usage_text());
   }
   void* pointer = take_cached(size);
+  if (pointer == nullptr && total_ + report_.cached + size > most_) pointer = take_cut(size);
   if (pointer == nullptr) {
     // What is kept makes room for what is asked for, so that it never adds to the peak.
     while (!cached_.empty() && total_ + report_.cached + size > most_) drop_oldest();

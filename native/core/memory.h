@@ -88,6 +88,7 @@ class Memory {
   };
   void* take_pooled(int64_t size);
   void* take_cached(int64_t size);
+  void* take_cut(int64_t size);
   void* from_system(int64_t size, Kind kind);
   void to_system(void* pointer, int64_t size);
   void keep(void* pointer, int64_t size);

@@ -67,6 +67,21 @@ TEST(Memory, HandsFreedBlocksOutAgain) {
   memory.trim();
 }
 
+TEST(Memory, CutsALargerBlockWhereItWouldHaveToMakeRoom) {
+  Memory memory;
+  constexpr int64_t kLarge = 1 << 20, kSmall = 5 << 17;
+  auto* const large = static_cast<uint8_t*>(memory.allocate(kLarge, Kind::kActivations));
+  std::memset(large, 7, kLarge);
+  memory.release(large);
+  auto* const small = static_cast<uint8_t*>(memory.allocate(kSmall, Kind::kWorkspace));
+  EXPECT_EQ(small, large);
+  EXPECT_EQ(small[kSmall - 1], 7) << "pages that were there already";
+  EXPECT_EQ(memory.report().cached, 0);
+  EXPECT_EQ(memory.report().current[int(Kind::kWorkspace)], kSmall);
+  memory.release(small);
+  EXPECT_EQ(memory.trim(), kSmall);
+}
+
 TEST(Memory, WeightsShareLargeMappings) {
   Memory memory;
   const int64_t bytes = 700 << 10, count = 100;  // several slabs
