@@ -42,7 +42,7 @@ class BlockSum {
       const int64_t k0 = i * blocks.depth, depth = least(blocks.depth, term.depth - k0);
       const int64_t lanes = lanes_of(lane, depth);
       if (depth_ + lanes > kPassDepth) run(false);
-      pieces_[count_] = {packed.at(i, packed_row), packed.pitch(), nullptr, lanes, lane};
+      pieces_[count_] = {.a = packed.at(i, packed_row), .a_pitch = packed.pitch(), .depth = lanes, .lane = lane, .is_far = true};
       if (!find_rows(term.b, k0, depth, pieces_[count_])) {
         float* const b = panel_ + depth_ * multiple(block_.columns, kTileColumns);
         pack_columns(term.b, lane, block_.column, block_.columns, k0, depth, b);

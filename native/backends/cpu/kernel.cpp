@@ -107,9 +107,10 @@ struct Place {
 };
 
 // The part of the rows of A that the tiles below read: all tiles side by side ask for all of it. Without this, the first of them
-// wait for rows that come from the third level or from memory.
+// wait for rows that come from the third level or from memory. Rows that are near are asked for where they are read.
 template <int ROWS>
 NIBBLE_INLINE inline Asked rows_below(const Piece& p, const float* a, const Place& tile) {
+  if (!p.is_far) return {reinterpret_cast<const char*>(a), 0};
   const int64_t bytes = ROWS * p.a_pitch * int64_t(sizeof(float)), part = bytes / tile.across;
   return {reinterpret_cast<const char*>(a) + bytes + tile.column / kTileColumns * part, blocks_of(part, p.depth)};
 }

@@ -28,6 +28,7 @@ struct Piece {
   const void* rows = nullptr;
   int64_t row_step = 0;  // elements
   bool is_bf16 = false;  // else float32
+  bool is_far = false;   // A's rows are not in the second-level cache: those of the tiles below are asked for beside the products
 };
 
 // Where a block of C goes, and what is added to its sums.
