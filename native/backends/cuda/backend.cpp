@@ -28,7 +28,7 @@ const Backend& cuda_backend() {
       .attention_backward = cuda::attention_backward,
       .paged_attention = cuda::paged_attention,
       .kv_write = cuda::kv_write,
-      .adamw = cuda::adamw,
+      .adamw = one_by_one<cuda::adamw>,
       .sum_squares = cuda::sum_squares,
       .add = cuda::add,
       .scale = cuda::scale,

@@ -162,7 +162,9 @@ __global__ void total_kernel(const double* partial, int64_t count, double* total
   if (threadIdx.x == 0) *total = sum;
 }
 
-void adamw_one(const AdamwArgs& a) {
+}  // namespace
+
+void adamw(const AdamwArgs& a) {
   const AdamwFactors f = adamw_factors(a);
   const int64_t count = a.p.count();
   const bool aligned = all_aligned({a.p.data, a.g.data, a.m.data, a.v.data});
@@ -178,12 +180,6 @@ void adamw_one(const AdamwArgs& a) {
   const Grid grid = grid_of(blocks_of(blocks_of(count, kBlock8) * kWarpThreads, kThreads));
   launch(aligned ? adamw8_kernel<kPackOf<float>, kOfLane> : adamw8_kernel<1, 1>, grid, kThreads, 0, f, state,
          device_codebook8_signed(), device_codebook8_unsigned());
-}
-
-}  // namespace
-
-void adamw(const AdamwArgs* all, int count) {
-  for (const AdamwArgs* a = all; a < all + count; ++a) adamw_one(*a);
 }
 
 double sum_squares(const Tensor* all, int count) {

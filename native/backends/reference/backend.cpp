@@ -26,7 +26,7 @@ const Backend& reference_backend() {
       .attention_backward = reference::attention_backward,
       .paged_attention = reference::paged_attention,
       .kv_write = reference::kv_write,
-      .adamw = reference::adamw,
+      .adamw = one_by_one<reference::adamw>,
       .sum_squares = reference::sum_squares,
       .add = reference::add,
       .scale = reference::scale,

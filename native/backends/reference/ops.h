@@ -24,7 +24,7 @@ void attention_forward(const AttentionForwardArgs& a);
 void attention_backward(const AttentionBackwardArgs& a);
 void paged_attention(const PagedAttentionArgs& a);
 void kv_write(const KvWriteArgs& a);
-void adamw(const AdamwArgs* all, int count);
+void adamw(const AdamwArgs& a);
 double sum_squares(const Tensor* all, int count);
 void add(const AddArgs& a);
 void scale(const ScaleArgs& a);

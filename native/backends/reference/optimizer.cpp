@@ -52,18 +52,15 @@ void adamw8_block(const AdamwArgs& a, const AdamwFactors& f, int64_t start, int6
   encode_block(unsigned_book, v, count, a.v.u8() + start, &v_absmax);
 }
 
-void adamw8(const AdamwArgs& a) {
+}  // namespace
+
+void adamw(const AdamwArgs& a) {
+  if (!a.m_absmax) return adamw32(a);
   const AdamwFactors factors = adamw_factors(a);
   const int64_t n = a.p.count();
   for (int64_t start = 0; start < n; start += kBlock8) {
     adamw8_block(a, factors, start, n - start < kBlock8 ? n - start : kBlock8);
   }
-}
-
-}  // namespace
-
-void adamw(const AdamwArgs* all, int count) {
-  for (const AdamwArgs* a = all; a < all + count; ++a) a->m_absmax ? adamw8(*a) : adamw32(*a);
 }
 
 double sum_squares(const Tensor* all, int count) {
