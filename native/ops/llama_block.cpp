@@ -112,7 +112,7 @@ class BlockRun {
   // made meanwhile: those of many rows leave memory idle, and attention would wait for nothing else.
   std::vector<Soon> next_pages() const {
     std::vector<Soon> soon;
-    if (!a_.next_k_cache || a_.x.device != Device::kCpu) return soon;
+    if (!a_.next_k_cache || a_.x.device != Device::kCpu || rows_ < kIdleRows) return soon;
     const CacheShape cache = cache_shape(a_.next_k_cache);
     const int64_t bytes = cache.kv_heads * cache.page * cache.size * size_of(a_.x.dtype);
     const int32_t *sequence = a_.sequence.i32(), *position = a_.position.i32();
@@ -127,6 +127,7 @@ class BlockRun {
   }
 
   static constexpr int64_t kSoonBytes = 4 << 20;  // more would drive itself out of the cache
+  static constexpr int64_t kIdleRows = 8;  // of x; the products of fewer wait for memory themselves
 
   const LlamaBlockArgs& a_;
   int64_t rows_;

@@ -305,7 +305,11 @@ int64_t steps_of(const Columns& columns, int64_t m) {
   return tiles * (columns.end - columns.begin) / 4;
 }
 
-constexpr int64_t kIdleRows = 8;  // of x, from which on products leave memory idle for most of the time
+// The columns' products, and beside them all that is to be asked for.
+void run_beside(const Columns& columns, int64_t m, Ahead& ahead) {
+  ahead.spread(steps_of(columns, m));
+  run_columns(columns, m, ahead);
+}
 
 // A task's share of what is read soon, in order: who does the first tasks here is likely to do the first ones there.
 void add_share(const Beside& beside, int64_t task, int64_t tasks, Ahead& ahead) {
@@ -344,7 +348,7 @@ class Riders {
     const int64_t begin = task * pieces_.count() / early_, end = (task + 1) * pieces_.count() / early_;
     Ahead ahead;
     for (int64_t i = begin; i < end; ++i) pieces_[i].ask_a(ahead);
-    run_beside(columns_of(products_, task), ahead);
+    run_beside(columns_of(products_, task), m_, ahead);
     for (int64_t i = begin; i < end; ++i) pieces_[i].shrink();
   }
 
@@ -357,13 +361,8 @@ class Riders {
       each_piece(own, body);
     };
     each([&](const LoraPiece& piece, const Columns& of) { piece.ask_b(of.begin, of.end, ahead); });
-    run_beside(own, ahead);
+    run_beside(own, m_, ahead);
     each([&](const LoraPiece& piece, const Columns& of) { piece.expand(of.begin, of.end); });
-  }
-
-  void run_beside(const Columns& columns, Ahead& ahead) const {
-    ahead.spread(steps_of(columns, m_));
-    run_columns(columns, m_, ahead);
   }
 
   template <typename Body>
@@ -398,11 +397,9 @@ void gemm_few_rows(const Product* products, int count, const Beside& beside) {
   }
   if (rides && tasks >= kRiddenTasksMin) return Riders(prepared, count, tasks, m, *pieces).run();
   parallel_for(tasks, [&](int64_t task) {
-    const Columns columns = columns_of(prepared, task);
     Ahead ahead;
-    if (m >= kIdleRows) add_share(beside, task, tasks, ahead);
-    ahead.spread(steps_of(columns, m));
-    run_columns(columns, m, ahead);
+    add_share(beside, task, tasks, ahead);
+    run_beside(columns_of(prepared, task), m, ahead);
   });
   if (rides) pieces->run();
 }
