@@ -57,6 +57,8 @@ const shapes: Omit<t.Case, "dtype">[] = [
   { starts: [0, 70], heads: 2, kvHeads: 1, headSize: 200, window: 0 },
   { starts: [0, 40], heads: 18, kvHeads: 1, headSize: 512, window: 2 ** 40 },
   { starts: [0], heads: 2, kvHeads: 1, headSize: 8, window: 0 },
+  { starts: [0, 300], heads: 4, kvHeads: 4, headSize: 16, window: 0 }, // squares of 4, 2 and 1 blocks for 1, 2 and 4 threads
+  { starts: [0, 20, 300], heads: 4, kvHeads: 4, headSize: 20, window: 90 },
 ];
 
 const cases: t.Case[] = shapes.flatMap((s) => [
@@ -269,6 +271,23 @@ test("kv_write moves rows head by head, bit for bit, and leaves the others alone
       }
     });
     assert.deepEqual({ k, v }, expected, device);
+  }
+});
+
+test("scores that rise from block to block change what weights are relative to, and no result", () => {
+  for (const dtype of ["float32", "bfloat16"] as const) {
+    const c: t.Case = { starts: [0, 200], heads: 4, kvHeads: 2, headSize: 32, window: 0, dtype };
+    const inputs = t.inputsOf(c, 5);
+    const columns = c.kvHeads * c.headSize;
+    const k = t.toFloats(inputs.k, dtype).map((x, i) => x * (1 + Math.floor(i / columns / 50) * 4));
+    const rising = { ...inputs, k: t.toBytes(k, dtype) };
+    const expected = t.forward("reference", c, rising);
+    for (const name of supportedIsas()) {
+      chooseIsa(name);
+      const actual = t.forward("cpu", c, rising);
+      close(actual.o, expected.o, dtype, `${name} o`);
+      close(actual.lse, expected.lse, "float32", `${name} lse`);
+    }
   }
 });
 

@@ -29,5 +29,32 @@ TEST(Exp, GoesOnPastTheRange) {
   EXPECT_TRUE(std::isnan(exp_of(NAN)));
 }
 
+float exp2_of(float x) { return exp2(splat(x))[0]; }
+
+TEST(Exp2, IsWithinTwoTenMillionths) {
+  for (float x = -126; x < 127; x += 0.00053f) {
+    const double want = std::exp2(double(x));
+    ASSERT_LE(std::fabs(exp2_of(x) - want), 2e-7 * want) << x;
+  }
+}
+
+TEST(Exp2, GoesOnBelowTheRange) {
+  EXPECT_EQ(exp2_of(0), 1);
+  EXPECT_EQ(exp2_of(-127), 0);
+  EXPECT_EQ(exp2_of(-1e30f), 0);
+  EXPECT_EQ(exp2_of(-INFINITY), 0);
+  EXPECT_TRUE(std::isnan(exp2_of(NAN)));
+}
+
+TEST(AnyAbove, SeesEveryLaneAndNoEqualOrNaN) {
+  for (int l = 0; l < kWidth; ++l) {
+    Vec v = splat(1);
+    v[l] = 2;
+    EXPECT_TRUE(any_above(v, splat(1)));
+    v[l] = NAN;
+    EXPECT_FALSE(any_above(v, splat(1)));
+  }
+}
+
 }  // namespace
 }  // namespace nibble::cpu::portable

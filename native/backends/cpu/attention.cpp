@@ -1,5 +1,5 @@
-// Attention over packed documents. The backward pass meets query blocks with key blocks along the
-// diagonals of their square: pairs of one diagonal share no block, so they run side by side and add
+// Attention over packed documents. The backward pass meets spans of queries with spans of keys along the
+// diagonals of their square: squares of one diagonal share no span, so they run side by side and add
 // into d_q, d_k and d_v in an order that no number of threads changes. The first diagonal has every row in it: it writes.
 #include "ops/attention.h"
 
@@ -26,15 +26,22 @@ int64_t cut_documents(const Tensor& starts, int64_t rows, QueryRun* runs) {
   return count;
 }
 
-struct Scratch {
-  alignas(64) float rows[kTileFloats];                                     // [keys, lanes]
+constexpr int64_t kSpanMax = 4;  // blocks of a square at most, each way
+
+// A block of keys, and its values, as second operands.
+struct KeyBlock {
   alignas(64) float keys_turned[kTileFloats], values_turned[kTileFloats];  // [lanes, keys]
+  alignas(64) float keys[kTileFloats];  // [keys, padded], or pairs of rows
+};
+
+struct Scratch {
+  KeyBlock blocks[kSpanMax];
+  alignas(64) float rows[kTileFloats];                                     // [keys, lanes]
   alignas(64) float q[kTileFloats], d_o[kTileFloats];                      // [queries, lanes], where they do not lie so
-  // As the second operand of products over keys and over queries: [keys, padded], [queries, padded], or pairs of rows.
-  alignas(64) float keys[kTileFloats], q_deep[kTileFloats], d_o_deep[kTileFloats];
-  alignas(64) float d_q[kTileFloats], d_k[kTileFloats], d_v[kTileFloats];
+  alignas(64) float q_deep[kTileFloats], d_o_deep[kTileFloats];            // [queries, padded], or pairs of rows
+  alignas(64) float sums[kTileFloats];                                     // where rows are no whole vectors
   alignas(64) float p[kBlockMax * kBlockMax], d_s[kBlockMax * kBlockMax];  // [queries, keys], or pairs of queries
-  alignas(64) float p_rows[kTileRows * kBlockMax], d_s_rows[kTileRows * kBlockMax];
+  alignas(64) float scores[kTileRows * kBlockMax], d_s_rows[kTileRows * kBlockMax];  // d_s as pairs of keys
 };
 
 struct Gradients {
@@ -51,41 +58,114 @@ void put_rows(const float* from, int64_t from_step, int64_t rows, int64_t size, 
   }
 }
 
-// One block of queries against one block of keys, for all heads of a group.
+// Takes the products of queries and keys, as scores to base 2.
+struct Scores : FromZero {
+  float* to;  // [rows, kBlockMax]
+  Vec scale;
+
+  template <int R, int V>
+  NIBBLE_INLINE void end(const Vec (&sum)[R][V], int64_t at) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(to + r * kBlockMax + (at + v) * kWidth, sum[r][v] * scale);
+  }
+};
+
+// Takes the products of d_o and values, which are the gradients of the weights: makes the weights and the gradients of the
+// scores of them, as the next products read them.
 template <Lane LANE>
-class Pair {
+struct Weights : FromZero {
+  static constexpr bool kPairs = LANE == Lane::kPair;
+  const float* scores;  // [rows, kBlockMax], to base 2
+  float *p, *d_s;       // [rows, kBlockMax], or pairs of rows
+  float* d_s_rows;      // d_s, or its rows as pairs of keys
+  Vec scale;
+  float lse[kTileRows], delta[kTileRows];  // lse to base 2
+
+  template <int R, int V>
+  NIBBLE_INLINE void end(const Vec (&sum)[R][V], int64_t at) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r += int(elements_of(LANE)))
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const int64_t column = (at + v) * kWidth;
+        const Vec weight = weight_of(r, column), gradient = gradient_of(r, weight, sum[r][v]);
+        if constexpr (kPairs) {
+          Vec odd{}, odd_gradient{};
+          if (r + 1 < R) {
+            odd = weight_of(r + 1, column);
+            odd_gradient = gradient_of(r + 1, odd, sum[r + 1 < R ? r + 1 : r][v]);
+          }
+          store_pairs(r, column, weight, odd, gradient, odd_gradient);
+        } else {
+          store(p + r * kBlockMax + column, weight);
+          store(d_s + r * kBlockMax + column, gradient);
+        }
+      }
+  }
+
+  // Keys that none of the rows sees.
+  void clear(int64_t rows, int64_t vectors, int64_t all) {
+    for (int64_t i = 0; i < lanes_of(LANE, rows); ++i) {
+      clear_rows(p + i * kBlockMax + vectors * kWidth, (all - vectors) * kWidth);
+      clear_rows(d_s + i * kBlockMax + vectors * kWidth, (all - vectors) * kWidth);
+    }
+  }
+
+ private:
+  NIBBLE_INLINE Vec weight_of(int r, int64_t column) const { return exp2(load(scores + r * kBlockMax + column) - splat(lse[r])); }
+  NIBBLE_INLINE Vec gradient_of(int r, Vec weight, Vec d_p) const { return scale * weight * (d_p - splat(delta[r])); }
+
+  NIBBLE_INLINE void store_pairs([[maybe_unused]] int r, [[maybe_unused]] int64_t column, [[maybe_unused]] Vec even,
+                                 [[maybe_unused]] Vec odd, [[maybe_unused]] Vec d_even, [[maybe_unused]] Vec d_odd) {
+#if defined(__AVX512BF16__)
+    const int64_t at = r / 2 * kBlockMax + column;
+    store(p + at, interleaved(round_two(even, odd)));
+    const Vec rounded = round_two(d_even, d_odd);
+    store(d_s + at, interleaved(rounded));
+    auto* const rows = reinterpret_cast<uint16_t*>(d_s_rows + r * kBlockMax) + column;
+    memcpy(rows, &rounded, sizeof(Vec) / 2);
+    memcpy(rows + 2 * kBlockMax, reinterpret_cast<const uint8_t*>(&rounded) + sizeof(Vec) / 2, sizeof(Vec) / 2);
+#endif
+  }
+};
+
+// A square: queries against keys of one document, some blocks each, for all heads of a group. Queries are taken in order, for
+// each the keys from the last one back, so that gradients are summed in the same order however large squares are.
+template <Lane LANE>
+class Square {
  public:
-  Pair(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun& queries, const QueryRun& keys, int64_t kv,
-       Scratch& s)
-      : a_(a), out_(out), queries_(queries), keys_(keys), s_(s), kv_(kv), heads_(a.shape.heads),
-        size_(a.q.dim(1) / heads_), padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth),
-        block_(block_keys(size_)), is_first_(queries.row == keys.row) {}
+  Square(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun& queries, const QueryRun& keys, int64_t kv,
+         Scratch& s)
+      : a_(a), out_(out), all_queries_(queries), all_keys_(keys), s_(s), kv_(kv), heads_(a.shape.heads),
+        kv_heads_(a.shape.kv_heads), first_head_(kv * (heads_ / kv_heads_)), size_(a.q.dim(1) / heads_),
+        padded_(vectors_of(size_) * kWidth), lanes_(vectors_of(lanes_of(LANE, size_)) * kWidth), block_(block_keys(size_)) {}
 
   void run() {
-    const int64_t group = heads_ / a_.shape.kv_heads;
-    ask(a_.v, key_at(0), a_.shape.kv_heads, keys_.count);
-    ask(a_.k, key_at(0), a_.shape.kv_heads, keys_.count);
-    ask_queries(kv_ * group);
-    load_keys();
-    for (int64_t h = kv_ * group; h < (kv_ + 1) * group; ++h) {
-      load_queries(h);
-      if (h + 1 < (kv_ + 1) * group) ask_queries(h + 1);
-      for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
-      add_to_keys(h > kv_ * group);
-      if (padded_ != size_) put(s_.d_q, queries_.count, out_.d_q + query_at(h, 0), heads_);
+    ask(a_.v, key_at(all_keys_.row), kv_heads_, all_keys_.count);
+    ask(a_.k, key_at(all_keys_.row), kv_heads_, all_keys_.count);
+    ask_queries(part_of(all_queries_, 0), first_head_);
+    for (int64_t b = 0; b * block_ < all_keys_.count; ++b) load_keys(part_of(all_keys_, b), s_.blocks[b]);
+    const int64_t group = heads_ / kv_heads_, blocks = (all_queries_.count + block_ - 1) / block_;
+    for (int64_t i = 0; i < blocks * group; ++i) {
+      const int64_t head = first_head_ + i % group, next = i + 1;
+      queries_ = part_of(all_queries_, i / group);
+      load_queries(head);
+      if (next < blocks * group) ask_queries(part_of(all_queries_, next / group), first_head_ + next % group);
+      meet_keys(head);
     }
-    put(s_.d_k, keys_.count, out_.d_k + key_at(0), a_.shape.kv_heads);
-    put(s_.d_v, keys_.count, out_.d_v + key_at(0), a_.shape.kv_heads);
   }
 
  private:
   static constexpr bool kPairs = LANE == Lane::kPair;
-  int64_t key_at(int64_t t) const { return ((keys_.row + t) * a_.shape.kv_heads + kv_) * size_; }
+  int64_t key_at(int64_t row) const { return (row * kv_heads_ + kv_) * size_; }
   int64_t query_at(int64_t h, int64_t r) const { return ((queries_.row + r) * heads_ + h) * size_; }
   int64_t position_of(int64_t r) const { return queries_.position + r; }
 
-  void put(const float* from, int64_t rows, float* to, int64_t heads) const {
-    put_rows(from, padded_, rows, size_, !is_first_, to, heads * size_);
+  QueryRun part_of(const QueryRun& run, int64_t i) const {
+    const int64_t at = i * block_, left = run.count - at;
+    return {int32_t(run.row + at), int32_t(left < block_ ? left : block_), int32_t(run.position + at), run.source};
   }
 
   // Asks memory for `rows` rows of a head: short pieces far apart are no stream that the processor sees by itself.
@@ -95,31 +175,31 @@ class Pair {
     for (int64_t r = 0; r < rows; ++r, from += step)
       for (int64_t b = 0; b < size_ * element; b += 64) ask_for(from + b);
   }
-  void ask_queries(int64_t h) const {
-    ask(a_.q, query_at(h, 0), heads_, queries_.count);
-    ask(a_.d_o, query_at(h, 0), heads_, queries_.count);
-    ask({.data = out_.d_q}, query_at(h, 0), heads_, queries_.count);
+  void ask_queries(const QueryRun& queries, int64_t h) const {
+    const int64_t at = (queries.row * heads_ + h) * size_;
+    ask(a_.q, at, heads_, queries.count);
+    ask(a_.d_o, at, heads_, queries.count);
+    ask({.data = out_.d_q}, at, heads_, queries.count);
   }
 
-  // The block again as the operand whose rows are the depth of a product.
-  const float* deep(const float* block, int64_t step, int64_t count, float* space) const {
-    if constexpr (!kPairs) return block;
-    pair_rows(block, step, count, padded_, space);
-    return space;
+  // Rows as lanes, then zeros up to a whole vector of rows.
+  void load_rows(const Tensor& t, const QueryRun& keys, float* to) const {
+    const int64_t count = keys.count, whole = vectors_of(count) * kWidth;
+    for (int64_t r = 0; r < count; ++r) load_lanes<LANE>(t, key_at(keys.row + r), size_, to + r * lanes_);
+    clear_rows(to + count * lanes_, (whole - count) * lanes_);
   }
 
-  void load_keys() {
-    const int64_t count = keys_.count, whole = vectors_of(count) * kWidth;
-    for (int64_t t = 0; t < count; ++t) load_lanes<LANE>(a_.v, key_at(t), size_, s_.rows + t * lanes_);
-    clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
-    transpose(s_.rows, whole, lanes_, s_.values_turned, block_);
-    for (int64_t t = 0; t < count; ++t) load_lanes<LANE>(a_.k, key_at(t), size_, s_.rows + t * lanes_);
-    clear_rows(s_.rows + count * lanes_, (whole - count) * lanes_);
-    transpose(s_.rows, whole, lanes_, s_.keys_turned, block_);
-    keys_deep_ = deep(s_.rows, lanes_, count, s_.keys);
+  void load_keys(const QueryRun& keys, KeyBlock& to) const {
+    const int64_t whole = vectors_of(keys.count) * kWidth;
+    load_rows(a_.v, keys, s_.rows);
+    transpose(s_.rows, whole, lanes_, to.values_turned, block_);
+    float* const rows = kPairs ? s_.rows : to.keys;
+    load_rows(a_.k, keys, rows);
+    transpose(rows, whole, lanes_, to.keys_turned, block_);
+    if constexpr (kPairs) pair_rows(rows, lanes_, keys.count, padded_, to.keys);
   }
 
-  // Rows of one head as the first operand, and as the second of products over queries.
+  // Rows of one head as the first operand.
   Strided rows_of(const Tensor& t, int64_t h, float* space) const {
     const bool is_aligned = reinterpret_cast<uintptr_t>(t.data) % sizeof(float) == 0;  // a slice of bfloat16 may not be
     const bool lie = kPairs && is_aligned && size_ % (2 * kWidth) == 0;
@@ -128,11 +208,32 @@ class Pair {
     return {space, lanes_, 1};
   }
 
+  // The same rows as the second operand of products over queries.
+  const float* deep(const Strided& rows, float* space) const {
+    if constexpr (!kPairs) return rows.data;
+    pair_rows(rows.data, rows.row_step, queries_.count, padded_, space);
+    return space;
+  }
+
   void load_queries(int64_t h) {
     q_ = rows_of(a_.q, h, s_.q);
     d_o_ = rows_of(a_.d_o, h, s_.d_o);
-    q_deep_ = deep(q_.data, q_.row_step, queries_.count, s_.q_deep);
-    d_o_deep_ = deep(d_o_.data, d_o_.row_step, queries_.count, s_.d_o_deep);
+    q_deep_ = deep(q_, s_.q_deep);
+    d_o_deep_ = deep(d_o_, s_.d_o_deep);
+  }
+
+  // A block of queries of one head against the blocks of keys that it sees.
+  void meet_keys(int64_t h) {
+    int64_t b = (all_keys_.count - 1) / block_;
+    while (all_keys_.position + b * block_ > queries_.position) --b;
+    for (; b >= 0; --b) {
+      keys_ = part_of(all_keys_, b);
+      packed_ = s_.blocks + b;
+      is_first_ = keys_.position == queries_.position;
+      if (a_.shape.window > 0 && keys_.position + keys_.count <= queries_.position - a_.shape.window + 1) break;
+      for (int64_t r = 0; r < queries_.count; r += kTileRows) weigh_rows(h, r);
+      add_to_keys(h > first_head_ || !is_first_);
+    }
   }
 
   // p, d_s and d_q of the rows r ... r + kTileRows.
@@ -140,86 +241,64 @@ class Pair {
     const int64_t rows = queries_.count - r < kTileRows ? queries_.count - r : kTileRows;
     const int64_t ahead = position_of(r + rows - 1) + 1 - keys_.position;
     const int64_t seen = ahead < keys_.count ? ahead : keys_.count, vectors = vectors_of(seen), depth = lanes_of(LANE, size_);
-    float* const p = kPairs ? s_.p_rows : s_.p + r * kBlockMax;
-    float* const d_s = kPairs ? s_.d_s_rows : s_.d_s + r * kBlockMax;
     // [2] the weights again, and their gradients
-    multiply<LANE>(rows, vectors, {q_.data + r * q_.row_step, q_.row_step, 1}, {s_.keys_turned, block_},
-                   {p, kBlockMax, depth, false});
-    multiply<LANE>(rows, vectors, {d_o_.data + r * d_o_.row_step, d_o_.row_step, 1}, {s_.values_turned, block_},
-                   {d_s, kBlockMax, depth, false});
-    for (int64_t i = 0; i < rows; ++i) weigh(h, r + i, p + i * kBlockMax, d_s + i * kBlockMax, vectors);
-    if constexpr (kPairs) pair_weights(r, rows);
+    Scores scores{{}, s_.scores, splat(a_.shape.scale * kLog2E)};
+    multiply<LANE>(rows, vectors, {q_.data + r * q_.row_step, q_.row_step, 1}, {packed_->keys_turned, block_}, depth,
+                      scores);
+    if (!all_seen(keys_.position, vectors * kWidth, position_of(r), position_of(r + rows - 1), a_.shape.window))
+      for (int64_t i = 0; i < rows; ++i)
+        hide({keys_.position, position_of(r + i), a_.shape.window}, vectors, s_.scores + i * kBlockMax);
+    Weights<LANE> weights = weights_of(h, r, rows);
+    multiply<LANE>(rows, vectors, {d_o_.data + r * d_o_.row_step, d_o_.row_step, 1}, {packed_->values_turned, block_},
+                      depth, weights);
+    weights.clear(rows, vectors, vectors_of(keys_.count));
     // [3] gradients of the rows
-    const bool in_place = padded_ == size_;
-    float* const d_q = in_place ? out_.d_q + query_at(h, r) : s_.d_q + r * padded_;
-    multiply<LANE>(rows, padded_ / kWidth, {d_s, kBlockMax, 1}, {keys_deep_, padded_},
-                   {d_q, in_place ? heads_ * size_ : padded_, lanes_of(LANE, seen), in_place && !is_first_});
+    add_product(rows, {weights.d_s_rows, kBlockMax, 1}, packed_->keys, lanes_of(LANE, seen), out_.d_q + query_at(h, r), heads_,
+                !is_first_);
   }
 
-  void weigh(int64_t h, int64_t r, float* p, float* d_s, int64_t vectors) {
-    const int64_t at = (queries_.row + r) * heads_ + h;
-    const Vec lse = splat(a_.lse.f32()[at]), delta = splat(out_.delta[at]), scale = splat(a_.shape.scale);
-    const Sight sight{keys_.position, position_of(r), a_.shape.window};
-    const bool all = sight.all(vectors * kWidth);
-    for (int64_t v = 0; v < vectors; ++v) {
-      Vec weight = exp(load(p + v * kWidth) * scale - lse);
-      if (!all) weight = sight.mask(weight, v, 0);
-      store(p + v * kWidth, weight);
-      store(d_s + v * kWidth, scale * weight * (load(d_s + v * kWidth) - delta));
-    }
-    const int64_t rest = (vectors_of(keys_.count) - vectors) * kWidth;
-    clear_rows(p + vectors * kWidth, rest);
-    clear_rows(d_s + vectors * kWidth, rest);
-  }
-
-#if defined(__AVX512BF16__)
-  // Rows of float32 to pairs of queries, and rows of d_s to pairs of keys in their own first half.
-  void pair_weights(int64_t r, int64_t rows) {
-    static_assert(kTileRows % 2 == 0, "no pair of queries may lie in two tiles");
-    const int64_t vectors = vectors_of(keys_.count);
-    for (int64_t i = 0; i < rows; i += 2) {
-      float* const p = s_.p + (r + i) / 2 * kBlockMax;
-      float* const d_s = s_.d_s + (r + i) / 2 * kBlockMax;
-      for (int64_t at = 0; at < vectors * kWidth; at += kWidth) {
-        const float* const below = s_.p_rows + i * kBlockMax + at;
-        const float* const d_below = s_.d_s_rows + i * kBlockMax + at;
-        const bool last = i + 1 == rows;
-        store(p + at, interleave_rounded(load(below), last ? Vec{} : load(below + kBlockMax)));
-        store(d_s + at, interleave_rounded(load(d_below), last ? Vec{} : load(d_below + kBlockMax)));
-      }
-    }
+  Weights<LANE> weights_of(int64_t h, int64_t r, int64_t rows) {
+    const int64_t at = r / elements_of(LANE) * kBlockMax;
+    float* const d_s = s_.d_s + at;
+    Weights<LANE> weights{{}, s_.scores, s_.p + at, d_s, kPairs ? s_.d_s_rows : d_s, splat(a_.shape.scale), {}, {}};
     for (int64_t i = 0; i < rows; ++i) {
-      float* const row = s_.d_s_rows + i * kBlockMax;
-      for (int64_t at = 0; at < vectors * kWidth; at += kWidth)
-        store_rounded(reinterpret_cast<uint16_t*>(row) + at, load(row + at));
+      const int64_t row = (queries_.row + r + i) * heads_ + h;
+      weights.lse[i] = a_.lse.f32()[row] * kLog2E;
+      weights.delta[i] = out_.delta[row];
     }
+    return weights;
   }
-#else
-  void pair_weights(int64_t, int64_t) {}
-#endif
 
-  // `add`: to what other heads of the group gave.
+  // d_k and d_v of the block of keys. `add`: to what other heads of the group and other queries gave.
   void add_to_keys(bool add) {
-    const int64_t vectors = padded_ / kWidth, all = lanes_of(LANE, queries_.count);
+    const int64_t all = lanes_of(LANE, queries_.count);
     for (int64_t t = 0; t < keys_.count; t += kTileRows) {
       const int64_t rows = keys_.count - t < kTileRows ? keys_.count - t : kTileRows;
       // On the diagonal, the queries before key t do not see it.
-      const int64_t first = is_first_ ? t / elements_of(LANE) : 0, at = first * kBlockMax + t;
-      multiply<LANE>(rows, vectors, {s_.p + at, 1, kBlockMax}, {d_o_deep_ + first * padded_, padded_},
-                     {s_.d_v + t * padded_, padded_, all - first, add});
-      multiply<LANE>(rows, vectors, {s_.d_s + at, 1, kBlockMax}, {q_deep_ + first * padded_, padded_},
-                     {s_.d_k + t * padded_, padded_, all - first, add});
+      const int64_t first = is_first_ ? t / elements_of(LANE) : 0, at = first * kBlockMax + t, to = key_at(keys_.row + t);
+      add_product(rows, {s_.p + at, 1, kBlockMax}, d_o_deep_ + first * padded_, all - first, out_.d_v + to, kv_heads_, add);
+      add_product(rows, {s_.d_s + at, 1, kBlockMax}, q_deep_ + first * padded_, all - first, out_.d_k + to, kv_heads_, add);
     }
+  }
+
+  // Rows of a head at `to` = or, `add`, += a b.
+  void add_product(int64_t rows, const Strided& a, const float* b, int64_t depth, float* to, int64_t heads, bool add) const {
+    const bool in_place = padded_ == size_;
+    const Product sums = in_place ? Product{to, heads * size_, add} : Product{s_.sums, padded_, false};
+    multiply<LANE>(rows, padded_ / kWidth, a, {b, padded_}, depth, sums);
+    if (!in_place) put_rows(s_.sums, padded_, rows, size_, add, to, heads * size_);
   }
 
   const AttentionBackwardArgs& a_;
   const Gradients& out_;
-  const QueryRun &queries_, &keys_;
+  const QueryRun &all_queries_, &all_keys_;
   Scratch& s_;
-  int64_t kv_, heads_, size_, padded_, lanes_, block_;
-  const bool is_first_;  // nobody has put anything in these rows of the gradients
+  int64_t kv_, heads_, kv_heads_, first_head_, size_, padded_, lanes_, block_;
+  QueryRun queries_{}, keys_{};  // a block of each
+  bool is_first_ = false;        // nobody has put anything in the gradients of these queries
   Strided q_{}, d_o_{};
-  const float *keys_deep_ = nullptr, *q_deep_ = nullptr, *d_o_deep_ = nullptr;
+  const KeyBlock* packed_ = nullptr;
+  const float *q_deep_ = nullptr, *d_o_deep_ = nullptr;
 };
 
 // delta[i, h] = d_o_i . o_i
@@ -237,32 +316,40 @@ void compute_delta(const AttentionBackwardArgs& a, float* delta) {
   });
 }
 
-// Pairs of query block b and key block b - distance of one document.
-void run_diagonal(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun* blocks, int64_t count,
+// Squares of query span s and key span s - distance of one document.
+void run_diagonal(const AttentionBackwardArgs& a, const Gradients& out, const QueryRun* spans, int64_t count,
                   int64_t distance) {
   const int64_t kv_heads = a.shape.kv_heads;
   parallel_for((count - distance) * kv_heads, [&](int64_t task) {
-    const QueryRun& queries = blocks[distance + task / kv_heads];
-    const QueryRun& keys = blocks[task / kv_heads];
+    const QueryRun& queries = spans[distance + task / kv_heads];
+    const QueryRun& keys = spans[task / kv_heads];
     if (queries.source != keys.source) return;
     Scratch scratch;
     if constexpr (kMultipliesPairs) {
-      if (a.q.dtype == DType::kBF16) return Pair<Lane::kPair>(a, out, queries, keys, task % kv_heads, scratch).run();
+      if (a.q.dtype == DType::kBF16) return Square<Lane::kPair>(a, out, queries, keys, task % kv_heads, scratch).run();
     }
-    Pair<Lane::kFloat>(a, out, queries, keys, task % kv_heads, scratch).run();
+    Square<Lane::kFloat>(a, out, queries, keys, task % kv_heads, scratch).run();
   });
 }
 
+// Rows of a span: large ones load less; there must be some for each thread.
+int64_t span_rows(const AttentionBackwardArgs& a) {
+  const int64_t block = block_keys(a.q.dim(1) / a.shape.heads);
+  int64_t blocks = kSpanMax;
+  while (blocks > 1 && a.q.dim(0) * a.shape.kv_heads < 4 * thread_count() * blocks * block) blocks /= 2;
+  return blocks * block;
+}
+
 void run_diagonals(const AttentionBackwardArgs& a, const Gradients& out) {
-  const int64_t block = block_keys(a.q.dim(1) / a.shape.heads), count = cut_documents(a.starts, block, nullptr);
+  const int64_t rows = span_rows(a), count = cut_documents(a.starts, rows, nullptr);
   Workspace runs(count * 4);
-  auto* blocks = reinterpret_cast<QueryRun*>(runs.data());
-  cut_documents(a.starts, block, blocks);
-  int64_t farthest = 0;  // block of a document
-  for (int64_t b = 0; b < count; ++b) farthest = blocks[b].position / block > farthest ? blocks[b].position / block : farthest;
+  auto* spans = reinterpret_cast<QueryRun*>(runs.data());
+  cut_documents(a.starts, rows, spans);
+  int64_t farthest = 0;  // span of a document
+  for (int64_t s = 0; s < count; ++s) farthest = spans[s].position / rows > farthest ? spans[s].position / rows : farthest;
   for (int64_t distance = 0; distance <= farthest; ++distance) {
-    if (a.shape.window > 0 && (distance - 1) * block + 1 >= a.shape.window) break;
-    run_diagonal(a, out, blocks, count, distance);
+    if (a.shape.window > 0 && (distance - 1) * rows + 1 >= a.shape.window) break;
+    run_diagonal(a, out, spans, count, distance);
   }
 }
 

@@ -35,13 +35,13 @@ struct Groups {
 
 #if defined(__AVX512BF16__)
 
-// c[r, 16 v + t] = row r of a . row t of group v, for V groups of keys and a depth of so many pairs
-template <int R, int V>
-static inline void score_tile(const Strided& a, const Groups& keys, const Product& p) {
+// out takes sum[r][v][t] = row r of a . row t of group v, for V groups of keys and a depth of so many pairs.
+template <int R, int V, typename Out>
+static inline void score_tile(const Strided& a, const Groups& keys, int64_t depth, Out& out) {
   Vec sum[R][V] = {};
   const float* from = a.data;
   const bool asks = keys.next[0] != nullptr;
-  for (int64_t k = 0; k < p.depth; ++k, ++from) {
+  for (int64_t k = 0; k < depth; ++k, ++from) {
     Vec other[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
@@ -50,57 +50,59 @@ static inline void score_tile(const Strided& a, const Groups& keys, const Produc
     }
     add_products<Lane::kPair>(from, a.row_step, other, sum);
   }
-  store_sums(sum, p);
+  out.end(sum, 0);
 }
 
-// c (+)= the rows of a, which are weights of pairs of rows, times these of the groups: V vectors of them from `column` on.
+// The rows of a, which are weights of pairs of rows, times these of the groups: V vectors of them from vector v on.
 template <int R, int V>
-static inline void mean_tile(const Strided& a, const Groups& values, int64_t column, int64_t pitch, const Product& p) {
+static inline void mean_tile(const Strided& a, const Groups& values, int64_t v, int64_t pitch, int64_t depth, const Product& out) {
   Vec sum[R][V];
-  load_sums(p, sum);
+  out.begin(sum, v);
   const bool asks = values.next[0] != nullptr;
   const float* from = a.data;
-  for (int64_t g = 0, left = p.depth; left > 0; ++g, left -= kGroupRows / 2) {
-    const float *row = values.at[g] + column, *next = asks ? values.next[g] + column : nullptr;
+  for (int64_t g = 0, left = depth; left > 0; ++g, left -= kGroupRows / 2) {
+    const float *row = values.at[g] + v * kWidth, *next = asks ? values.next[g] + v * kWidth : nullptr;
     for (int64_t k = 0; k < kGroupRows / 2 && k < left; ++k, ++from, row += pitch) {
       Vec other[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        other[v] = load(row + v * kWidth);
-        if (asks) ask_for(next + k * pitch + v * kWidth);
+      for (int i = 0; i < V; ++i) {
+        other[i] = load(row + i * kWidth);
+        if (asks) ask_for(next + k * pitch + i * kWidth);
       }
       add_products<Lane::kPair>(from, a.row_step, other, sum);
     }
   }
-  store_sums(sum, p);
+  out.end(sum, v);
 }
 
 // The same for up to R rows and V groups.
-template <int R = kTileRows, int V = int(kGroupsMax)>
-static inline void score_groups(int64_t rows, int64_t groups, const Strided& a, const Groups& keys, const Product& p) {
+template <int R = kTileRows, int V = int(kGroupsMax), typename Out>
+static inline void score_groups(int64_t rows, int64_t groups, const Strided& a, const Groups& keys, int64_t depth, Out& out) {
   if constexpr (R > 1) {
-    if (rows < R) return score_groups<R - 1, V>(rows, groups, a, keys, p);
+    if (rows < R) return score_groups<R - 1, V>(rows, groups, a, keys, depth, out);
   }
   if constexpr (V > 1) {
-    if (groups < V) return score_groups<R, V - 1>(rows, groups, a, keys, p);
+    if (groups < V) return score_groups<R, V - 1>(rows, groups, a, keys, depth, out);
   }
-  score_tile<R, V>(a, keys, p);
+  score_tile<R, V>(a, keys, depth, out);
 }
 
 template <int R, int V = kTileVectors>
-static inline void mean_columns(int64_t vectors, const Strided& a, const Groups& values, int64_t column, int64_t pitch, Product p) {
-  for (; vectors >= V; vectors -= V, column += V * kWidth, p.c += V * kWidth) mean_tile<R, V>(a, values, column, pitch, p);
+static inline void mean_columns(int64_t v, int64_t vectors, const Strided& a, const Groups& values, int64_t pitch, int64_t depth,
+                                const Product& out) {
+  for (; v + V <= vectors; v += V) mean_tile<R, V>(a, values, v, pitch, depth, out);
   if constexpr (V > 1) {
-    if (vectors > 0) mean_columns<R, V - 1>(vectors, a, values, column, pitch, p);
+    if (v < vectors) mean_columns<R, V - 1>(v, vectors, a, values, pitch, depth, out);
   }
 }
 
 template <int R = kTileRows>
-static inline void mean_groups(int64_t rows, const Strided& a, const Groups& values, int64_t pitch, const Product& p) {
+static inline void mean_groups(int64_t rows, const Strided& a, const Groups& values, int64_t pitch, int64_t depth,
+                               const Product& out) {
   if constexpr (R > 1) {
-    if (rows < R) return mean_groups<R - 1>(rows, a, values, pitch, p);
+    if (rows < R) return mean_groups<R - 1>(rows, a, values, pitch, depth, out);
   }
-  mean_columns<R>(pitch / kWidth, a, values, 0, pitch, p);
+  mean_columns<R>(0, pitch / kWidth, a, values, pitch, depth, out);
 }
 
 #endif

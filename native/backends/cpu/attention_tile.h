@@ -2,6 +2,8 @@
 // paged cache.
 #pragma once
 
+#include <math.h>
+
 #include "backends/cpu/tile.h"
 #include "ops/attention.h"
 
@@ -36,6 +38,22 @@ struct Sight {
     return key <= int32_t(-window) ? splat(hidden) : score;
   }
 };
+
+// Whether the rows from position `first` to `last` see all of the keys.
+static inline bool all_seen(int64_t from, int64_t keys, int64_t first, int64_t last, int64_t window) {
+  return Sight{from, first, 0}.all(keys) && Sight{from, last, window}.all(keys);
+}
+
+// Of one row's scores, those out of sight become nothing; the largest of each lane.
+static inline Vec hide(const Sight& sight, int64_t vectors, float* score) {
+  Vec highest = splat(kNothing);
+  for (int64_t v = 0; v < vectors; ++v) {
+    const Vec x = sight.mask(load(score + v * kWidth), v, -INFINITY);
+    store(score + v * kWidth, x);
+    highest = x > highest ? x : highest;
+  }
+  return highest;
+}
 
 // Consecutive queries of one sequence.
 struct QueryRun {

@@ -63,11 +63,14 @@ static inline void store_rounded(uint16_t* p, Vec v) {
   memcpy(p, &half, sizeof half);
 }
 
-// Pairs of two rows of float32 numbers, rounded.
-static inline Vec interleave_rounded(Vec even, Vec odd) {
-  const __m512i e = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even));
-  const __m512i o = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd));
-  return (Vec)_mm512_or_si512(e, _mm512_slli_epi32(o, 16));
+// Two rows of float32 numbers rounded alike: the first half of the vector, and the second.
+static inline Vec round_two(Vec even, Vec odd) { return (Vec)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even); }
+
+// The halves as pairs.
+static inline Vec interleaved(Vec halves) {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return (Vec)_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), (__m512i)halves);
 }
 #endif
 

@@ -31,11 +31,39 @@ struct Packed {
   int64_t row_step;
 };
 
+// Where sums of a product go: c = a b or, `add`, c += a b. What else takes them, while they are in registers, has the same two
+// functions.
 struct Product {
   float* c;
   int64_t c_step;
-  int64_t depth;
-  bool add;  // to what c holds
+  bool add;
+
+  // What the sums of R rows and V vectors, from vector v on, begin with.
+  template <int R, int V>
+  NIBBLE_INLINE void begin(Vec (&sum)[R][V], int64_t v) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) sum[r][i] = add ? load(c + r * c_step + (v + i) * kWidth) : Vec{};
+  }
+  template <int R, int V>
+  NIBBLE_INLINE void end(const Vec (&sum)[R][V], int64_t v) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) store(c + r * c_step + (v + i) * kWidth, sum[r][i]);
+  }
+};
+
+// The beginning of those that only take sums.
+struct FromZero {
+  template <int R, int V>
+  NIBBLE_INLINE void begin(Vec (&sum)[R][V], int64_t) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) sum[r][i] = Vec{};
+  }
 };
 
 // One step of depth of a tile: a factor of each row times V vectors.
@@ -49,58 +77,42 @@ NIBBLE_INLINE static inline void add_products(const float* factors, int64_t step
   }
 }
 
-template <int R, int V>
-NIBBLE_INLINE static inline void load_sums(const Product& p, Vec (&sum)[R][V]) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sum[r][v] = p.add ? load(p.c + r * p.c_step + v * kWidth) : Vec{};
-}
-
-template <int R, int V>
-NIBBLE_INLINE static inline void store_sums(const Vec (&sum)[R][V], const Product& p) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(p.c + r * p.c_step + v * kWidth, sum[r][v]);
-}
-
-template <Lane LANE, int R, int V>
-static inline void product_tile(const Strided& a, const Packed& b, const Product& p) {
-  Vec sum[R][V];
-  load_sums(p, sum);
-  const float* from = a.data;
-  const float* row = b.data;
-  for (int64_t k = 0; k < p.depth; ++k, from += a.column_step, row += b.row_step) {
-    Vec other[V];
-    for (int v = 0; v < V; ++v) other[v] = load(row + v * kWidth);
-    add_products<LANE>(from, a.row_step, other, sum);
+// R rows of a product from vector v on: tiles of V vectors, then one of the rest.
+template <Lane LANE, int R, int V, typename Out>
+NIBBLE_INLINE static inline void tiles(const float* a, int64_t row_step, int64_t column_step, const float* b, int64_t b_step,
+                                       int64_t v, int64_t vectors, int64_t depth, Out& out) {
+  for (; v + V <= vectors; v += V) {
+    Vec sum[R][V];
+    out.begin(sum, v);
+    const float* from = a;
+    const float* row = b + v * kWidth;
+    for (int64_t k = 0; k < depth; ++k, from += column_step, row += b_step) {
+      Vec other[V];
+      for (int i = 0; i < V; ++i) other[i] = load(row + i * kWidth);
+      add_products<LANE>(from, row_step, other, sum);
+    }
+    out.end(sum, v);
   }
-  store_sums(sum, p);
-}
-
-template <Lane LANE, int R, int V>
-static inline void product_row(int64_t vectors, const Strided& a, Packed b, Product p) {
-  for (; vectors >= V; vectors -= V, b.data += V * kWidth, p.c += V * kWidth) product_tile<LANE, R, V>(a, b, p);
   if constexpr (V > 1) {
-    if (vectors > 0) product_row<LANE, R, V - 1>(vectors, a, b, p);
+    if (v < vectors) tiles<LANE, R, V - 1>(a, row_step, column_step, b, b_step, v, vectors, depth, out);
   }
 }
 
-template <Lane LANE, int R>
-static inline void product_rows(int64_t rows, int64_t vectors, Strided a, const Packed& b, Product p) {
-  for (; rows >= R; rows -= R, a.data += R * a.row_step, p.c += R * p.c_step) {
-    product_row<LANE, R, kTileVectors>(vectors, a, b, p);
-  }
+// Not inlined, and without structs: within a larger function GCC keeps some of the sums in memory, and a struct that was just
+// written by halves is waited for when it is copied whole.
+template <Lane LANE, int R, typename Out>
+__attribute__((noinline)) static void product_rows(const float* a, int64_t row_step, int64_t column_step, const float* b,
+                                                   int64_t b_step, int64_t vectors, int64_t depth, Out& out) {
+  tiles<LANE, R, kTileVectors>(a, row_step, column_step, b, b_step, 0, vectors, depth, out);
+}
+
+// a b for 1 to kTileRows rows of a and `vectors` vectors of each row of b, to `out`.
+template <Lane LANE, int R = kTileRows, typename Out>
+static inline void multiply(int64_t rows, int64_t vectors, const Strided& a, const Packed& b, int64_t depth, Out& out) {
   if constexpr (R > 1) {
-    if (rows > 0) product_rows<LANE, R - 1>(rows, vectors, a, b, p);
+    if (rows < R) return multiply<LANE, R - 1>(rows, vectors, a, b, depth, out);
   }
-}
-
-// c = a b or c += a b, for `rows` rows of a and `vectors` vectors of each row of b.
-template <Lane LANE>
-static inline void multiply(int64_t rows, int64_t vectors, const Strided& a, const Packed& b, const Product& p) {
-  product_rows<LANE, kTileRows>(rows, vectors, a, b, p);
+  product_rows<LANE, R>(a.data, a.row_step, a.column_step, b.data, b.row_step, vectors, depth, out);
 }
 
 template <int... L>
