@@ -15,8 +15,10 @@ constexpr int64_t kTaskElements = 1 << 12;
 struct Silu {
   static Vec bounded(Vec g) { return at_least(g, -87.0f); }  // where s stops to shrink
   static Vec act(Vec g) {
+    Vec s, rest;
     g = bounded(g);
-    return g * sigmoid(g);
+    sigmoid_and_rest(g, s, rest);
+    return g * s;
   }
   static void both(Vec g, Vec& act, Vec& slope) {
     Vec s, rest;
@@ -39,11 +41,13 @@ struct Gelu {
 struct GeluTanh {
   static constexpr float kScale = 0x1.988454p0f;  // 2 sqrt(2 / pi)
   static constexpr float kCubic = 0.044715f;
-  static Vec inner(Vec g) { return g * splat(kScale) * fma(g * g, splat(kCubic), splat(1.0f)); }
+  static Vec inner(Vec g) { return at_least(g * splat(kScale) * fma(g * g, splat(kCubic), splat(1.0f)), -87.0f); }
   static Vec bounded(Vec g) { return at_least(g, -30.0f); }  // the slope is 0 or 1 from there on
   static Vec act(Vec g) {
+    Vec s, rest;
     g = bounded(g);
-    return g * sigmoid(inner(g));
+    sigmoid_and_rest(inner(g), s, rest);
+    return g * s;
   }
   static void both(Vec g, Vec& act, Vec& slope) {
     const Vec whole = bounded(g);
@@ -81,14 +85,16 @@ void for_tasks(int64_t count, Body body) {
   });
 }
 
+Two ones() { return {splat(1.0f), splat(1.0f)}; }
+
 template <typename F, typename T>
 void forward(const ActivationForwardArgs& a) {
   const T *g = data_as<T>(a.g), *u = data_as<T>(a.u);
   T* y = data_as<T>(a.y);
   for_tasks(a.g.count(), [&](int64_t begin, int64_t end) {
-    each_vector(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
-      const Vec v = F::act(load(g + i, n));
-      store(y + i, u ? v * load(u + i, n) : v, n);
+    each_two(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
+      const Two gate = load_two(g + i, n), up = u ? load_two(u + i, n) : ones();
+      store_two(y + i, {F::act(gate.a) * up.a, F::act(gate.b) * up.b}, n);
     });
   });
 }
@@ -98,14 +104,14 @@ void backward(const ActivationBackwardArgs& a) {
   const T *d_y = data_as<T>(a.d_y), *g = data_as<T>(a.g), *u = data_as<T>(a.u);
   T *d_g = data_as<T>(a.d_g), *d_u = data_as<T>(a.d_u), *y = data_as<T>(a.y);
   for_tasks(a.g.count(), [&](int64_t begin, int64_t end) {
-    each_vector(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
-      const Vec d = load(d_y + i, n);
-      Vec act, slope;
-      F::both(load(g + i, n), act, slope);
-      const Vec up = u ? load(u + i, n) : splat(1.0f);
-      store(d_g + i, d * up * slope, n);
-      if (u) store(d_u + i, d * act, n);
-      if (y) store(y + i, act * up, n);
+    each_two(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
+      const Two d = load_two(d_y + i, n), gate = load_two(g + i, n), up = u ? load_two(u + i, n) : ones();
+      Two act, slope;
+      F::both(gate.a, act.a, slope.a);
+      F::both(gate.b, act.b, slope.b);
+      store_two(d_g + i, {d.a * up.a * slope.a, d.b * up.b * slope.b}, n);
+      if (u) store_two(d_u + i, {d.a * act.a, d.b * act.b}, n);
+      if (y) store_two(y + i, {act.a * up.a, act.b * up.b}, n);
     });
   });
 }

@@ -18,17 +18,18 @@ static inline Vec reciprocal(Vec x) {
 #endif
 }
 
-// sigmoid(x), and with it 1 - sigmoid(x), neither by cancellation. Below x = -87 the first is 1e-38 instead of less.
+// e^-x is 0 there, and exp_normal still gives it.
+#if defined(__AVX512F__)
+constexpr float kExpEnds = 104.5f;
+#else
+constexpr float kExpEnds = 88.03f;  // 2^-127, whose exponent is that of 0
+#endif
+
+// sigmoid(x) for x from -87 on, and with it 1 - sigmoid(x), neither by cancellation.
 static inline void sigmoid_and_rest(Vec x, Vec& s, Vec& rest) {
-  const Vec e = exp(-at_least(x, -87.0f));
+  const Vec e = exp_normal(-at_most(x, kExpEnds));
   s = reciprocal(splat(1.0f) + e);
   rest = e * s;
-}
-
-static inline Vec sigmoid(Vec x) {
-  Vec s, rest;
-  sigmoid_and_rest(x, s, rest);
-  return s;
 }
 
 // The share of N(0, 1) below x, (1 + erf(x / sqrt 2)) / 2: relative error below 1e-6 for x > -1, growing
