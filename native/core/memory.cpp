@@ -17,8 +17,6 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kPage = 4096;
-// From here a block is a mapping of its own: the system has it back as soon as it is given back, whatever lies around it.
-constexpr int64_t kMappedMin = 1 << 17;
 
 }  // namespace
 
@@ -52,44 +50,15 @@ void* Memory::take_pooled(int64_t size) {
   return pointer;
 }
 
-void* Memory::take_cached(int64_t size) {
-  const auto found = of_size_.find(size);
-  if (found == of_size_.end() || found->second.empty()) return nullptr;
-  const auto block = cached_.find(found->second.back());
-  found->second.pop_back();
-  void* const pointer = block->second.pointer;
-  cached_.erase(block);
-  report_.cached -= size;
-  return pointer;
-}
-
-// The beginning of the smallest kept block that is larger, the rest of which the system gets back: pages that are there
-// already need no fault and no clearing.
-void* Memory::take_cut(int64_t size) {
-  if (source_ != Source::kSystem || size < kMappedMin) return nullptr;
-  int64_t larger = 0;
-  for (const auto& [of, keys] : of_size_)
-    if (of > size && !keys.empty() && (larger == 0 || of < larger)) larger = of;
-  if (larger == 0) return nullptr;
-  void* const pointer = take_cached(larger);
-  unmap_pages(static_cast<char*>(pointer) + size, larger - size);
-  return pointer;
-}
-
-void Memory::keep(void* pointer, int64_t size) {
-  cached_[++releases_] = {pointer, size};
-  of_size_[size].push_back(releases_);
-  report_.cached += size;
+// Of what is kept. A size that is not there is cut from others only where there is no room for more.
+void* Memory::take_kept(int64_t size) {
+  void* const pointer = kept_.take(size);
+  if (pointer != nullptr || source_ != Source::kSystem || total_ + kept_.bytes() + size <= most_) return pointer;
+  return kept_.take_part(size);
 }
 
 void Memory::drop_oldest() {
-  const auto oldest = cached_.begin();
-  const auto [pointer, size] = oldest->second;
-  auto& keys = of_size_[size];
-  keys.erase(keys.begin());  // the oldest of its size too
-  if (keys.empty()) of_size_.erase(size);
-  cached_.erase(oldest);
-  report_.cached -= size;
+  const auto [pointer, size] = kept_.take_oldest();
   to_system(pointer, size);
 }
 
@@ -120,11 +89,10 @@ void* Memory::allocate(int64_t bytes, Kind kind) {
                     std::to_string(total_) + ", asked for " + std::to_string(size) + " more (" +
                     kKindNames[int(kind)] + ")" + usage_text());
   }
-  void* pointer = take_cached(size);
-  if (pointer == nullptr && total_ + report_.cached + size > most_) pointer = take_cut(size);
+  void* pointer = take_kept(size);
   if (pointer == nullptr) {
     // What is kept makes room for what is asked for, so that it never adds to the peak.
-    while (!cached_.empty() && total_ + report_.cached + size > most_) drop_oldest();
+    while (!kept_.is_empty() && total_ + kept_.bytes() + size > most_) drop_oldest();
     pointer = from_system(size, kind);
     if (pointer == nullptr && trim_locked() > 0) pointer = from_system(size, kind);
   }
@@ -211,7 +179,7 @@ void Memory::release_locked(void* pointer) {
   total_ -= block.bytes;
   // Weights and adapters come and go rarely and are large: the system gets them back at once.
   if (block.kind == Kind::kWeights || block.kind == Kind::kAdapter) return to_system(pointer, block.bytes);
-  keep(pointer, block.bytes);
+  kept_.add(pointer, block.bytes);
 }
 
 void Memory::advise(void* pointer, Use use) {
@@ -231,7 +199,9 @@ void Memory::count_mapped(int64_t bytes) {
 
 MemoryReport Memory::report() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return report_;
+  MemoryReport report = report_;
+  report.cached = kept_.bytes();
+  return report;
 }
 
 void Memory::reset_peak() {
@@ -253,8 +223,8 @@ int64_t Memory::trim() {
 }
 
 int64_t Memory::trim_locked() {
-  const int64_t given_back = report_.cached;
-  while (!cached_.empty()) drop_oldest();
+  const int64_t given_back = kept_.bytes();
+  while (!kept_.is_empty()) drop_oldest();
   slabs_.trim();
   most_ = total_;
 #if defined(__GLIBC__)

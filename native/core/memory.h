@@ -4,12 +4,12 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "core/kept_blocks.h"
 #include "core/slabs.h"
 #include "core/spill_file.h"
 #include "core/tensor.h"
@@ -82,16 +82,10 @@ class Memory {
     bool is_paged;
     Pool* pool = nullptr;
   };
-  struct Cached {
-    void* pointer;
-    int64_t bytes;
-  };
   void* take_pooled(int64_t size);
-  void* take_cached(int64_t size);
-  void* take_cut(int64_t size);
+  void* take_kept(int64_t size);
   void* from_system(int64_t size, Kind kind);
   void to_system(void* pointer, int64_t size);
-  void keep(void* pointer, int64_t size);
   void drop_oldest();
   void count(const Block& block);
   int64_t trim_locked();
@@ -104,9 +98,7 @@ class Memory {
   mutable std::mutex mutex_;
   std::unordered_map<void*, Block> live_;
   Slabs slabs_;  // of weights
-  std::map<uint64_t, Cached> cached_;                           // by age
-  std::unordered_map<int64_t, std::vector<uint64_t>> of_size_;  // keys of cached_, newest last
-  uint64_t releases_ = 0;
+  KeptBlocks kept_;
   Pool* pool_ = nullptr;
   uintptr_t nowhere_ = 0;  // the last address given out without memory
   MemoryReport report_{};

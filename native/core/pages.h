@@ -7,6 +7,9 @@
 
 namespace nibble {
 
+// From here a block is a mapping of its own: the system has it back as soon as it is given back, whatever lies around it.
+constexpr int64_t kMappedMin = 1 << 17;
+
 // Zeros; null when the system refuses.
 inline void* map_pages(int64_t bytes) {
   void* const data = mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

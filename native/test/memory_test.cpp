@@ -76,10 +76,25 @@ TEST(Memory, CutsALargerBlockWhereItWouldHaveToMakeRoom) {
   auto* const small = static_cast<uint8_t*>(memory.allocate(kSmall, Kind::kWorkspace));
   EXPECT_EQ(small, large);
   EXPECT_EQ(small[kSmall - 1], 7) << "pages that were there already";
-  EXPECT_EQ(memory.report().cached, 0);
+  EXPECT_EQ(memory.report().cached, kLarge - kSmall);
   EXPECT_EQ(memory.report().current[int(Kind::kWorkspace)], kSmall);
+  auto* const rest = static_cast<uint8_t*>(memory.allocate(kLarge - kSmall, Kind::kWorkspace));
+  EXPECT_EQ(rest, large + kSmall);
+  EXPECT_EQ(rest[kLarge - kSmall - 1], 7);
+  EXPECT_EQ(memory.report().cached, 0);
   memory.release(small);
-  EXPECT_EQ(memory.trim(), kSmall);
+  memory.release(rest);
+  EXPECT_EQ(memory.trim(), kLarge);
+}
+
+TEST(Memory, GivesARestThatIsNoMappingBack) {
+  Memory memory;
+  constexpr int64_t kLarge = 1 << 20, kRest = 1 << 16;
+  memory.release(memory.allocate(kLarge, Kind::kActivations));
+  void* const small = memory.allocate(kLarge - kRest, Kind::kActivations);
+  EXPECT_EQ(memory.report().cached, 0);
+  memory.release(small);
+  EXPECT_EQ(memory.trim(), kLarge - kRest);
 }
 
 TEST(Memory, WeightsShareLargeMappings) {
