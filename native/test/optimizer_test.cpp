@@ -60,6 +60,18 @@ TEST(Optimizer, Adamw8SurvivesNonfiniteGradients) {
   });
 }
 
+TEST(Optimizer, SumSquaresOfSeveral) {
+  for_each_isa([](const std::string& isa) {
+    Bench b(Device::kCpu);
+    const Tensor all[] = {b.random(DType::kF32, {40001}), b.random(DType::kBF16, {0}), b.random(DType::kBF16, {17}),
+                          b.random(DType::kF32, {1}), b.random(DType::kBF16, {16384})};
+    double want = 0;
+    for (const Tensor& x : all)
+      for (int64_t i = 0; i < x.count(); ++i) want += get(x, i) * get(x, i);
+    EXPECT_NEAR(sum_squares(all, 5), want, want * 1e-13) << isa;
+  });
+}
+
 TEST(Optimizer, SumSquares) {
   for_each_isa([](const std::string& isa) {
     for (int64_t n : {0, 1, 15, 16, 17, 40001})

@@ -8,6 +8,7 @@
 #include "backends/cpu/math.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/workspace.h"
+#include "core/parts.h"
 #include "core/thread_pool.h"
 
 namespace nibble::cpu::NIBBLE_ISA {
@@ -74,7 +75,7 @@ void block8(const AdamwArgs& a, const AdamwFactors& f, int64_t start, int64_t co
 }
 
 template <typename T>
-double sum_of_task(const T* x, int64_t begin, int64_t end) {
+double sum_of_part(const T* x, int64_t begin, int64_t end) {
   typedef float Half __attribute__((vector_size(kWidth * 2)));
   typedef double Wide __attribute__((vector_size(kWidth * 4)));
   Wide low{}, high{};
@@ -92,12 +93,8 @@ double sum_of_task(const T* x, int64_t begin, int64_t end) {
   return total;
 }
 
-int64_t tasks_of(const AdamwArgs& a) { return (a.p.count() + kTaskElements - 1) / kTaskElements; }
-
-void update_part(const AdamwArgs& a, int64_t part) {
+void update_part(const AdamwArgs& a, int64_t begin, int64_t end) {
   const AdamwFactors factors = adamw_factors(a);
-  const int64_t count = a.p.count(), begin = part * kTaskElements;
-  const int64_t end = begin + kTaskElements < count ? begin + kTaskElements : count;
   if (a.m_absmax) {
     for (int64_t i = begin; i < end; i += kBlock8) block8(a, factors, i, end - i < kBlock8 ? end - i : kBlock8);
     return;
@@ -107,37 +104,30 @@ void update_part(const AdamwArgs& a, int64_t part) {
   });
 }
 
-double sum_squares_of(const Tensor& x) {
-  const int64_t count = x.count(), tasks = (count + kTaskElements - 1) / kTaskElements;
-  const Workspace space(tasks * 2);
-  double* partial = reinterpret_cast<double*>(space.data());
-  with_type(x.dtype, [&](auto type) {
-    parallel_for(tasks, [&](int64_t task) {
-      const int64_t begin = task * kTaskElements, end = begin + kTaskElements < count ? begin + kTaskElements : count;
-      partial[task] = sum_of_task(data_as<decltype(type)>(x), begin, end);
-    });
-  });
-  double total = 0;
-  for (int64_t task = 0; task < tasks; ++task) total += partial[task];
-  return total;
-}
-
 }  // namespace
 
-// The parts of all parameters are shared out together: most parameters are one small part.
 void adamw(const AdamwArgs* all, int count) {
-  int64_t tasks = 0;
-  for (int i = 0; i < count; ++i) tasks += tasks_of(all[i]);
-  parallel_for(tasks, [&](int64_t task) {
-    const AdamwArgs* a = all;
-    for (; task >= tasks_of(*a); ++a) task -= tasks_of(*a);
-    update_part(*a, task);
+  Parts parts(kTaskElements);
+  for (int i = 0; i < count; ++i) parts.add(all[i].p.count());
+  parallel_for(parts.count(), [&](int64_t task) {
+    const Part part = parts.at(task);
+    update_part(all[part.thing], part.begin, part.end);
   });
 }
 
+// Parts are added up in their order.
 double sum_squares(const Tensor* all, int count) {
+  Parts parts(kTaskElements);
+  for (int i = 0; i < count; ++i) parts.add(all[i].count());
+  const Workspace space(parts.count() * 2);
+  double* sums = reinterpret_cast<double*>(space.data());
+  parallel_for(parts.count(), [&](int64_t task) {
+    const Part part = parts.at(task);
+    const Tensor& x = all[part.thing];
+    with_type(x.dtype, [&](auto type) { sums[task] = sum_of_part(data_as<decltype(type)>(x), part.begin, part.end); });
+  });
   double total = 0;
-  for (int i = 0; i < count; ++i) total += sum_squares_of(all[i]);
+  for (int64_t i = 0; i < parts.count(); ++i) total += sums[i];
   return total;
 }
 
