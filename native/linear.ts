@@ -5,21 +5,21 @@ import { type DType, dtypes, type Tensor } from "./tensor.ts";
 
 /** A matrix [out, in]; see ops/weight.h. `quant` is null for a dense one. */
 export interface Weight {
-  out: number;
-  in: number;
+  readonly out: number;
+  readonly in: number;
   /** Dense: [out, in] float32 | bfloat16 | float16. 4-bit: codes uint8 [(out * in + 1) / 2]. */
-  data: Tensor;
-  quant: WeightQuant | null;
+  readonly data: Tensor;
+  readonly quant: WeightQuant | null;
 }
 
 export interface WeightQuant {
   /** dtype before quantization: decoded values are rounded to it. */
-  dtype: DType;
-  type: QuantType;
-  blockSize: number;
+  readonly dtype: DType;
+  readonly type: QuantType;
+  readonly blockSize: number;
   /** float32 [blocks], or uint8 [blocks] when double quantized. */
-  absmax: Tensor;
-  nested: { absmax: Tensor; map: Tensor; offset: number } | null;
+  readonly absmax: Tensor;
+  readonly nested: { readonly absmax: Tensor; readonly map: Tensor; readonly offset: number } | null;
 }
 
 export interface Dropout {
@@ -78,14 +78,32 @@ export interface CrossEntropy {
 
 export const handleOf = (t: Tensor | null): number | null => t?.handle ?? null;
 
-/** Eleven positions; read by Arguments::weight in binding/arguments.h and in binding/llama_block.cpp. */
-export function weightArguments(w: Weight): (number | boolean | null)[] {
+const packedWeights = new WeakMap<Weight, Float64Array>();
+
+function weightNumbers(w: Weight): number[] {
   const q = w.quant;
-  if (q === null) return [w.out, w.in, w.data.handle, false, 0, 0, 0, null, null, null, 0];
-  const { absmax = null, map = null, offset = 0 } = q.nested ?? {};
-  const type = quantTypes.indexOf(q.type);
-  const constants = [q.absmax.handle, handleOf(absmax), handleOf(map), offset];
-  return [w.out, w.in, w.data.handle, true, dtypes.indexOf(q.dtype), type, q.blockSize, ...constants];
+  if (q === null) return [w.out, w.in, w.data.handle, 0, 0, 0, 0, -1, -1, -1, 0];
+  const { absmax, map, offset = 0 } = q.nested ?? {};
+  const constants = [q.absmax.handle, absmax?.handle ?? -1, map?.handle ?? -1, offset];
+  return [
+    w.out,
+    w.in,
+    w.data.handle,
+    1,
+    dtypes.indexOf(q.dtype),
+    quantTypes.indexOf(q.type),
+    q.blockSize,
+    ...constants,
+  ];
+}
+
+/** What a weight is, as numbers, made once for many calls; read by Numbers::weight in binding/numbers.h. */
+export function packWeight(w: Weight): Float64Array {
+  const known = packedWeights.get(w);
+  if (known) return known;
+  const packed = Float64Array.from(weightNumbers(w));
+  packedWeights.set(w, packed);
+  return packed;
 }
 
 /** Six positions: a, b, scaling, p, seed, stream; read by Arguments::lora. */
@@ -100,7 +118,7 @@ export function linearForward(...layers: LinearForward[]): void {
   addon.linearForward(
     ...layers.flatMap(({ x, w, bias, lora, h, y }) => {
       const own = [x.handle, handleOf(bias), handleOf(h), y.handle];
-      return [...weightArguments(w), ...loraArguments(lora), ...own];
+      return [packWeight(w), ...loraArguments(lora), ...own];
     }),
   );
 }
@@ -110,7 +128,7 @@ export function linearBackward(...layers: LinearBackward[]): void {
   addon.linearBackward(
     ...layers.flatMap(({ dY, x, w, lora, h, dX, accumulateDx, dA, dB, dW, dBias }) => {
       const outputs = [handleOf(dX), accumulateDx, handleOf(dA), handleOf(dB), handleOf(dW), handleOf(dBias)];
-      return [...weightArguments(w), ...loraArguments(lora), dY.handle, handleOf(x), handleOf(h), ...outputs];
+      return [packWeight(w), ...loraArguments(lora), dY.handle, handleOf(x), handleOf(h), ...outputs];
     }),
   );
 }
@@ -152,7 +170,7 @@ export function scaleColumns(args: {
 export function linearCrossEntropy(args: CrossEntropy): void {
   const { x, w, labels, weights, scale, loss, dX, dW } = args;
   addon.linearCrossEntropy(
-    ...weightArguments(w),
+    packWeight(w),
     x.handle,
     labels.handle,
     handleOf(weights),

@@ -1,7 +1,7 @@
 // A block of a Llama model over the paged cache in one call; see ops/llama_block.h.
 import { addon } from "./addon.ts";
 import { type AttentionShape, shapeArguments } from "./attention.ts";
-import { type Weight, weightArguments } from "./linear.ts";
+import { packWeight, type Weight } from "./linear.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** The layers with matrices, in the order of LlamaLinear in ops/llama_block.h. */
@@ -40,7 +40,7 @@ export function packLlamaBlock(block: LlamaBlockWeights): Float64Array {
   const { inputNorm, postNorm } = block;
   const linears = llamaLinears.flatMap((name) => {
     const { weight, bias } = block[name];
-    return [...weightArguments(weight).map((v) => (v === null ? -1 : Number(v))), handle(bias)];
+    return [...packWeight(weight), handle(bias)];
   });
   return Float64Array.from([inputNorm.weight.handle, postNorm.weight.handle, inputNorm.eps, postNorm.eps, ...linears]);
 }

@@ -1,6 +1,6 @@
 // The largest logits of a head, exactly, without reading all of it; see ops/screened_head.h.
 import { addon } from "./addon.ts";
-import { type Weight, weightArguments } from "./linear.ts";
+import { packWeight, type Weight } from "./linear.ts";
 import { type Device, type MemoryKind, Tensor } from "./tensor.ts";
 
 /** Columns that a head may have at most. */
@@ -20,7 +20,7 @@ export class HeadScreen {
     this.scale = Tensor.empty("float32", [w.out], place);
     this.error = Tensor.empty("float32", [w.out], place);
     this.norm = Tensor.empty("float32", [w.out], place);
-    addon.screenHead(...weightArguments(w), ...this.handles);
+    addon.screenHead(packWeight(w), ...this.handles);
   }
 
   get handles(): number[] {
@@ -35,5 +35,5 @@ export class HeadScreen {
 /** y float32 [N, V]: the `keep` largest of each row of x wᵀ, and all that may be among them, exactly; less elsewhere. */
 export function screenedHead(args: { x: Tensor; w: Weight; screen: HeadScreen; keep: number; y: Tensor }): void {
   const { x, w, screen, keep, y } = args;
-  addon.screenedHead(...weightArguments(w), ...screen.handles, x.handle, keep, y.handle);
+  addon.screenedHead(packWeight(w), ...screen.handles, x.handle, keep, y.handle);
 }

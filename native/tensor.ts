@@ -44,7 +44,7 @@ export function freeOnThrow<T>(work: () => T): T {
     outer?.push(...made);
     return result;
   } catch (thrown) {
-    for (const t of made) if (!t.isFree) t.free();
+    Tensor.freeAll(made.filter((t) => !t.isFree));
     throw thrown;
   } finally {
     scope = outer;
@@ -187,6 +187,12 @@ export class Tensor {
   free(): void {
     addon.tensorFree(this.handle);
     this.#isFree = true;
+  }
+
+  /** Frees all of them in one call. When one is free already, none is freed. */
+  static freeAll(all: readonly Tensor[]): void {
+    addon.tensorFree(...all.map((t) => t.handle));
+    for (const t of all) t.#isFree = true;
   }
 }
 

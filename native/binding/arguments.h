@@ -7,6 +7,7 @@
 #include <string>
 
 #include "binding/handles.h"
+#include "binding/numbers.h"
 #include "core/error.h"
 #include "ops/linear.h"
 
@@ -16,14 +17,17 @@ class Arguments {
  public:
   explicit Arguments(const Napi::CallbackInfo& info) : info_(info), handles_(handles(info.Env())) {}
 
-  Tensor tensor(size_t i) const { return handles_.get(uint32_t(number(i))); }
+  Tensor tensor(size_t i) const { return handles_.get(handle(i)); }
   // null gives an empty tensor.
   Tensor maybe_tensor(size_t i) const { return info_[i].IsNull() ? Tensor{} : tensor(i); }
+  uint64_t handle(size_t i) const { return uint64_t(number(i)); }
   size_t count() const { return info_.Length(); }
   Napi::Value value(size_t i) const { return info_[i]; }
   double number(size_t i) const {
-    require(info_[i].IsNumber(), "binding", "argument ", i, ": expected a number");
-    return info_[i].As<Napi::Number>().DoubleValue();
+    double value = 0;
+    const bool is_number = napi_get_value_double(info_.Env(), info_[i], &value) == napi_ok;
+    require(is_number, "binding", "argument ", i, ": expected a number");
+    return value;
   }
   int64_t integer(size_t i) const { return int64_t(number(i)); }
   bool flag(size_t i) const { return info_[i].ToBoolean().Value(); }
@@ -34,25 +38,14 @@ class Arguments {
     require(value >= 0 && value < count, "binding", "argument ", i, ": expected 0..", count - 1, ", got ", value);
     return E(value);
   }
-  // The positions that weightArguments and loraArguments of native/linear.ts fill.
-  static constexpr size_t kWeightArguments = 11, kLoraArguments = 6;
+  Weight weight(size_t i) const { return Numbers("binding", info_[i]).weight(); }
+  // The positions that loraArguments of native/linear.ts fills.
+  static constexpr size_t kLoraArguments = 6;
   struct Lora {
     Tensor a, b;  // empty: no adapter
     float scaling;
     Dropout dropout;
   };
-  Weight weight(size_t i) const {
-    Weight w{.out = integer(i), .in = integer(i + 1), .data = tensor(i + 2), .quantized = flag(i + 3)};
-    if (!w.quantized) return w;
-    w.dtype = choice<DType>(i + 4, 6);
-    w.type = choice<Code4>(i + 5, 3);
-    w.block_size = integer(i + 6);
-    w.absmax = tensor(i + 7);
-    w.nested_absmax = maybe_tensor(i + 8);
-    w.nested_map = maybe_tensor(i + 9);
-    w.nested_offset = float(number(i + 10));
-    return w;
-  }
   Lora lora(size_t i) const {
     const Dropout dropout{float(number(i + 3)), uint64_t(integer(i + 4)), uint64_t(integer(i + 5))};
     return {maybe_tensor(i), maybe_tensor(i + 1), float(number(i + 2)), dropout};

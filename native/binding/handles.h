@@ -1,4 +1,4 @@
-// Tensors as JS sees them: small integers. A handle names one allocation and its dtype and shape; a
+// Tensors as JS sees them: whole numbers. A handle names one allocation and its dtype and shape; a
 // freed handle is never given out again, so a use after free is an error and not a wrong number.
 #pragma once
 
@@ -15,35 +15,42 @@ namespace nibble::binding {
 
 class Handles {
  public:
-  uint32_t create(DType dtype, Device device, const Tensor& shape, Kind kind);
+  uint64_t create(DType dtype, Device device, const Tensor& shape, Kind kind);
   // Optimizer state of zeros in a spill file in `folder`.
-  uint32_t create_paged(DType dtype, Device device, const Tensor& shape, const std::string& folder);
+  uint64_t create_paged(DType dtype, Device device, const Tensor& shape, const std::string& folder);
   // A mapped file lives until unmap() and until the last tensor in it is released.
-  uint32_t map(int descriptor, int64_t bytes, const std::string& path);
-  void unmap(uint32_t mapping);
+  uint64_t map(int descriptor, int64_t bytes, const std::string& path);
+  void unmap(uint64_t mapping);
   // Weights at `offset` of the file, read-only. Mapping 0 on the meta device: no file, they are only counted.
-  uint32_t create_mapped(uint32_t mapping, int64_t offset, DType dtype, Device device, const Tensor& shape);
-  bool is_mapped(uint32_t handle) const { return entry(handle).mapping != nullptr; }
-  void release(uint32_t handle);  // throws when already released
-  void advise(uint32_t handle, Use use);
-  const Tensor& get(uint32_t handle) const;
+  uint64_t create_mapped(uint64_t mapping, int64_t offset, DType dtype, Device device, const Tensor& shape);
+  bool is_mapped(uint64_t handle) const { return entry(handle).mapping != nullptr; }
+  void release(uint64_t handle);  // throws when already released
+  void advise(uint64_t handle, Use use);
+  const Tensor& get(uint64_t handle) const;
   ~Handles();
 
  private:
   struct Entry {
-    Tensor tensor;
-    void* block;  // as memory_of(device) knows it
+    Tensor tensor;          // empty: no handle's, not yet or no longer
+    void* block = nullptr;  // as memory_of(device) knows it
     // Indices of a tensor on the meta device: sizes of workspaces depend on them.
     std::unique_ptr<uint8_t[]> indices;
     std::shared_ptr<FileMapping> mapping;  // of a mapped tensor; block is null then
   };
-  uint32_t add(const Tensor& t, void* block);
-  uint32_t create_counted(DType dtype, const Tensor& shape);
+  // Those of handles that follow each other lie together: what is made together is used together.
+  struct Page {
+    static constexpr uint64_t kEntries = 64;
+    Entry entries[kEntries];
+    uint64_t live = 0;
+  };
+  uint64_t add(Entry&& entry);
+  uint64_t add_block(const Tensor& t, void* block);
+  uint64_t create_counted(DType dtype, const Tensor& shape);
   static void give_back(const Entry& entry);
-  const Entry& entry(uint32_t handle) const;
-  std::unordered_map<uint32_t, Entry> live_;
-  std::unordered_map<uint32_t, std::shared_ptr<FileMapping>> mappings_;
-  uint32_t next_ = 1;
+  const Entry& entry(uint64_t handle) const;
+  std::unordered_map<uint64_t, Page> pages_;  // by handle / Page::kEntries; those with live handles
+  std::unordered_map<uint64_t, std::shared_ptr<FileMapping>> mappings_;
+  uint64_t next_ = 1;
 };
 
 // The handles of this environment (main thread or worker).

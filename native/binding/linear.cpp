@@ -7,7 +7,7 @@ namespace nibble::binding {
 
 namespace {
 
-constexpr size_t kLora = Arguments::kWeightArguments;     // where an adapter's arguments begin
+constexpr size_t kLora = 1;                                  // where an adapter's arguments begin: after the weight
 constexpr size_t kRest = kLora + Arguments::kLoraArguments;  // where the op's own begin
 
 // How many layers of `size` positions each an op's arguments are.
@@ -69,11 +69,9 @@ Napi::Value scale_columns(Napi::Env env, const Arguments& a) {
 
 // (weight, x, labels, weights, scale, loss, dX, dW)
 Napi::Value linear_cross_entropy(Napi::Env env, const Arguments& a) {
-  constexpr size_t kOwn = Arguments::kWeightArguments;
-  nibble::linear_cross_entropy({.x = a.tensor(kOwn), .w = a.weight(0), .labels = a.tensor(kOwn + 1),
-                                .weights = a.maybe_tensor(kOwn + 2), .scale = float(a.number(kOwn + 3)),
-                                .loss = a.tensor(kOwn + 4), .d_x = a.maybe_tensor(kOwn + 5),
-                                .d_w = a.maybe_tensor(kOwn + 6)});
+  nibble::linear_cross_entropy({.x = a.tensor(1), .w = a.weight(0), .labels = a.tensor(2),
+                                .weights = a.maybe_tensor(3), .scale = float(a.number(4)), .loss = a.tensor(5),
+                                .d_x = a.maybe_tensor(6), .d_w = a.maybe_tensor(7)});
   return env.Undefined();
 }
 

@@ -1,45 +1,15 @@
 // A block of a model in one call; numbers come in two arrays whose order is that of native/llama-block.ts.
 #include "ops/llama_block.h"
 
-#include "binding/numbers.h"
+#include "binding/arguments.h"
 
 namespace nibble::binding {
 
 namespace {
 
-// A handle below 0 is an empty tensor.
-class BlockNumbers : public Numbers {
- public:
-  BlockNumbers(const Napi::Value& array, const Handles& handles) : Numbers("llama_block", array), handles_(handles) {}
+constexpr const char* kOp = "llama_block";
 
-  Tensor tensor() {
-    const double handle = number();
-    return handle < 0 ? Tensor{} : handles_.get(uint32_t(handle));
-  }
-  template <typename E>
-  E choice(int count) {
-    const int64_t value = integer();
-    require(value >= 0 && value < count, op_, "expected 0..", count - 1, ", got ", value);
-    return E(value);
-  }
-  // The positions of weightArguments in native/linear.ts.
-  Weight weight() {
-    Weight w{.out = integer(), .in = integer(), .data = tensor(), .quantized = number() != 0};
-    w.dtype = choice<DType>(6);
-    w.type = choice<Code4>(3);
-    w.block_size = integer();
-    w.absmax = tensor();
-    w.nested_absmax = tensor();
-    w.nested_map = tensor();
-    w.nested_offset = float(number());
-    return w;
-  }
-
- private:
-  const Handles& handles_;
-};
-
-LlamaBlock block_of(BlockNumbers n) {
+LlamaBlock block_of(Numbers n) {
   LlamaBlock block{.input_norm = n.tensor(), .post_norm = n.tensor()};
   block.input_eps = float(n.number());
   block.post_eps = float(n.number());
@@ -51,14 +21,14 @@ LlamaBlock block_of(BlockNumbers n) {
 }
 
 // An adapter's matrices at one layer, [R, in] and then [R, out], at an element of the tensor that holds all of them.
-LlamaSegment::Lora lora_of(BlockNumbers& n, const Tensor& matrices) {
+LlamaSegment::Lora lora_of(Numbers& n, const Tensor& matrices) {
   const int64_t offset = n.integer(), rank = n.integer(), in = n.integer(), out = n.integer();
   LlamaSegment::Lora lora{.scaling = float(n.number()), .factor = n.tensor()};
   if (offset < 0) return lora;
   const int64_t count = matrices.count();
   require(rank >= 1 && in >= 1 && out >= 1 && in <= count && out <= count && offset <= count &&
               rank <= (count - offset) / (in + out),
-          "llama_block", "lora: expected matrices within ", count, " elements, got rank ", rank, " of ", in, " and ", out,
+          kOp, "lora: expected matrices within ", count, " elements, got rank ", rank, " of ", in, " and ", out,
           " at ", offset);
   const auto matrix = [&](int64_t at, int64_t columns) {
     return Tensor{.data = matrices.u8() + at * size_of(matrices.dtype), .dtype = matrices.dtype, .device = matrices.device,
@@ -69,7 +39,7 @@ LlamaSegment::Lora lora_of(BlockNumbers& n, const Tensor& matrices) {
   return lora;
 }
 
-std::vector<LlamaSegment> segments_of(BlockNumbers n) {
+std::vector<LlamaSegment> segments_of(Numbers n) {
   std::vector<LlamaSegment> segments;
   while (!n.is_at_end()) {
     LlamaSegment& s = segments.emplace_back();
@@ -83,8 +53,8 @@ std::vector<LlamaSegment> segments_of(BlockNumbers n) {
 
 // (block, segments, heads, kvHeads, scale, window, x, cos, sin, position, slot, sequence, blockTable, kCache, vCache, nextKCache, nextVCache)
 Napi::Value llama_block(Napi::Env env, const Arguments& a) {
-  const LlamaBlock block = block_of({a.value(0), handles(env)});
-  const std::vector<LlamaSegment> segments = segments_of({a.value(1), handles(env)});
+  const LlamaBlock block = block_of({kOp, a.value(0)});
+  const std::vector<LlamaSegment> segments = segments_of({kOp, a.value(1)});
   const AttentionShape shape{.heads = a.integer(2), .kv_heads = a.integer(3), .scale = float(a.number(4)),
                              .window = a.integer(5)};
   nibble::llama_block({.block = block, .segments = segments, .shape = shape, .x = a.tensor(6), .cos = a.tensor(7),

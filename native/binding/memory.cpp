@@ -1,11 +1,13 @@
 // Tensors, threads, instruction set and the memory report.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "backends/meta/backend.h"
 #include "binding/arguments.h"
 #include "core/device_memory.h"
 #include "core/device_products.h"
+#include "core/parts.h"
 #include "core/thread_pool.h"
 #include "ops/backend.h"
 
@@ -33,17 +35,17 @@ Napi::Value tensor_create(Napi::Env env, const Arguments& a) {
   const auto dtype = a.choice<DType>(0, 6);
   const auto device = a.choice<Device>(1, kDevices);
   if (device == Device::kCuda) cuda_backend();
-  if (!a.is_null(7)) return Napi::Number::New(env, handles(env).create_paged(dtype, device, shape, a.text(7)));
-  return Napi::Number::New(env, handles(env).create(dtype, device, shape, a.choice<Kind>(2, kKinds)));
+  if (!a.is_null(7)) return Napi::Number::New(env, double(handles(env).create_paged(dtype, device, shape, a.text(7))));
+  return Napi::Number::New(env, double(handles(env).create(dtype, device, shape, a.choice<Kind>(2, kKinds))));
 }
 
 // (descriptor, bytes, path)
 Napi::Value file_map(Napi::Env env, const Arguments& a) {
-  return Napi::Number::New(env, handles(env).map(int(a.integer(0)), a.integer(1), a.text(2)));
+  return Napi::Number::New(env, double(handles(env).map(int(a.integer(0)), a.integer(1), a.text(2))));
 }
 
 Napi::Value file_unmap(Napi::Env env, const Arguments& a) {
-  handles(env).unmap(uint32_t(a.number(0)));
+  handles(env).unmap(a.handle(0));
   return env.Undefined();
 }
 
@@ -51,24 +53,26 @@ Napi::Value file_unmap(Napi::Env env, const Arguments& a) {
 Napi::Value tensor_mapped(Napi::Env env, const Arguments& a) {
   const auto dtype = a.choice<DType>(2, 6);
   const auto device = a.choice<Device>(3, kDevices);
-  const auto mapping = uint32_t(a.number(0));
-  return Napi::Number::New(env, handles(env).create_mapped(mapping, a.integer(1), dtype, device, shape_at(a, 4)));
+  const uint64_t mapping = a.handle(0);
+  return Napi::Number::New(env, double(handles(env).create_mapped(mapping, a.integer(1), dtype, device, shape_at(a, 4))));
 }
 
 // What is written to a mapped file's memory would be a crash.
 void refuse_mapped(Napi::Env env, const Arguments& a, const char* op, size_t i = 0) {
-  if (!handles(env).is_mapped(uint32_t(a.number(i)))) return;
+  if (!handles(env).is_mapped(a.handle(i))) return;
   throw Error(Code::kFailedPrecondition, op, "expected a tensor of its own, got one that is a file's");
 }
 
+// (handle, ...)
 Napi::Value tensor_free(Napi::Env env, const Arguments& a) {
-  handles(env).release(uint32_t(a.number(0)));
+  for (size_t i = 0; i < a.count(); ++i) a.tensor(i);  // all of them live, or none is freed
+  for (size_t i = 0; i < a.count(); ++i) handles(env).release(a.handle(i));
   return env.Undefined();
 }
 
 // (handle, use): of a paged tensor; see core/spill_file.h.
 Napi::Value tensor_advise(Napi::Env env, const Arguments& a) {
-  handles(env).advise(uint32_t(a.number(0)), a.choice<Use>(1, 2));
+  handles(env).advise(a.handle(0), a.choice<Use>(1, 2));
   return env.Undefined();
 }
 
@@ -107,15 +111,23 @@ Napi::Value tensor_read(Napi::Env env, const Arguments& a) {
 
 // (handle, ...)
 Napi::Value tensor_zero(Napi::Env env, const Arguments& a) {
+  constexpr int64_t kTaskBytes = 1 << 18;
   for (size_t i = 0; i < a.count(); ++i) refuse_mapped(env, a, "tensor_zero", i);
+  std::vector<Tensor> on_host;
+  Parts parts(kTaskBytes);
   for (size_t i = 0; i < a.count(); ++i) {
     const Tensor t = a.tensor(i);
     if (t.device == Device::kCuda) {
       cuda::clear(t.data, t.bytes());
     } else if (has_bytes(t)) {
-      std::memset(t.data, 0, size_t(t.bytes()));
+      on_host.push_back(t);
+      parts.add(t.bytes());
     }
   }
+  parallel_for(parts.count(), [&](int64_t task) {
+    const Part part = parts.at(task);
+    std::memset(on_host[size_t(part.thing)].u8() + part.begin, 0, size_t(part.end - part.begin));
+  });
   return env.Undefined();
 }
 

@@ -7,11 +7,8 @@ namespace nibble::binding {
 
 namespace {
 
-constexpr size_t kRest = Arguments::kWeightArguments;  // where the op's own arguments begin
-
 HeadScreen screen(const Arguments& a) {
-  return {.codes = a.tensor(kRest), .scale = a.tensor(kRest + 1), .error = a.tensor(kRest + 2),
-          .norm = a.tensor(kRest + 3)};
+  return {.codes = a.tensor(1), .scale = a.tensor(2), .error = a.tensor(3), .norm = a.tensor(4)};
 }
 
 // (weight, codes, scale, error, norm)
@@ -22,8 +19,8 @@ Napi::Value screen_head(Napi::Env env, const Arguments& a) {
 
 // (weight, codes, scale, error, norm, x, keep, y)
 Napi::Value screened_head(Napi::Env env, const Arguments& a) {
-  nibble::screened_head({.x = a.tensor(kRest + 4), .w = a.weight(0), .screen = screen(a),
-                         .keep = a.integer(kRest + 5), .y = a.tensor(kRest + 6)});
+  nibble::screened_head({.x = a.tensor(5), .w = a.weight(0), .screen = screen(a),
+                         .keep = a.integer(6), .y = a.tensor(7)});
   return env.Undefined();
 }
 

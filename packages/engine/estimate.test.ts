@@ -92,9 +92,11 @@ function narrowAll(model: LlamaModel): void {
     t.free();
     return half;
   };
-  for (const linear of model.blocks.flatMap(linearsOf)) linear.weight.data = narrow(linear.weight.data);
+  for (const linear of model.blocks.flatMap(linearsOf)) {
+    linear.weight = { ...linear.weight, data: narrow(linear.weight.data) };
+  }
   model.embed = narrow(model.embed);
-  model.head.weight.data = model.embed;
+  model.head.weight = { ...model.head.weight, data: model.embed };
 }
 
 function quantizeAll(model: LlamaModel): void {

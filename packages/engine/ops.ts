@@ -9,6 +9,7 @@ import {
   attentionForward,
   embeddingBackward,
   embeddingForward,
+  type LinearBackward,
   type LoraArgs,
   linearBackward,
   linearForward,
@@ -17,7 +18,6 @@ import {
   rope as ropeKernel,
   scaleColumns,
   type Tensor,
-  type Weight,
 } from "#native";
 import { type LinearLayer, loraArgs, loraGradients, type NormLayer } from "./layers.ts";
 import type { Parameter } from "./parameters.ts";
@@ -33,12 +33,14 @@ export function embedding(tape: Tape, table: Tensor, ids: Tensor, trained: Param
   return y;
 }
 
+/** A layer as it ran on a tape. */
 interface LinearRun {
   layer: LinearLayer;
   /** Whether the weight or the adapter has gradients. */
   learns: boolean;
+  lora: LoraArgs | null;
+  h: Tensor | null;
   y: Var;
-  inputs: { w: Weight; lora: LoraArgs | null; h: Tensor | null };
 }
 
 /**
@@ -46,17 +48,20 @@ interface LinearRun {
  * dropout. Their backward steps are one.
  */
 export function linears(tape: Tape, x: Var, layers: readonly LinearLayer[], dropoutSeed: number | null): Var[] {
+  const rows = rowsOf(x);
   const runs = layers.map((layer): LinearRun => {
     const lora = loraArgs(layer.lora, dropoutSeed);
     const learns = layer.trained !== null || layer.lora?.trained != null;
-    const y = tape.variable(tape.empty([rowsOf(x), layer.weight.out]), x.requiresGrad || learns);
-    const h = lora ? tape.empty([rowsOf(x), lora.a.shape[0] ?? 0], "float32") : null;
-    return { layer, learns, y, inputs: { w: layer.weight, lora, h } };
+    const y = tape.variable(tape.empty([rows, layer.weight.out]), x.requiresGrad || learns);
+    const h = lora ? tape.empty([rows, lora.a.shape[0] ?? 0], "float32") : null;
+    return { layer, learns, lora, h, y };
   });
-  linearForward(...runs.map(({ layer, y, inputs }) => ({ ...inputs, x: x.value, bias: layer.bias, y: y.value })));
+  linearForward(
+    ...runs.map(({ layer: { weight: w, bias }, lora, h, y }) => ({ x: x.value, w, bias, lora, h, y: y.value })),
+  );
   for (const { layer, y } of runs) {
     const factor = layer.lora?.factor ?? null;
-    if (factor) scaleColumns({ factor, bias: layer.bias, begin: 0, end: rowsOf(x), y: y.value });
+    if (factor) scaleColumns({ factor, bias: layer.bias, begin: 0, end: rows, y: y.value });
     if (factor && y.requiresGrad) throw new RangeError(`[linear] ${layer.name}: DoRA's factors have no gradient here`);
   }
   if (runs.some(({ y }) => y.requiresGrad)) tape.record(() => linearGradients(tape, x, runs));
@@ -64,25 +69,35 @@ export function linears(tape: Tape, x: Var, layers: readonly LinearLayer[], drop
 }
 
 function linearGradients(tape: Tape, x: Var, all: readonly LinearRun[]): void {
-  const runs = all.flatMap(({ y, ...run }) => (y.grad ? [{ ...run, dY: y.grad }] : []));
+  const runs = all.filter(({ y }) => y.grad);
   if (runs.length === 0) return;
   const dX = x.requiresGrad ? tape.gradient(x) : null;
   const learns = runs.some((run) => run.learns);
-  const none = { dX: null, accumulateDx: false, dB: null, dBias: null };
-  const others = ({ layer }: { layer: LinearLayer }) => ({
-    ...{ dX: dX?.tensor ?? null, accumulateDx: dX?.accumulate ?? false },
-    ...{ dB: loraGradients(layer.lora).dB, dBias: layer.trained?.bias?.grad ?? null },
-  });
-  const fromX = ({ layer }: { layer: LinearLayer }) => ({
-    ...{ x: learns ? x.value : null, dA: loraGradients(layer.lora).dA },
-    dW: layer.trained?.weight.grad ?? null,
-  });
-  if (!learns || !x.late) {
-    linearBackward(...runs.map((run) => ({ dY: run.dY, ...run.inputs, ...fromX(run), ...others(run) })));
-    return;
-  }
-  linearBackward(...runs.map((run) => ({ dY: run.dY, ...run.inputs, x: null, dA: null, dW: null, ...others(run) })));
-  x.late.push(() => linearBackward(...runs.map((run) => ({ dY: run.dY, ...run.inputs, ...fromX(run), ...none }))));
+  const late = learns ? x.late : null;
+  linearBackward(...runs.map((run) => gradientsOf(run, learns && !late ? x.value : null, { dX })));
+  late?.push(() => linearBackward(...runs.map((run) => gradientsOf(run, x.value, null))));
+}
+
+/** Those that need x, where there is one, and the `others`, of which that of x goes to dX. */
+function gradientsOf(
+  { layer, lora, h, y }: LinearRun,
+  x: Tensor | null,
+  others: { dX: { tensor: Tensor; accumulate: boolean } | null } | null,
+): LinearBackward {
+  const { dA, dB } = loraGradients(layer.lora);
+  return {
+    dY: y.grad as Tensor,
+    x,
+    w: layer.weight,
+    lora,
+    h,
+    dX: others?.dX?.tensor ?? null,
+    accumulateDx: others?.dX?.accumulate ?? false,
+    dA: x && dA,
+    dB: others && dB,
+    dW: x && (layer.trained?.weight.grad ?? null),
+    dBias: others && (layer.trained?.bias?.grad ?? null),
+  };
 }
 
 /** y = rmsnorm(x). */

@@ -122,7 +122,7 @@ export class Tape {
   }
 
   dispose(): void {
-    for (const t of this.owned) t.free();
+    Tensor.freeAll([...this.owned]);
     this.owned.clear();
     this.steps.length = 0;
     this.cheap.length = 0;
