@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "test/support.h"
 
@@ -27,6 +28,32 @@ TEST(Activation, LikeReference) {
                                  .d_g = b.out(dtype, {1, columns}),
                                  .d_u = gated ? b.out(dtype, {1, columns}) : Tensor{}});
           });
+}
+
+// Vectors are rounded in groups, and numbers too small for the instruction that rounds are looked for in a group at a time.
+TEST(Activation, SubnormalNumbersStayAmongOthers) {
+  for_each_isa([](const std::string& isa) {
+    Bench b(Device::kCpu);
+    const Tensor g = b.random(DType::kBF16, {1, 1003}), y = b.out(DType::kBF16, {1, 1003});
+    for (int64_t i : {0, 130, 700, 1002}) g.u16()[i] = uint16_t(i / 8 + 1);
+    activation_forward({.kind = Activation::kRelu, .g = g, .y = y});
+    for (int64_t i = 0; i < 1003; ++i) EXPECT_EQ(get(y, i), std::fmax(0.0, get(g, i))) << isa << " " << i;
+  });
+}
+
+TEST(Activation, BackwardMayWriteOverWhatItReads) {
+  for_each_isa([](const std::string& isa) {
+    Bench b(Device::kCpu);
+    const Tensor d_y = b.random(DType::kBF16, {1, 5003}), g = b.random(DType::kBF16, {1, 5003}),
+                 u = b.random(DType::kBF16, {1, 5003});
+    const auto out = [&] { return b.out(DType::kBF16, {1, 5003}); };
+    const Tensor d_g = out(), d_u = out(), y = out();
+    const Activation kind = Activation::kSilu;
+    activation_backward({.kind = kind, .d_y = d_y, .g = g, .u = u, .d_g = d_g, .d_u = d_u, .y = y});
+    activation_backward({.kind = kind, .d_y = d_y, .g = g, .u = u, .d_g = g, .d_u = u, .y = d_y});
+    for (const auto& [apart, over] : {std::pair{d_g, g}, {d_u, u}, {y, d_y}})
+      for (int64_t i = 0; i < 5003; ++i) EXPECT_EQ(get(apart, i), get(over, i)) << isa << " " << i;
+  });
 }
 
 TEST(Activation, FarOutIsFinite) {

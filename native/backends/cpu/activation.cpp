@@ -12,27 +12,28 @@ namespace {
 
 constexpr int64_t kTaskElements = 1 << 12;
 
+// An activation is two steps: `first`, a chain of operations as long as all others, gives what they need beside g.
 struct Silu {
   static Vec bounded(Vec g) { return at_least(g, -87.0f); }  // where s stops to shrink
-  static Vec act(Vec g) {
+  static Vec first(Vec g) { return exp_of_minus(bounded(g)); }
+  static Vec act(Vec g, Vec e) {
     Vec s, rest;
-    g = bounded(g);
-    sigmoid_and_rest(g, s, rest);
-    return g * s;
+    sigmoid_and_rest(e, s, rest);
+    return bounded(g) * s;
   }
-  static void both(Vec g, Vec& act, Vec& slope) {
+  static void both(Vec g, Vec e, Vec& act, Vec& slope) {
     Vec s, rest;
     g = bounded(g);
-    sigmoid_and_rest(g, s, rest);
+    sigmoid_and_rest(e, s, rest);
     act = g * s;
     slope = s * fma(g, rest, splat(1.0f));
   }
 };
 
 struct Gelu {
-  static Vec act(Vec g) { return g * normal_cdf(g); }
-  static void both(Vec g, Vec& act, Vec& slope) {
-    const Vec area = normal_cdf(g);
+  static Vec first(Vec g) { return normal_cdf(g); }
+  static Vec act(Vec g, Vec area) { return g * area; }
+  static void both(Vec g, Vec area, Vec& act, Vec& slope) {
     act = g * area;
     slope = fma(g * splat(0x1.988454p-2f), exp(g * g * splat(-0.5f)), area);  // 1 / sqrt(2 pi)
   }
@@ -42,27 +43,29 @@ struct GeluTanh {
   static constexpr float kScale = 0x1.988454p0f;  // 2 sqrt(2 / pi)
   static constexpr float kCubic = 0.044715f;
   static Vec inner(Vec g) { return at_least(g * splat(kScale) * fma(g * g, splat(kCubic), splat(1.0f)), -87.0f); }
-  static Vec bounded(Vec g) { return at_least(g, -30.0f); }  // the slope is 0 or 1 from there on
-  static Vec act(Vec g) {
+  static Vec lower(Vec g) { return at_least(g, -30.0f); }  // the slope is 0 or 1 from there on
+  static Vec bounded(Vec g) { return at_most(lower(g), 30.0f); }
+  static Vec first(Vec g) { return exp_of_minus(inner(bounded(g))); }
+  static Vec act(Vec g, Vec e) {
     Vec s, rest;
-    g = bounded(g);
-    sigmoid_and_rest(inner(g), s, rest);
-    return g * s;
+    sigmoid_and_rest(e, s, rest);
+    return lower(g) * s;
   }
-  static void both(Vec g, Vec& act, Vec& slope) {
-    const Vec whole = bounded(g);
-    g = at_most(whole, 30.0f);
+  static void both(Vec g, Vec e, Vec& act, Vec& slope) {
+    const Vec whole = lower(g);
+    g = bounded(g);
     Vec s, rest;
-    sigmoid_and_rest(inner(g), s, rest);
+    sigmoid_and_rest(e, s, rest);
     act = whole * s;
     slope = fma(g * s * rest * splat(kScale), fma(g * g, splat(3 * kCubic), splat(1.0f)), s);
   }
 };
 
 struct Relu {
-  static Vec act(Vec g) { return select(g < Vec{}, Vec{}, g); }
-  static void both(Vec g, Vec& act, Vec& slope) {
-    act = Relu::act(g);
+  static Vec first(Vec g) { return g; }
+  static Vec act(Vec g, Vec) { return select(g < Vec{}, Vec{}, g); }
+  static void both(Vec g, Vec, Vec& act, Vec& slope) {
+    act = Relu::act(g, g);
     slope = select(g > Vec{}, splat(1.0f), Vec{});
   }
 };
@@ -77,11 +80,24 @@ void with_kind(Activation kind, Body body) {
   }
 }
 
+// Operations that wait for each other leave most of the processor idle, and what it looks ahead over is hardly more than one
+// chain of them: vectors go through each step in groups, whose short chains overlap.
+constexpr int64_t kTwo = 2 * kWidth;
+constexpr int kGroup = 4;
+
+template <int COUNT>
+struct Size {
+  static constexpr int value = COUNT;
+};
+
+// body(i, size, n) for groups of `size` times n elements from i on, of two vectors each: kGroup full ones, then one at a time.
 template <typename Body>
-void for_tasks(int64_t count, Body body) {
+void for_groups(int64_t count, Body body) {
   parallel_for((count + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
-    const int64_t begin = task * kTaskElements, end = begin + kTaskElements;
-    body(begin, end < count ? end : count);
+    int64_t i = task * kTaskElements;
+    const int64_t end = i + kTaskElements < count ? i + kTaskElements : count;
+    for (; i + kGroup * kTwo <= end; i += kGroup * kTwo) body(i, Size<kGroup>{}, int(kTwo));
+    each_two(i, end, [&](int64_t k, int n) NIBBLE_INLINE { body(k, Size<1>{}, n); });
   });
 }
 
@@ -89,30 +105,42 @@ Two ones() { return {splat(1.0f), splat(1.0f)}; }
 
 template <typename F, typename T>
 void forward(const ActivationForwardArgs& a) {
-  const T *g = data_as<T>(a.g), *u = data_as<T>(a.u);
-  T* y = data_as<T>(a.y);
-  for_tasks(a.g.count(), [&](int64_t begin, int64_t end) {
-    each_two(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
+  const T *const g = data_as<T>(a.g), *const u = data_as<T>(a.u);
+  T* const y = data_as<T>(a.y);
+  for_groups(a.g.count(), [=](int64_t begin, auto size, int n) NIBBLE_INLINE {
+    Two first[size.value];
+    for (int k = 0; k < size.value; ++k) {
+      const Two gate = load_two(g + begin + k * kTwo, n);
+      first[k] = {F::first(gate.a), F::first(gate.b)};
+    }
+    for (int k = 0; k < size.value; ++k) {
+      const int64_t i = begin + k * kTwo;
       const Two gate = load_two(g + i, n), up = u ? load_two(u + i, n) : ones();
-      store_two(y + i, {F::act(gate.a) * up.a, F::act(gate.b) * up.b}, n);
-    });
+      store_two(y + i, {F::act(gate.a, first[k].a) * up.a, F::act(gate.b, first[k].b) * up.b}, n);
+    }
   });
 }
 
 template <typename F, typename T>
 void backward(const ActivationBackwardArgs& a) {
-  const T *d_y = data_as<T>(a.d_y), *g = data_as<T>(a.g), *u = data_as<T>(a.u);
-  T *d_g = data_as<T>(a.d_g), *d_u = data_as<T>(a.d_u), *y = data_as<T>(a.y);
-  for_tasks(a.g.count(), [&](int64_t begin, int64_t end) {
-    each_two(begin, end, [&](int64_t i, int n) NIBBLE_INLINE {
+  const T *const d_y = data_as<T>(a.d_y), *const g = data_as<T>(a.g), *const u = data_as<T>(a.u);
+  T *const d_g = data_as<T>(a.d_g), *const d_u = data_as<T>(a.d_u), *const y = data_as<T>(a.y);
+  for_groups(a.g.count(), [=](int64_t begin, auto size, int n) NIBBLE_INLINE {
+    Two first[size.value];
+    for (int k = 0; k < size.value; ++k) {
+      const Two gate = load_two(g + begin + k * kTwo, n);
+      first[k] = {F::first(gate.a), F::first(gate.b)};
+    }
+    for (int k = 0; k < size.value; ++k) {
+      const int64_t i = begin + k * kTwo;
       const Two d = load_two(d_y + i, n), gate = load_two(g + i, n), up = u ? load_two(u + i, n) : ones();
       Two act, slope;
-      F::both(gate.a, act.a, slope.a);
-      F::both(gate.b, act.b, slope.b);
+      F::both(gate.a, first[k].a, act.a, slope.a);
+      F::both(gate.b, first[k].b, act.b, slope.b);
       store_two(d_g + i, {d.a * up.a * slope.a, d.b * up.b * slope.b}, n);
       if (u) store_two(d_u + i, {d.a * act.a, d.b * act.b}, n);
       if (y) store_two(y + i, {act.a * up.a, act.b * up.b}, n);
-    });
+    }
   });
 }
 

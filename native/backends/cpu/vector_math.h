@@ -25,9 +25,11 @@ constexpr float kExpEnds = 104.5f;
 constexpr float kExpEnds = 88.03f;  // 2^-127, whose exponent is that of 0
 #endif
 
-// sigmoid(x) for x from -87 on, and with it 1 - sigmoid(x), neither by cancellation.
-static inline void sigmoid_and_rest(Vec x, Vec& s, Vec& rest) {
-  const Vec e = exp_normal(-at_most(x, kExpEnds));
+// e^-x for x from -87 on, of which a sigmoid is made.
+static inline Vec exp_of_minus(Vec x) { return exp_normal(-at_most(x, kExpEnds)); }
+
+// sigmoid(x) of e^-x, and with it 1 - sigmoid(x), neither by cancellation.
+static inline void sigmoid_and_rest(Vec e, Vec& s, Vec& rest) {
   s = reciprocal(splat(1.0f) + e);
   rest = e * s;
 }
