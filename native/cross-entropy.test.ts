@@ -42,6 +42,9 @@ const cases: Case[] = [
   { ...base, rows: 90, vocabulary: 517, width: 130, labelled: 0.9 },
   { ...base, rows: 70, vocabulary: 70_001, width: 8, labelled: 1 }, // more than one part of d_w
   { ...base, rows: 300, vocabulary: 2100, width: 40, labelled: 1, dtype: "bfloat16", form: nf4 }, // several blocks and tasks
+  // Products in quarters, but for the last block: runs of rows, and an odd one.
+  { ...base, rows: 211, vocabulary: 1100, width: 128, labelled: 1, dtype: "bfloat16", form: nf4 },
+  { ...base, rows: 260, vocabulary: 600, width: 192, weighted: true, dtype: "bfloat16", form: nf4 },
   {
     ...base,
     rows: 9,

@@ -116,6 +116,17 @@ function cases(): Case[] {
       weight: dense("bfloat16"),
     },
   ];
+  // Enough rows, columns and depth for products in quarters: runs of rows, an odd one; depth in one block and in several, of which
+  // some are not worth it; columns in several panels.
+  const trained: Case = { ...base, activation: "bfloat16", rank: 8, weight: dense("bfloat16") };
+  const quant = { type: "nf4" as const, blockSize: 64, nested: true };
+  some.push(
+    { ...trained, rows: 96, out: 128, in: 256, weight: { dtype: "bfloat16", quant } },
+    { ...trained, rows: 193, out: 192, in: 320, bias: true, accumulate: true },
+    { ...trained, rows: 131, out: 320, in: 128, dropout: { p: 0.1, seed: 7, stream: 3 } },
+    { ...trained, rows: 98, out: 64, in: 2048, accumulate: true, weight: { dtype: "float32", quant } },
+    { ...trained, rows: 100, out: 1152, in: 64, rank: 0, weight: dense("float32") },
+  );
   const rng = seeded(20240501);
   const pick = <T>(...options: T[]): T => options[Math.floor(rng() * options.length)]!;
   for (let seed = 2; seed < 90; seed++) {
@@ -156,6 +167,63 @@ describe("linear: cpu against reference", () => {
         });
         for (const other of more) assert.deepEqual(other, one);
       }
+    });
+  }
+});
+
+describe("linear: cpu", () => {
+  for (const name of supportedIsas()) {
+    // Some models have tokens a thousand times as large as others: those beside them must not pay for it.
+    test(`${name}: a huge row takes nothing from the rows beside it`, () => {
+      chooseIsa(name);
+      const [rows, out, width, rank] = [192, 64, 128, 4];
+      const forward = (device: Device) => {
+        const bench = new Bench(device);
+        const rng = seeded(4);
+        const values = numbers(rng, rows * width).map((v, i) => (Math.floor(i / width) === 7 ? v * 2 ** 20 : v));
+        const w = bench.weight(numbers(rng, out * width), out, width, dense("float32"));
+        const [a, b] = [bench.filled(0, [rank, width]), bench.filled(0, [out, rank])];
+        const y = bench.filled(Number.NaN, [rows, out], "bfloat16");
+        const lora = { a, b, scaling: 1, dropout: noDropout };
+        linearForward({
+          x: bench.of(values, [rows, width], "bfloat16"),
+          w,
+          bias: null,
+          lora,
+          h: bench.filled(0, [rows, rank]),
+          y,
+        });
+        const got = valuesOf(y);
+        bench.free();
+        return got;
+      };
+      const [got, want] = [forward("cpu"), forward("reference")];
+      const ofRow = (values: Float32Array, row: number) => values.subarray(row * out, (row + 1) * out);
+      for (let row = 0; row < rows; row++) {
+        const top = ofRow(want, row).reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+        for (const [j, v] of ofRow(want, row).entries()) {
+          const off = Math.abs(ofRow(got, row)[j]! - v);
+          assert.ok(off <= 2 ** -7 * Math.abs(v) + 1e-5 * top, `y[${row}, ${j}]: expected ${v}, off by ${off}`);
+        }
+      }
+    });
+    // Without an adapter, as in inference: batches of any make-up give a sequence the same words.
+    test(`${name}: a row's bits do not depend on the rows beside it`, () => {
+      chooseIsa(name);
+      const rng = seeded(3);
+      const [rows, out, width, part] = [200, 128, 256, 50];
+      const bench = new Bench("cpu");
+      const w = bench.weight(numbers(rng, out * width), out, width, dense("bfloat16"));
+      const values = numbers(rng, rows * width);
+      const forward = (from: number, count: number) => {
+        const x = bench.of(values.slice(from * width, (from + count) * width), [count, width], "bfloat16");
+        const y = bench.filled(Number.NaN, [count, out], "bfloat16");
+        linearForward({ x, w, bias: null, lora: null, h: null, y });
+        return [...valuesOf(y)];
+      };
+      const parts = [0, 1, 2, 3].flatMap((i) => forward(i * part, part));
+      assert.deepEqual(forward(0, rows), parts);
+      bench.free();
     });
   }
 });

@@ -11,6 +11,8 @@
 // x, y, d_y, d_x are float32 or bfloat16 (all four the same); sums are float32. A, B, h and all parameter
 // gradients are float32. Where x is bfloat16, drop(x), A, scaling * h, scaling * B and d_h are rounded to bfloat16
 // as operands of products, as PyTorch's autocast does; lora_adds rounds nothing. Results do not depend on the number of threads. N may be 0.
+// Without an adapter a row of y does not depend on the rows beside it either. With one, and in d_x, the CPU may mix rows of bfloat16
+// (backends/cpu/quarters.h): then errors of a row, far below a rounding, are relative to the largest of other rows.
 // Cost: 2 N I O flops forward, the same for d_x; W is read once for each block of rows.
 #pragma once
 

@@ -127,6 +127,38 @@ TEST(Linear, LikeReference) {
                               [&](Bench& b) { run_linear(b, form, dtype, s.rows, s.out, s.in, s.rank); });
 }
 
+// Whole numbers, whose sums are exact in float32 in whatever order: products in quarters must give the very same.
+TEST(Linear, InQuartersExactly) {
+  struct Shape {
+    int64_t rows, out, in, rank;
+    float p;
+  };
+  // One block of depth and three; columns of several panels; runs of rows, and an odd one; dropout's mask between the sums.
+  const Shape shapes[] = {{96, 64, 128, 4, 0}, {193, 320, 256, 4, 0.5f}, {291, 128, 2176 + 128, 0, 0}, {98, 2048, 64, 1, 0}};
+  for (const Shape& s : shapes)
+    expect_cpu_like_reference("linear in quarters", 0, [&](Bench& b) {
+      const auto whole = [&](DType dtype, std::initializer_list<int64_t> shape, double limit) {
+        const Tensor t = b.filled(dtype, shape, 0);
+        for (int64_t i = 0; i < t.count(); ++i) put(t, i, std::floor((2 * b.uniform() - 1) * limit));
+        return t;
+      };
+      const DType bf16 = DType::kBF16, f32 = DType::kF32;
+      const Weight w{.out = s.out, .in = s.in, .data = whole(f32, {s.out, s.in}, 4), .dtype = f32};
+      const Dropout dropout{.p = s.p, .seed = 3, .stream = 4};
+      LinearForwardArgs f{.x = whole(bf16, {s.rows, s.in}, 4), .w = w, .bias = whole(f32, {s.out}, 9), .scaling = 0.5f,
+                          .dropout = dropout, .y = b.out(bf16, {s.rows, s.out})};
+      LinearBackwardArgs g{.d_y = whole(bf16, {s.rows, s.out}, 4), .w = w, .scaling = 0.5f, .dropout = dropout,
+                           .d_x = b.compared(whole(bf16, {s.rows, s.in}, 9)), .accumulate_dx = true};
+      if (s.rank > 0) {
+        f.a = g.a = whole(f32, {s.rank, s.in}, 2);
+        f.b = g.b = whole(f32, {s.out, s.rank}, 2);
+        f.h = b.out(f32, {s.rows, s.rank});
+      }
+      linear_forward(f);
+      linear_backward(g);
+    });
+}
+
 TEST(Linear, LoraAddTouchesItsRowsOnly) {
   for (DType dtype : {DType::kF32, DType::kBF16})
     expect_like_reference("lora_add", 3e-6, [&](Bench& b) {
@@ -266,6 +298,15 @@ TEST(CrossEntropy, LikeReference) {
                                   .d_w = form.quantized ? Tensor{}
                                                         : b.compared(b.random(DType::kF32, {vocabulary, 24}))});
           });
+}
+
+TEST(CrossEntropy, InQuartersLikeReference) {
+  for (int64_t rows : {96, 205})
+    expect_cpu_like_reference("linear_cross_entropy", 0x1p-8, [&](Bench& b) {
+      const Weight w = make_weight(b, kForms[4], 600, 128);
+      linear_cross_entropy({.x = b.random(DType::kBF16, {rows, 128}), .w = w, .labels = b.indices(rows, 600), .scale = 0.25f,
+                            .loss = b.out(DType::kF32, {rows}), .d_x = b.out(DType::kBF16, {rows, 128})});
+    });
 }
 
 }  // namespace nibble::test

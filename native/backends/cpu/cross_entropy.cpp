@@ -19,7 +19,6 @@ namespace nibble::cpu::NIBBLE_ISA {
 namespace {
 
 constexpr float kNothing = -3.4028235e38f;  // running maximum before any logit
-constexpr int64_t kPackColumns = 128;       // of one task
 
 float largest(const float* x, int64_t count) {
   Vec top = load(x);
@@ -74,28 +73,37 @@ class Slab {
 
   // W of one block of every shard, as the operand of both products.
   void pack(int64_t step) {
-    const int64_t words = blocks_of(plan_.block, kPackColumns), features = a_.d_x ? blocks_of(a_.w.in, kPackColumns) : 0;
+    const int64_t words = blocks_of(plan_.block, kLossColumns), features = a_.d_x ? blocks_of(a_.w.in, kLossColumns) : 0;
     parallel_for(plan_.shards * (words + features), [&](int64_t task) {
       const int64_t shard = task / (words + features), part = task % (words + features);
       const int64_t first = first_of(shard, step), count = words_of(first);
       if (count <= 0) return;
-      if (part < words) pack_words(shard, first, part * kPackColumns, count);
-      else pack_features(shard, first, (part - words) * kPackColumns, count);
+      if (part < words) pack_words(shard, first, part * kLossColumns, count);
+      else pack_features(shard, first, (part - words) * kLossColumns, count);
     });
   }
 
+  // In quarters.
+  bool mixes(int64_t count) const { return plan_.mixes && count == plan_.block; }
+
   void pack_words(int64_t shard, int64_t first, int64_t column, int64_t count) {
     if (column >= count) return;
+    const Operand w{w_, true};
+    const int64_t columns = least(kLossColumns, count - column);
     for (int64_t i = 0; i < depth_.count; ++i) {
       const int64_t k0 = i * depth_.depth, depth = least(depth_.depth, a_.w.in - k0);
-      float* const to = turned(shard) + k0 / elements_of(lane_) * plan_.block + column * lanes_of(lane_, depth);
-      pack_columns({w_, true}, lane_, first + column, least(kPackColumns, count - column), k0, depth, to);
+      const int64_t at = mixes(count) ? seven_floats(k0, count) + seven_floats(depth, column)
+                                      : k0 / elements_of(lane_) * plan_.block + column * lanes_of(lane_, depth);
+      if (mixes(count)) pack_quarters(w, first + column, columns, k0, depth, turned(shard) + at);
+      else pack_columns(w, lane_, first + column, columns, k0, depth, turned(shard) + at);
     }
   }
 
   void pack_features(int64_t shard, int64_t first, int64_t column, int64_t count) {
-    float* const to = straight(shard) + column * lanes_of(lane_, count);
-    pack_columns({w_, false}, lane_, column, least(kPackColumns, a_.w.in - column), first, count, to);
+    const Operand w{w_, false};
+    const int64_t columns = least(kLossColumns, a_.w.in - column);
+    if (mixes(count)) pack_quarters(w, column, columns, first, count, straight(shard) + seven_floats(count, column));
+    else pack_columns(w, lane_, column, columns, first, count, straight(shard) + column * lanes_of(lane_, count));
   }
 
   void add_block(int64_t shard, int64_t step, int64_t row, int64_t rows) {
@@ -104,18 +112,61 @@ class Slab {
     const Scratch::Piece piece(scratch_);
     float* const scores = piece.data();
     // [1] logits
+    if (mixes(count)) multiply_quarters_of_x(shard, row, rows, scores);
+    else multiply_x(shard, row, rows, count, scores);
+    // [2] their weights
+    for (int64_t r = 0; r < rows; ++r) weigh(shard, row + r, first, count, scores + r * plan_.score_pitch, step == 0);
+    // [3] weights times W
+    if (!a_.d_x) return;
+    if (mixes(count)) return multiply_quarters_of_weights(shard, row, rows, scores, step > 0);
+    const Piece product{scores, plan_.score_pitch, straight(shard), lanes_of(lane_, count), lane_};
+    multiply(product, rows, a_.w.in, sums(shard, row), plan_.pitch, step > 0);
+  }
+
+  void multiply_x(int64_t shard, int64_t row, int64_t rows, int64_t count, float* scores) {
     for (int64_t i = 0; i < depth_.count; ++i) {
       const int64_t k0 = i * depth_.depth, lanes = lanes_of(lane_, least(depth_.depth, a_.w.in - k0));
       const Piece product{rows_.packed->at(i, row), rows_.packed->pitch(),
                           turned(shard) + k0 / elements_of(lane_) * plan_.block, lanes, lane_};
       multiply(product, rows, count, scores, plan_.score_pitch, i > 0);
     }
-    // [2] their weights
-    for (int64_t r = 0; r < rows; ++r) weigh(shard, row + r, first, count, scores + r * plan_.score_pitch, step == 0);
-    // [3] weights times W
-    if (!a_.d_x) return;
-    const Piece product{scores, plan_.score_pitch, straight(shard), lanes_of(lane_, count), lane_};
-    multiply(product, rows, a_.w.in, sums(shard, row), plan_.pitch, step > 0);
+  }
+
+  void multiply_quarters_of_x(int64_t shard, int64_t row, int64_t rows, float* scores) {
+    for (int64_t i = 0; i < depth_.count; ++i) {
+      const int64_t k0 = i * depth_.depth, depth = least(depth_.depth, a_.w.in - k0);
+      const float* const w = turned(shard) + seven_floats(k0, plan_.block);
+      multiply_runs(w, depth, rows, plan_.block, scores, plan_.score_pitch, i > 0,
+                    [&](Quarters& q, int64_t r, int64_t) { rows_.packed->place(q, i, row + r); });
+    }
+  }
+
+  void multiply_quarters_of_weights(int64_t shard, int64_t row, int64_t rows, float* scores, bool add) {
+    const int64_t pitch = plan_.score_pitch, depth = plan_.block / 2, s_step = plan_.task_rows / 2 * plan_.mixed_pitch;
+    float* const s = scores + plan_.task_rows * pitch;
+    const auto place = [&](Quarters& q, int64_t r, int64_t half) {
+      for (int64_t i = r; i < r + half; ++i)
+        mix_rows(scores + i * pitch, scores + (i + half) * pitch, depth, s + (i - r) * plan_.mixed_pitch, s_step);
+      place_rows(q, {scores + r * pitch, pitch}, half, depth, {s, plan_.mixed_pitch}, s_step);
+    };
+    multiply_runs(straight(shard), 2 * depth, rows, a_.w.in, sums(shard, row), plan_.pitch, add, place);
+  }
+
+  // c [rows, columns] (+)= a product in quarters with panels of W; place(quarters, row, half of the run) writes where its
+  // rows are.
+  template <typename Place>
+  static void multiply_runs(const float* w, int64_t depth, int64_t rows, int64_t columns, float* c, int64_t pitch, bool add,
+                            Place place) {
+    Quarters quarters;
+    for (int64_t row = 0, of_run; row < rows; row += of_run) {
+      of_run = run_of(rows - row);
+      place(quarters, row, of_run / 2);
+      for (int64_t j = 0; j < columns; j += kLossColumns) {
+        const int64_t pairs = least(kLossColumns, columns - j) / (2 * kTileColumns);
+        place_columns(quarters, w + seven_floats(depth, j), depth / 2 * kTileColumns, pairs);
+        multiply_quarters(quarters, of_run, pairs, c + row * pitch + j, pitch, add);
+      }
+    }
   }
 
   // Of all columns, as many at a time as stay in the second-level cache.
@@ -263,7 +314,7 @@ void run_slabs(const CrossEntropyArgs& a, const int32_t* index, int64_t count) {
   const WeightMatrix weight(a.w);
   const Matrix w = weight.matrix();
   const Lane lane = lane_of({matrix_of(a.x)}, {w});
-  const LossPlan plan({kWidth, kTileColumns, thread_count()}, elements_of(lane), count, a.w.out, a.w.in);
+  const LossPlan plan(machine(), elements_of(lane), count, a.w.out, a.w.in, a.d_x && a.x.dtype == DType::kBF16);
   Workspace x_space(plan.slab_rows * a.w.in), sums(a.d_x ? plan.sums_floats() : 0), state(plan.state_floats()),
       panels(plan.panel_floats(bool(a.d_x)));
   const Scratch scratch(plan.score_floats(), thread_count());
@@ -273,7 +324,7 @@ void run_slabs(const CrossEntropyArgs& a, const int32_t* index, int64_t count) {
   const Memory memory{sums.data(), panels.data(), top, total, chosen, chosen + plan.slab_rows};
   const Tensor x{.data = x_space.data(), .dtype = a.x.dtype, .rank = 2, .shape = {plan.slab_rows, a.w.in}};
   PackedRows packed;
-  packed.reserve({matrix_of(x), true}, lane, a.w.in, plan.slab_rows);
+  packed.reserve({matrix_of(x), true}, lane, a.w.in, plan.slab_rows, plan.mixes ? Mixing::kAlike : Mixing::kNone);
   for (int64_t done = 0; done < count; done += plan.slab_rows) {
     Rows rows{index + done, least(plan.slab_rows, count - done), x, &packed};
     rows.x.shape[0] = rows.count;

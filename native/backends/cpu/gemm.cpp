@@ -12,14 +12,21 @@ namespace {
 Lane lane_of(const Term& t) { return lane_of(t.a, t.b); }
 bool is_packed(const Term& t) { return t.packed != nullptr && t.packed->lane() == lane_of(t); }
 
-Plan plan_for(const Term* terms, int count, int64_t m, int64_t n) {
-  int64_t lanes = 0;
+bool comes_in_quarters(const Term& t, const Result& result) {
+  const Tensor& c = result.c;
+  if (result.mixing == Mixing::kNone || c.dtype != DType::kBF16 || lane_of(t) != Lane::kFloat) return false;
+  if (!columns_have_quarters(machine(), c.dim(1))) return false;
+  return is_packed(t) ? t.packed->mixes() : rows_have_quarters(machine(), c.dim(0), t.depth);
+}
+
+Plan plan_for(const Product& product, int64_t m, int64_t n) {
+  Depths depths;
   bool whole = false;
-  for (int t = 0; t < count; ++t) {
-    whole = whole || is_packed(terms[t]);
-    lanes += blocks_of(terms[t].depth, elements_of(lane_of(terms[t])));
+  for (const Term* t = product.terms; t < product.terms + product.count; ++t) {
+    whole = whole || is_packed(*t);
+    depths.add(blocks_of(lane_of(*t), t->depth), comes_in_quarters(*t, product.result));
   }
-  return plan_of({kWidth, kTileColumns, thread_count()}, m, n, lanes, whole);
+  return plan_of(machine(), m, n, depths, whole);
 }
 
 // A block of C.
@@ -31,11 +38,12 @@ struct Block {
 // holds. What does not end in C at once is summed in scratch.
 class BlockSum {
  public:
-  // `sums`: scratch in rows of `pitch`; null: C is summed in place.
-  BlockSum(const Block& block, const Result& result, float* panel, float* sums, int64_t pitch)
-      : block_(block), result_(result), panel_(panel), sums_(sums), pitch_(pitch) {}
+  // `sums`: scratch in rows of `pitch`; null: C is summed in place. `seven`: for panels of quarters.
+  BlockSum(const Block& block, const Result& result, float* panel, float* seven, float* sums, int64_t pitch)
+      : block_(block), result_(result), panel_(panel), seven_(seven), sums_(sums), pitch_(pitch) {}
 
   void add(const Term& term, const PackedRows& packed, int64_t packed_row) {
+    if (comes_in_quarters(term, result_)) return add_quarters(term, packed, packed_row);
     const Lane lane = lane_of(term);
     const Blocks blocks = blocks_of(lane, term.depth);
     for (int64_t i = 0; i < blocks.count; ++i) {
@@ -75,6 +83,24 @@ class BlockSum {
   static constexpr int64_t kRowsWithoutPacking = 32;
   static constexpr int kPiecesMax = kTermsMax + 2;  // blocks of a longer depth are more than half of kDepth
 
+  // Goes to the sums at once, a block of depth after the other.
+  void add_quarters(const Term& term, const PackedRows& packed, int64_t packed_row) {
+    const Blocks blocks = blocks_of(Lane::kFloat, term.depth);
+    const int64_t pairs = block_.columns / (2 * kTileColumns);
+    Quarters quarters;
+    for (int64_t i = 0; i < blocks.count; ++i) {
+      const int64_t k0 = i * blocks.depth, depth = least(blocks.depth, term.depth - k0);
+      pack_quarters(term.b, block_.column, block_.columns, k0, depth, seven_);
+      place_columns(quarters, seven_, depth / 2 * kTileColumns, pairs);
+      for (int64_t row = 0, rows; row < block_.rows; row += rows) {
+        rows = run_of(block_.rows - row);
+        packed.place(quarters, i, packed_row + row);
+        multiply_quarters(quarters, rows, pairs, sums_ + row * pitch_, pitch_, !is_first_);
+      }
+      is_first_ = false;
+    }
+  }
+
   void run(bool is_last) {
     const Tensor& c = result_.c;
     const bool to_sums = sums_ != nullptr && (result_.turned || !is_last);
@@ -111,7 +137,7 @@ class BlockSum {
 
   const Block block_;
   const Result& result_;
-  float *const panel_, *const sums_;
+  float *const panel_, *const seven_, *const sums_;
   const int64_t pitch_;
   Piece pieces_[kPiecesMax];
   int count_ = 0;
@@ -124,13 +150,15 @@ class Job {
  public:
   explicit Job(const Product& product)
       : product_(product), m_(c().dim(product.result.turned ? 1 : 0)), n_(c().dim(product.result.turned ? 0 : 1)),
-        plan_(plan_for(product.terms, product.count, m_, n_)),
-        beside_(product.result.turned || product.terms[0].mask != nullptr ||
-                (c().dtype != DType::kF32 && !is_one_pass(plan_.lanes))) {
+        plan_(plan_for(product, m_, n_)),
+        beside_(product.result.turned || product.terms[0].mask != nullptr || plan_.depths.mixed > 0 ||
+                (c().dtype != DType::kF32 && !is_one_pass(plan_.depths.lanes))) {
     for (int t = 0; t < product.count; ++t) {
       const Term& term = product.terms[t];
       packed_[t] = is_packed(term) ? term.packed : &own_[t];
-      if (packed_[t] == &own_[t]) own_[t].reserve(term.a, lane_of(term), term.depth, plan_.slab_rows);
+      if (packed_[t] != &own_[t]) continue;
+      const Mixing mixing = comes_in_quarters(term, product.result) ? product.result.mixing : Mixing::kNone;
+      own_[t].reserve(term.a, lane_of(term), term.depth, plan_.slab_rows, mixing);
     }
   }
 
@@ -159,7 +187,7 @@ class Job {
     const int64_t row = begin_ + task / across() * plan_.block_rows, column = task % across() * plan_.block_columns;
     const Block block{row, least(plan_.block_rows, end_ - row), column, least(plan_.block_columns, n_ - column)};
     float* const sums = beside_ ? scratch + plan_.panel_floats() : nullptr;
-    BlockSum sum(block, product_.result, scratch, sums, plan_.block_columns);
+    BlockSum sum(block, product_.result, scratch, scratch + plan_.whole_floats(), sums, plan_.block_columns);
     for (int t = 0; t < product_.count; ++t) sum.add(product_.terms[t], *packed_[t], row - begin_);
     sum.finish();
   }

@@ -21,6 +21,7 @@ struct Result {
   bool add = false;             // to what c holds
   const float* bias = nullptr;  // [n]
   bool turned = false;          // c is float32 [n, m] and add: for products whose m is smaller than their n
+  Mixing mixing = Mixing::kNone;  // else in quarters (quarters.h) where that is less work, if c is bfloat16
 };
 
 struct Product {

@@ -23,7 +23,7 @@ struct Piece {
   int64_t a_pitch;
   const float* b;  // null: B is read where it lies
   int64_t depth;
-  Lane lane;
+  Lane lane = Lane::kFloat;
   // Storage rows of B that follow each other along the depth, whole tiles wide.
   const void* rows = nullptr;
   int64_t row_step = 0;  // elements

@@ -46,10 +46,12 @@ class Shared {
     is_met_ = true;
     lane_ = lane;
   }
-  void pack() {
+  void pack(Mixing mixing) {
     is_packed_ = is_met_ && is_alike_ && count_ > kFewRows;
     if (!is_packed_) return;
-    rows_.reserve(operand_, lane_, depth_, count_);
+    const bool in_floats = operand_.matrix.dtype == DType::kBF16 && lane_ == Lane::kFloat;
+    if (!in_floats || !rows_have_quarters(machine(), count_, depth_)) mixing = Mixing::kNone;
+    rows_.reserve(operand_, lane_, depth_, count_, mixing);
     rows_.pack(0, count_);
   }
   Term times(const Operand& b) const {
@@ -68,6 +70,8 @@ struct ForwardLayer {
   explicit ForwardLayer(const LinearForwardArgs& args) : a(args), weight(args.w), w{weight.matrix(), true} {}
 
   bool adapts() const { return bool(a.a); }
+  // Only in training: elsewhere a row's bits must not depend on the rows beside it.
+  Mixing mixing() const { return adapts() ? Mixing::kAlike : Mixing::kNone; }
   Operand down() const { return {matrix_of(a.a).rounded_as(a.x.dtype), true}; }
   Operand up() const { return {matrix_of(a.b).rounded_as(a.x.dtype), true}; }
   Operand h() const { return {matrix_of(a.h).scaled(a.scaling).rounded_as(a.x.dtype), true}; }
@@ -113,7 +117,7 @@ struct BackwardLayer {
     if (!needs_d_h()) return;
     d_y.meets(w);
     d_y.meets(up());
-    d_y.pack();
+    d_y.pack(a.d_x ? Mixing::kAll : Mixing::kNone);
   }
 };
 
@@ -189,19 +193,21 @@ void run_adapters(BackwardLayers& layers) {
 void linears_forward(const LinearForwardArgs* args, int count) {
   ForwardLayers layers;
   Shared x(args[0].x);
+  Mixing mixing = Mixing::kNone;
   for (int i = 0; i < count; ++i) {
     const ForwardLayer& layer = layers.add(args[i]);
+    if (layer.adapts()) mixing = layer.mixing();
     if (count > 1 || layer.adapts()) x.meets(layer.w);
     if (layer.adapts()) x.meets(layer.down());
   }
   if (run_few_rows(layers)) return;
-  x.pack();
+  x.pack(mixing);
   run_adapters(layers, x);
   Together all;
   for (const ForwardLayer& layer : layers) {
     all.next()[0] = x.times(layer.w);
     if (layer.adapts()) all.next()[1] = {.a = layer.h(), .b = layer.up(), .depth = layer.a.a.dim(0)};
-    all.add(layer.adapts() ? 2 : 1, {.c = layer.a.y, .bias = layer.a.bias.f32()});
+    all.add(layer.adapts() ? 2 : 1, {.c = layer.a.y, .bias = layer.a.bias.f32(), .mixing = layer.mixing()});
   }
   all.run();
 }
@@ -227,13 +233,13 @@ void linears_backward(const LinearBackwardArgs* args, int count) {
   if (args[0].d_x) {
     int terms = 0;
     for (int i = 0; i < first_part; ++i) terms += layers[i].input_terms(all.next() + terms);
-    all.add(terms, {.c = args[0].d_x, .add = args[0].accumulate_dx});
+    all.add(terms, {.c = args[0].d_x, .add = args[0].accumulate_dx, .mixing = Mixing::kAll});
   }
   for (const BackwardLayer& layer : layers) all.add_gradients(layer);
   all.run();
   for (int i = first_part; i < count && args[0].d_x; ++i) {
     Term terms[2];
-    gemm(terms, layers[i].input_terms(terms), {.c = args[0].d_x, .add = true});
+    gemm(terms, layers[i].input_terms(terms), {.c = args[0].d_x, .add = true, .mixing = Mixing::kAll});
   }
   for (int i = 0; i < count; ++i)
     if (args[i].d_bias) add_column_sums(args[i].d_y, args[i].d_bias.f32());

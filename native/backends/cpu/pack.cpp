@@ -11,6 +11,16 @@ constexpr int64_t kGroup = 64;     // rows of A turned at once
 constexpr int64_t kPackRows = 64;  // of A in one task
 constexpr int64_t kAheadRows = 16;
 
+// Of |row[k]|, over whole vectors.
+float largest(const float* row, int64_t depth) {
+  Vec top{};
+  for (int64_t k = 0; k < depth; k += kWidth) {
+    const Vec v = load(row + k), size = v < 0 ? -v : v;
+    top = size > top ? size : top;
+  }
+  return fold(top, [](auto a, auto b) { return a > b ? a : b; });
+}
+
 void clear(float* p, int64_t count) { memset(p, 0, size_t(count) * 4); }
 
 // `depth` elements of a storage row along k, as lanes.
@@ -137,14 +147,18 @@ bool PackedRows::lies_packed() const {
   return a_.along_k && m.is_plain() && is_aligned && rows_lie_packed(m.dtype, m.columns, depth_, lane_ == Lane::kPair);
 }
 
-void PackedRows::reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max) {
+// A run of those that are mixed.
+int64_t PackedRows::rows_of_task() const { return mixes() ? 2 * kQuarterRows : kPackRows; }
+
+void PackedRows::reserve(const Operand& a, Lane lane, int64_t depth, int64_t rows_max, Mixing mixing) {
   a_ = a;
   lane_ = lane;
   depth_ = depth;
+  mixing_ = mixing;
   if (lies_packed()) return;
   const Blocks blocks = blocks_of(lane, depth);
   pitch_ = blocks.pitch;
-  space_.reserve(blocks.packed_floats(rows_max));
+  space_.reserve(mixes() ? blocks.mixed_floats(rows_max) : blocks.packed_floats(rows_max));
 }
 
 int64_t PackedRows::begin(int64_t begin, int64_t end) {
@@ -157,17 +171,57 @@ int64_t PackedRows::begin(int64_t begin, int64_t end) {
     base_ = static_cast<const float*>(a_.matrix.data) + begin * pitch_;
     return tasks_ = 0;
   }
-  block_step_ = rows_ * pitch_;
   base_ = space_.data();
-  return tasks_ = blocks.count * blocks_of(rows_, kPackRows);
+  block_step_ = rows_ * pitch_;
+  return tasks_ = blocks.count * blocks_of(rows_, rows_of_task());
 }
 
 void PackedRows::run(int64_t task) {
   const Blocks blocks = blocks_of(lane_, depth_);
-  const int64_t groups = blocks_of(rows_, kPackRows), block = task / groups, row = task % groups * kPackRows;
-  const int64_t k0 = block * blocks.depth;
-  float* to = space_.data() + block * block_step_ + row * pitch_;
-  pack_rows(a_, lane_, begin_ + row, least(kPackRows, rows_ - row), k0, least(blocks.depth, depth_ - k0), to, pitch_);
+  const int64_t groups = blocks_of(rows_, rows_of_task()), block = task / groups, row = task % groups * rows_of_task();
+  const int64_t k0 = block * blocks.depth, depth = least(blocks.depth, depth_ - k0);
+  float* const to = space_.data() + block * block_step_ + row * pitch_;
+  pack_rows(a_, lane_, begin_ + row, least(rows_of_task(), rows_ - row), k0, depth, to, pitch_);
+  if (mixes()) mix(block, row, depth);
+}
+
+// The sums of a run of rows, while they are in the cache.
+void PackedRows::mix(int64_t block, int64_t row, int64_t depth) {
+  const int64_t pitch = blocks_of(lane_, depth_).mixed_pitch(), end = least(row + 2 * kQuarterRows, rows_);
+  const bool is_apart = mixing_ == Mixing::kAlike && differ(block, row, end - row, depth);
+  apart(block)[row / (2 * kQuarterRows)] = is_apart;
+  for (; row < end && !is_apart; row += run_of(end - row)) {
+    const int64_t half = run_of(end - row) / 2;
+    const float* const upper = at(block, row);
+    float* const sums = mixed(block) + row / 2 * pitch;
+    for (int64_t i = 0; i < half; ++i)
+      mix_rows(upper + i * pitch_, upper + (half + i) * pitch_, depth / 2, sums + i * pitch, mixed_step());
+  }
+}
+
+float* PackedRows::mixed(int64_t block) const {
+  const int64_t of_block = 4 * mixed_step() + blocks_of(rows_, 2 * kQuarterRows);
+  return space_.data() + blocks_of(lane_, depth_).count * block_step_ + block * of_block;
+}
+
+// Whether some rows are that much larger than others that these would lose what bfloat16 keeps.
+bool PackedRows::differ(int64_t block, int64_t row, int64_t rows, int64_t depth) const {
+  constexpr float kAlike = 256;
+  float lowest = 0, highest = 0;
+  for (int64_t r = row; r < row + rows; ++r) {
+    const float of_row = largest(at(block, r), depth);
+    if (of_row > highest) highest = of_row;
+    if (of_row > 0 && (lowest == 0 || of_row < lowest)) lowest = of_row;
+  }
+  return !(highest <= kAlike * lowest);
+}
+
+void PackedRows::place(Quarters& quarters, int64_t block, int64_t row) const {
+  const Blocks blocks = blocks_of(lane_, depth_);
+  const int64_t pitch = blocks.mixed_pitch(), depth = least(blocks.depth, depth_ - block * blocks.depth);
+  const Quarters::Run sums{mixed(block) + row / 2 * pitch, pitch};
+  quarters.apart = apart(block)[row / (2 * kQuarterRows)] != 0;
+  place_rows(quarters, {at(block, row), pitch_}, run_of(rows_ - row) / 2, depth / 2, sums, mixed_step());
 }
 
 void PackedRows::pack(int64_t begin, int64_t end) {
@@ -178,6 +232,13 @@ void pack_columns(const Operand& b, Lane lane, int64_t column, int64_t columns, 
   if (b.along_k) return pack_turned(b, lane, column, columns, k0, depth, to);
   if (lane == Lane::kPair) return pack_straight_pairs(b, column, columns, k0, depth, to);
   pack_straight(b, column, columns, k0, depth, to);
+}
+
+void pack_quarters(const Operand& b, int64_t column, int64_t columns, int64_t k0, int64_t depth, float* to) {
+  const int64_t halves = columns * (depth / 2);
+  pack_columns(b, Lane::kFloat, column, columns, k0, depth / 2, to);
+  pack_columns(b, Lane::kFloat, column, columns, k0 + depth / 2, depth / 2, to + halves);
+  mix_columns(to, kTileColumns * (depth / 2), columns / (2 * kTileColumns));
 }
 
 }  // namespace nibble::cpu::NIBBLE_ISA

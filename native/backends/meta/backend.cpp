@@ -35,6 +35,8 @@ class Space {
 };
 
 using cpu::meta::blocks_of;
+using cpu::meta::columns_have_quarters;
+using cpu::meta::rows_have_quarters;
 using cpu::meta::rows_lie_packed;
 
 template <typename Args>
@@ -56,17 +58,18 @@ struct Term {
   bool is_bf16 = false;     // both operands are, or are rounded to it
   bool is_packed = false;   // its A is packed already
   bool lies_packed = false; // its A needs no packing
+  bool mixes = false;       // its A is packed for products in quarters
 
   int64_t lane_elements() const { return is_bf16 && multiplies_pairs() ? 2 : 1; }
-  int64_t packed_floats(int64_t rows) const {
-    return cpu::meta::Blocks(machine().width, lane_elements(), depth).packed_floats(rows);
-  }
+  cpu::meta::Blocks blocks() const { return {machine().width, lane_elements(), depth}; }
+  int64_t packed_floats(int64_t rows) const { return mixes ? blocks().mixed_floats(rows) : blocks().packed_floats(rows); }
 };
 
 struct Product {
   bool beside = false;  // C is not summed in place
   bool rounds = false;  // C is bfloat16: in place if its depth is one pass
   bool few = true;      // may take the way for few rows
+  bool mixes = false;   // comes in quarters where that is less work
 };
 
 // For an operand whose rows are multiplied whole.
@@ -75,23 +78,26 @@ bool lies_packed(DType stored, int64_t columns, bool pairs) { return rows_lie_pa
 // The workspace of products that run together in backends/cpu/gemm.cpp.
 class Together {
  public:
-  void add(const std::vector<Term>& terms, int64_t m, int64_t n, Product product) {
-    int64_t lanes = 0, laid_out = 0;
+  void add(std::vector<Term> terms, int64_t m, int64_t n, Product product) {
+    cpu::meta::Depths depths;
+    int64_t laid_out = 0;
     bool whole = false;
-    for (const Term& t : terms) {
+    for (Term& t : terms) {
+      const bool has_quarters = product.mixes && product.rounds && t.lane_elements() == 1 && columns_have_quarters(machine(), n);
+      t.mixes = has_quarters && (t.is_packed ? t.mixes : rows_have_quarters(machine(), m, t.depth));
       whole = whole || t.is_packed;
-      lanes += blocks_of(t.depth, t.lane_elements());
+      depths.add(t.blocks(), t.mixes);
       laid_out += m * ((t.depth + 15) / 16 * 16);
     }
     if (m <= kFewRows && product.few) {
       const Space x(laid_out);
       return;
     }
-    const cpu::meta::Plan plan = cpu::meta::plan_of(machine(), m, n, lanes, whole);
+    const cpu::meta::Plan plan = cpu::meta::plan_of(machine(), m, n, depths, whole);
     for (const Term& t : terms) {
-      if (!t.is_packed && !t.lies_packed) own_.push_back(std::make_unique<Space>(t.packed_floats(plan.slab_rows)));
+      if (!t.is_packed && (t.mixes || !t.lies_packed)) own_.push_back(std::make_unique<Space>(t.packed_floats(plan.slab_rows)));
     }
-    const bool beside = product.beside || (product.rounds && !cpu::meta::is_one_pass(lanes));
+    const bool beside = product.beside || depths.mixed > 0 || (product.rounds && !cpu::meta::is_one_pass(depths.lanes));
     scratch_ = std::max(scratch_, plan.scratch_floats(beside));
   }
   void run() const {
@@ -123,17 +129,19 @@ class Shared {
     is_met_ = true;
     pairs_ = pairs;
   }
-  void pack() {
+  void pack(bool mixes) {
     is_packed_ = is_met_ && is_alike_ && t_.dim(0) > kFewRows;
-    if (is_packed_ && !lies(pairs_)) rows_ = std::make_unique<Space>(Term{t_.dim(1), pairs_}.packed_floats(t_.dim(0)));
+    mixes_ = is_packed_ && mixes && t_.dtype == DType::kBF16 && Term{t_.dim(1), pairs_}.lane_elements() == 1 &&
+             rows_have_quarters(machine(), t_.dim(0), t_.dim(1));
+    if (is_packed_ && (mixes_ || !lies(pairs_))) rows_ = std::make_unique<Space>(times(pairs_).packed_floats(t_.dim(0)));
   }
-  Term times(bool pairs) const { return {t_.dim(1), pairs, is_packed_, lies(pairs)}; }
+  Term times(bool pairs) const { return {t_.dim(1), pairs, is_packed_, lies(pairs), mixes_}; }
 
  private:
   bool lies(bool pairs) const { return lies_packed(t_.dtype, t_.dim(1), pairs && multiplies_pairs()); }
 
   const Tensor& t_;
-  bool pairs_ = false, is_met_ = false, is_alike_ = true, is_packed_ = false;
+  bool pairs_ = false, is_met_ = false, is_alike_ = true, is_packed_ = false, mixes_ = false;
   std::unique_ptr<Space> rows_;
 };
 
@@ -155,7 +163,7 @@ void linears_forward(const LinearForwardArgs* args, int count) {
     if (count > 1 || a->a) x.meets(rounds && is_bf16(a->w));
     if (a->a) x.meets(rounds);
   }
-  x.pack();
+  x.pack(std::any_of(args, args + count, [](const LinearForwardArgs& a) { return bool(a.a); }));
   Together adapters, all;
   for (const LinearForwardArgs* a = args; a < args + count; ++a)
     if (a->a) adapters.add({a->dropout.p > 0 ? Term{a->w.in, rounds} : x.times(rounds)}, m, a->a.dim(0), {.few = !rounds});
@@ -163,7 +171,7 @@ void linears_forward(const LinearForwardArgs* args, int count) {
   for (const LinearForwardArgs* a = args; a < args + count; ++a) {
     std::vector<Term> terms = {x.times(rounds && is_bf16(a->w))};
     if (a->a) terms.push_back(narrow(a->a.dim(0), rounds, a->scaling));
-    all.add(terms, m, a->w.out, {.rounds = rounds, .few = !a->a || !rounds});
+    all.add(terms, m, a->w.out, {.rounds = rounds, .few = !a->a || !rounds, .mixes = bool(a->a)});
   }
   all.run();
 }
@@ -180,7 +188,7 @@ struct BackwardLayer {
     if (!needs_d_h()) return;
     d_y.meets(pairs());
     d_y.meets(rounds);
-    d_y.pack();
+    d_y.pack(bool(a.d_x));
   }
   bool needs_d_h() const { return a.a && (a.d_x || a.d_a); }
   bool drops() const { return a.a && a.dropout.p > 0; }
@@ -208,7 +216,7 @@ void linears_backward(const LinearBackwardArgs* args, int count) {
     }
     adapters.run();
   }
-  const Product input{.beside = drops, .rounds = is_bf16(args[0].d_y), .few = false};
+  const Product input{.beside = drops, .rounds = is_bf16(args[0].d_y), .few = false, .mixes = true};
   const int first_part = drops ? 1 : count;
   {
     Together all;
@@ -239,12 +247,12 @@ void linear_cross_entropy(const CrossEntropyArgs& a) {
   const int64_t count = std::count_if(a.labels.i32(), a.labels.i32() + n, [](int32_t label) { return label >= 0; });
   if (count == 0) return;
   const bool pairs = is_bf16(a.x) && is_bf16(a.w), multiplied = pairs && multiplies_pairs();
-  const cpu::meta::LossPlan plan(machine(), multiplied ? 2 : 1, count, vocabulary, width);
+  const cpu::meta::LossPlan plan(machine(), multiplied ? 2 : 1, count, vocabulary, width, a.d_x && is_bf16(a.x));
   const Space x(plan.slab_rows * width), sums(a.d_x ? plan.sums_floats() : 0), state(plan.state_floats());
   const Space panels(plan.panel_floats(bool(a.d_x)));
   const Space scratch((blocks_of(plan.score_floats(), 16) * 16 + 1) * thread_count());
-  const bool lies = lies_packed(a.x.dtype, width, multiplied);
-  const Space packed(lies ? 0 : Term{width, pairs}.packed_floats(plan.slab_rows));
+  const bool lies = !plan.mixes && lies_packed(a.x.dtype, width, multiplied);
+  const Space packed(lies ? 0 : Term{.depth = width, .is_bf16 = pairs, .mixes = plan.mixes}.packed_floats(plan.slab_rows));
   if (!a.d_w) return;
   const int64_t columns = cpu::meta::gradient_columns(plan.slab_rows, vocabulary);
   const Space logits(plan.slab_rows * columns);
