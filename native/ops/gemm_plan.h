@@ -1,6 +1,6 @@
 // How the CPU backend cuts up a matrix product, and the workspace that takes: a function of shapes, kernel sizes and
 // the number of threads. backends/meta counts the workspace with it, without computing. The sums of a product
-// depend on Blocks alone, not on the rest of the plan.
+// depend on Blocks and on runs of rows alone, never on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -63,8 +63,8 @@ static inline bool rows_lie_packed(DType stored, int64_t columns, int64_t depth,
 
 static inline bool is_one_pass(int64_t lanes) { return lanes <= kPassDepth; }
 
-// Products in quarters (backends/cpu/quarters.h) mix row r of a run of rows with row r + half of the run, wherever a run lies in
-// its product, and the halves of each block of depth.
+// Products in quarters (backends/cpu/quarters.h) mix row r of a run of rows with row r + half of the run, and the halves of each
+// block of depth.
 constexpr int64_t kQuarterDepthMin = 64;      // less is not worth its sums
 constexpr int64_t kSevenFloats = 128 << 10;   // of B's seven panels: they stay in the second-level cache
 
