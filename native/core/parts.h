@@ -8,7 +8,7 @@
 namespace nibble {
 
 struct Part {
-  int thing;           // the how manieth that was added
+  int thing;           // numbered as they were added
   int64_t begin, end;  // of it
 };
 

@@ -103,16 +103,22 @@ void for_groups(int64_t count, Body body) {
 
 Two ones() { return {splat(1.0f), splat(1.0f)}; }
 
+// What of an activation is a chain by itself, for a group.
+template <typename F, typename T, int COUNT>
+NIBBLE_INLINE inline void take_first(const T* g, int n, Two (&first)[COUNT]) {
+  for (int k = 0; k < COUNT; ++k) {
+    const Two gate = load_two(g + k * kTwo, n);
+    first[k] = {F::first(gate.a), F::first(gate.b)};
+  }
+}
+
 template <typename F, typename T>
 void forward(const ActivationForwardArgs& a) {
   const T *const g = data_as<T>(a.g), *const u = data_as<T>(a.u);
   T* const y = data_as<T>(a.y);
   for_groups(a.g.count(), [=](int64_t begin, auto size, int n) NIBBLE_INLINE {
     Two first[size.value];
-    for (int k = 0; k < size.value; ++k) {
-      const Two gate = load_two(g + begin + k * kTwo, n);
-      first[k] = {F::first(gate.a), F::first(gate.b)};
-    }
+    take_first<F>(g + begin, n, first);
     for (int k = 0; k < size.value; ++k) {
       const int64_t i = begin + k * kTwo;
       const Two gate = load_two(g + i, n), up = u ? load_two(u + i, n) : ones();
@@ -127,10 +133,7 @@ void backward(const ActivationBackwardArgs& a) {
   T *const d_g = data_as<T>(a.d_g), *const d_u = data_as<T>(a.d_u), *const y = data_as<T>(a.y);
   for_groups(a.g.count(), [=](int64_t begin, auto size, int n) NIBBLE_INLINE {
     Two first[size.value];
-    for (int k = 0; k < size.value; ++k) {
-      const Two gate = load_two(g + begin + k * kTwo, n);
-      first[k] = {F::first(gate.a), F::first(gate.b)};
-    }
+    take_first<F>(g + begin, n, first);
     for (int k = 0; k < size.value; ++k) {
       const int64_t i = begin + k * kTwo;
       const Two d = load_two(d_y + i, n), gate = load_two(g + i, n), up = u ? load_two(u + i, n) : ones();
